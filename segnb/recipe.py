@@ -1,0 +1,375 @@
+"""Recipes: everything that decides a result, in one frozen, printable, hashable place.
+
+A recipe names the data, the network, the loss and the two stages. Two runs with the same recipe
+on the same machine give the same numbers; the ledger keeps the recipe's hash beside every row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+DatasetName = Literal["shapes", "camvid", "voc", "voc-animals", "cityscapes"]
+Tier = Literal["smoke", "quick", "colab", "paper"]
+Method = Literal["ce", "ce_long", "contrastive", "pseudo"]
+Form = Literal["paper", "official"]
+Scope = Literal["within", "cross", "batch"]
+Schedule = Literal["poly", "cosine"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+LossBackend = Literal["auto", "reference", "tiled", "triton"]
+
+#: Every contrastive step sees each image twice: as it is and colour-distorted.
+VIEWS_PER_STEP = 2
+
+#: Fields that cannot change the result of a method that trains with cross-entropy alone.
+_CONTRASTIVE_ONLY = ("form", "scope", "temperature", "loss_size", "loss_backend", "freeze")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of training: how many steps, of what size, with which optimiser.
+
+    Attributes:
+        steps: Optimiser steps.
+        batch: Images a step, over all processes.
+        lr: Peak learning rate of SGD.
+        momentum: SGD momentum.
+        weight_decay: SGD weight decay.
+        schedule: Decay of the learning rate to zero: ``poly`` (power 0.9) or ``cosine``.
+        warmup: Steps of linear warm-up from zero.
+    """
+
+    steps: int
+    batch: int = 8
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 4e-5
+    schedule: Schedule = "cosine"
+    warmup: int = 0
+
+    def __post_init__(self) -> None:
+        _need(self.steps >= 0, "steps", self.steps, "0 or more")
+        _need(self.batch >= 1, "batch", self.batch, "1 or more")
+        _need(self.lr > 0, "lr", self.lr, "above 0")
+        _need(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
+        _need(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        _need(self.schedule in get_args(Schedule), "schedule", self.schedule, get_args(Schedule))
+        _need(self.warmup >= 0, "warmup", self.warmup, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All that decides a result.
+
+    Attributes:
+        dataset: Which data set.
+        tier: The size this recipe was made for; a label that travels into the ledger.
+        method: ``ce``: fine-tuning steps alone. ``ce_long``: cross-entropy with the same total
+            number of image passes as ``contrastive`` and the same colour distortion.
+            ``contrastive``: stage 1, then stage 2. ``pseudo``: ``contrastive``, pseudo-labels for
+            the unlabelled images, both stages again on the union.
+        seed: Seeds the label subset, the initial weights, the data order and the augmentation.
+        fraction: Share of the training images whose labels are used, in (0, 1].
+        split_list: A text file of labelled ids that takes the place of ``fraction``.
+        size: Working resolution (height, width) that images are fitted into.
+        crop: Crop (height, width) the network is trained on.
+        scale: Range of the random scale.
+        flip: Mirror half of the images left to right.
+        distortion: Strength of the colour distortion of the second view (and of ``ce_long``).
+        finetune_distortion: Strength of the colour distortion in stage 2.
+        architecture: A segmentation-models-pytorch architecture, or ``torchvision-DeepLabV3``.
+        encoder: Encoder name.
+        encoder_depth: How many stages of the encoder are used, 3 to 5.
+        encoder_weights: ``None`` (from scratch, as the paper) or ``imagenet``.
+        output_stride: 8 or 16.
+        decoder_channels: Channels of the pixel features.
+        form: Paper or official form of the contrastive loss.
+        scope: Where keys come from: the image, another image too, or the batch.
+        temperature: τ of the contrastive loss.
+        loss_size: Height and width of the map the contrastive loss sees; ``None`` takes the
+            network's own feature map.
+        loss_backend: Which implementation computes the contrastive loss.
+        freeze: Stage 2 trains the classifier alone.
+        pseudo_threshold: Least confidence of a pseudo-label; pixels below are ignored.
+        pretrain: Stage 1.
+        finetune: Stage 2.
+        precision: Arithmetic; ``auto`` takes what the device truly has.
+    """
+
+    dataset: DatasetName = "shapes"
+    tier: Tier = "quick"
+    method: Method = "contrastive"
+    seed: int = 0
+
+    fraction: float = 1.0
+    split_list: str | None = None
+    size: tuple[int, int] = (96, 128)
+    crop: tuple[int, int] = (96, 96)
+    scale: tuple[float, float] = (0.5, 2.0)
+    flip: bool = True
+    distortion: float = 1.0
+    finetune_distortion: float = 0.0
+
+    architecture: str = "DeepLabV3"
+    encoder: str = "resnet50"
+    encoder_depth: int = 5
+    encoder_weights: Literal["imagenet"] | None = None
+    output_stride: Literal[8, 16] = 8
+    decoder_channels: int = 256
+
+    form: Form = "paper"
+    scope: Scope = "cross"
+    temperature: float = 0.07
+    loss_size: tuple[int, int] | None = None
+    loss_backend: LossBackend = "auto"
+    freeze: bool = False
+    pseudo_threshold: float = 0.0
+
+    pretrain: Stage = field(default_factory=lambda: Stage(steps=1000, lr=0.1))
+    finetune: Stage = field(default_factory=lambda: Stage(steps=300, lr=0.05, schedule="poly"))
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            _need(getattr(self, name) in choices, name, getattr(self, name), choices)
+        _need(0 < self.fraction <= 1, "fraction", self.fraction, "in (0, 1]")
+        _need(self.temperature > 0, "temperature", self.temperature, "above 0")
+        _need(self.distortion >= 0, "distortion", self.distortion, "0 or more")
+        _need(
+            self.finetune_distortion >= 0,
+            "finetune_distortion",
+            self.finetune_distortion,
+            "0 or more",
+        )
+        _need(self.output_stride in (8, 16), "output_stride", self.output_stride, "8 or 16")
+        _need(3 <= self.encoder_depth <= 5, "encoder_depth", self.encoder_depth, "3 to 5")
+        _need(0 < self.scale[0] <= self.scale[1], "scale", self.scale, "0 < low <= high")
+        _need(min(self.size) >= 16, "size", self.size, "16 pixels or more")
+        _need(min(self.crop) >= 16, "crop", self.crop, "16 pixels or more")
+        _need(
+            0 <= self.pseudo_threshold < 1, "pseudo_threshold", self.pseudo_threshold, "in [0, 1)"
+        )
+        _need(
+            not (self.form == "official" and self.scope == "batch"),
+            "scope",
+            self.scope,
+            "within or cross for the official form (the authors' code has no batch loss)",
+        )
+
+    def replace(self, **changes: Any) -> Recipe:
+        """A copy with some fields changed; the rest, and the checks, stay."""
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def uses_contrastive(self) -> bool:
+        """Whether a stage 1 runs at all."""
+        return self.method in ("contrastive", "pseudo")
+
+    def cross_entropy_stage(self) -> Stage:
+        """Stage 2 as this method runs it.
+
+        ``ce_long`` gets as many image passes (an image through the network, forward and
+        backward) as both stages of ``contrastive`` together, whose stage 1 sees every image in
+        ``VIEWS_PER_STEP`` views.
+        """
+        if self.method != "ce_long":
+            return self.finetune
+        passes = VIEWS_PER_STEP * self.pretrain.steps * self.pretrain.batch
+        extra = -(-passes // self.finetune.batch)  # rounded up: in the baseline's favour
+        return dataclasses.replace(self.finetune, steps=self.finetune.steps + extra)
+
+    def cross_entropy_distortion(self) -> float:
+        """Colour distortion that stage 2 of this method trains with."""
+        return self.distortion if self.method == "ce_long" else self.finetune_distortion
+
+    def image_passes(self) -> int:
+        """Images through the network, forward and backward, over all stages of one round."""
+        stage = self.cross_entropy_stage()
+        total = stage.steps * stage.batch
+        if self.uses_contrastive:
+            total += VIEWS_PER_STEP * self.pretrain.steps * self.pretrain.batch
+        return 2 * total if self.method == "pseudo" else total
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, from which :meth:`from_dict` makes the same recipe."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return plain
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+        """The recipe that :meth:`to_dict` wrote.
+
+        Raises:
+            ValueError: An unknown field, or a value out of its range.
+        """
+        hints = typing.get_type_hints(cls)
+        unknown = sorted(set(values) - set(hints))
+        if unknown:
+            raise ValueError(f"a recipe has no field {unknown[0]!r}; it has {sorted(hints)}")
+        return cls(**{name: _revive(hints[name], value) for name, value in values.items()})
+
+    @property
+    def hash(self) -> str:
+        """Ten hex digits over all that can change this method's result.
+
+        Fields a method does not use are left out, so that a sweep over the temperature does not
+        train the same cross-entropy baseline again and again. ``loss_backend`` is left out for
+        all: back ends agree to rounding.
+        """
+        values = self.to_dict()
+        values.pop("loss_backend")
+        if self.split_list is not None:
+            values.pop("fraction")
+        if not self.uses_contrastive:
+            for name in _CONTRASTIVE_ONLY:
+                values.pop(name, None)
+            values["pretrain"] = None
+            values["finetune"] = dataclasses.asdict(self.cross_entropy_stage())
+            values["distortion"] = None
+            values["finetune_distortion"] = self.cross_entropy_distortion()
+        if self.method != "pseudo":
+            values.pop("pseudo_threshold")
+        text = json.dumps(values, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+    def changes(self) -> dict[str, Any]:
+        """The fields that differ from the preset of this data set and tier."""
+        mine, base = self.to_dict(), preset(self.dataset, self.tier).to_dict()
+        found: dict[str, Any] = {}
+        for name, value in mine.items():
+            if isinstance(value, dict):
+                inner = {f"{name}.{k}": v for k, v in value.items() if base[name][k] != v}
+                found.update(inner)
+            elif base[name] != value:
+                found[name] = value
+        return found
+
+    def command(self) -> str:
+        """The one command that runs this recipe again."""
+        words = ["segnb", "run", self.dataset, self.tier]
+        for name, value in self.changes().items():
+            flag = "--" + name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(flag if value else f"--no-{flag[2:]}")
+            elif isinstance(value, list):
+                words += [flag, *map(str, value)]
+            else:
+                words += [flag, str(value)]
+        return " ".join(words)
+
+
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "dataset": get_args(DatasetName),
+    "tier": get_args(Tier),
+    "method": get_args(Method),
+    "form": get_args(Form),
+    "scope": get_args(Scope),
+    "loss_backend": get_args(LossBackend),
+    "precision": get_args(Precision),
+    "encoder_weights": (None, "imagenet"),
+}
+
+#: Working size and crop of each data set at each tier.
+_SIZES: dict[str, dict[str, tuple[tuple[int, int], tuple[int, int]]]] = {
+    "smoke": {
+        "shapes": ((48, 64), (48, 48)),
+        "camvid": ((48, 64), (48, 48)),
+        "voc": ((64, 64), (48, 48)),
+        "voc-animals": ((64, 64), (48, 48)),
+        "cityscapes": ((48, 96), (48, 48)),
+    },
+    "quick": {
+        "shapes": ((96, 128), (96, 96)),
+        "camvid": ((96, 128), (96, 96)),
+        "voc": ((128, 128), (96, 96)),
+        "voc-animals": ((128, 128), (96, 96)),
+        "cityscapes": ((96, 192), (96, 96)),
+    },
+    "colab": {
+        "shapes": ((192, 256), (192, 192)),
+        "camvid": ((360, 480), (320, 320)),
+        "voc": ((320, 320), (320, 320)),
+        "voc-animals": ((320, 320), (320, 320)),
+        "cityscapes": ((512, 1024), (512, 512)),
+    },
+    "paper": {
+        "shapes": ((384, 512), (384, 384)),
+        "camvid": ((360, 480), (360, 360)),
+        "voc": ((512, 512), (513, 513)),
+        "voc-animals": ((512, 512), (513, 513)),
+        "cityscapes": ((1024, 2048), (769, 769)),
+    },
+}
+
+
+def preset(dataset: DatasetName, tier: Tier = "quick") -> Recipe:
+    """The recipe a data set is run with at a tier, before anything is changed.
+
+    ``smoke`` takes seconds and teaches nothing; ``quick`` takes minutes on two CPU cores;
+    ``colab`` fits one T4 (16 GB); ``paper`` is the paper's scale, for several GPUs. What the
+    paper does not tell (steps, batch, crop, output stride, strength of the distortion) is this
+    project's choice, and said so in the README.
+    """
+    _need(dataset in get_args(DatasetName), "dataset", dataset, get_args(DatasetName))
+    _need(tier in get_args(Tier), "tier", tier, get_args(Tier))
+    size, crop = _SIZES[tier][dataset]
+    common: dict[str, Any] = {"dataset": dataset, "tier": tier, "size": size, "crop": crop}
+    light: dict[str, Any] = {
+        "encoder": "tu-resnet18",
+        "encoder_depth": 4,
+        "decoder_channels": 128,
+    }
+    if tier == "smoke":
+        return Recipe(
+            **common,
+            **light,
+            fraction=0.25,
+            pretrain=Stage(steps=4, batch=4, lr=0.1, warmup=1),
+            finetune=Stage(steps=4, batch=4, lr=0.05, schedule="poly"),
+        )
+    if tier == "quick":
+        return Recipe(
+            **common,
+            **light,
+            fraction=1 / 16,
+            pretrain=Stage(steps=1000, batch=8, lr=0.1, warmup=50),
+            finetune=Stage(steps=300, batch=8, lr=0.05, schedule="poly"),
+        )
+    if tier == "colab":
+        return Recipe(
+            **common,
+            encoder="resnet50",
+            output_stride=16,
+            fraction=1 / 16,
+            pretrain=Stage(steps=4000, batch=8, lr=0.1, warmup=200),
+            finetune=Stage(steps=2000, batch=8, lr=0.02, schedule="poly"),
+        )
+    return Recipe(
+        **common,
+        encoder="resnet50",
+        output_stride=8,
+        fraction=1 / 16,
+        loss_size=(65, 65),
+        pretrain=Stage(steps=30000, batch=16, lr=0.1, warmup=1500),
+        finetune=Stage(steps=15000, batch=16, lr=0.02, schedule="poly"),
+    )
+
+
+def _need(ok: bool, name: str, value: object, allowed: object) -> None:
+    if not ok:
+        raise ValueError(f"recipe: {name} is {value!r}; it must be {allowed}")
+
+
+def _revive(hint: Any, value: Any) -> Any:
+    """JSON has no tuples and no dataclasses: make them again from the field's type."""
+    if isinstance(value, dict):
+        return Stage(**value)
+    origin = typing.get_origin(hint)
+    if isinstance(value, list) and (origin is tuple or origin in (typing.Union, types.UnionType)):
+        return tuple(value)
+    return value
