@@ -1,0 +1,223 @@
+"""What this machine is, and the arithmetic it truly has.
+
+Nothing here runs at import: no CUDA call is made before a function is called, so that a notebook
+can still start several processes afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+from segnb.errors import ConfigError
+from segnb.recipe import Precision
+
+ResolvedPrecision = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The machine a run happens on.
+
+    Attributes:
+        device: ``cuda``, ``mps`` or ``cpu``: the best that torch can use here.
+        name: The name of the graphics card, or of the processor.
+        devices: How many devices of this kind there are (1 for ``mps`` and ``cpu``).
+        memory: Bytes of memory on the device; the machine's own memory for ``mps`` and ``cpu``.
+        cores: Processor cores this process may use.
+        python: Version of Python.
+        torch: Version of torch.
+        torchvision: Version of torchvision, or ``None`` where it is not installed.
+        precision: The arithmetic that ``precision="auto"`` means here.
+        precision_reason: Why.
+    """
+
+    device: str
+    name: str
+    devices: int
+    memory: int
+    cores: int
+    python: str
+    torch: str
+    torchvision: str | None
+    precision: ResolvedPrecision
+    precision_reason: str
+
+    def __str__(self) -> str:
+        several = f"{self.devices} x " if self.devices > 1 else ""
+        return (
+            f"{several}{self.name} ({self.device}, {self.memory / 2**30:.1f} GiB), "
+            f"{self.cores} processor cores, Python {self.python}, torch {self.torch}, "
+            f"{self.precision}"
+        )
+
+
+def best_device() -> torch.device:
+    """The device to train on: a CUDA or ROCm card, else Apple's GPU, else the processor."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def describe(device: torch.device | str | None = None) -> Machine:
+    """Look at this machine; initialises CUDA where there is one.
+
+    Args:
+        device: The device to describe; the best one where it is ``None``.
+    """
+    chosen = best_device() if device is None else torch.device(device)
+    if chosen.type == "cuda":
+        properties = torch.cuda.get_device_properties(chosen)
+        name, memory = properties.name, properties.total_memory
+        devices = torch.cuda.device_count()
+    else:
+        name, memory, devices = _processor_name(), machine_memory(), 1
+    precision, reason = _decide("auto", chosen)
+    return Machine(
+        device=chosen.type,
+        name=name,
+        devices=devices,
+        memory=memory,
+        cores=usable_cores(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        torchvision=_version("torchvision"),
+        precision=precision,
+        precision_reason=reason,
+    )
+
+
+def choose_precision(requested: Precision, device: torch.device | str) -> ResolvedPrecision:
+    """The arithmetic to train with, by what the device truly has.
+
+    ``auto`` takes bf16 where there is hardware for it (it needs no loss scaling), fp16 on older
+    cards, fp32 elsewhere. The contrastive loss itself is always computed in fp32.
+
+    Raises:
+        ConfigError: The device lacks what was asked for, or would only emulate it.
+    """
+    return _decide(requested, torch.device(device))[0]
+
+
+def usable_cores() -> int:
+    """Processor cores this process may use, which a container can make fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def machine_memory() -> int:
+    """Bytes of main memory that this process may use (a container's limit counts)."""
+    import psutil
+
+    total = int(psutil.virtual_memory().total)
+    limit = Path("/sys/fs/cgroup/memory.max")
+    try:
+        return min(total, int(limit.read_text()))
+    except (OSError, ValueError):  # not Linux, no such cgroup, or the word "max": no limit
+        return total
+
+
+def _decide(requested: Precision, device: torch.device) -> tuple[ResolvedPrecision, str]:
+    if requested not in get_args(Precision):
+        raise ConfigError(f"precision is {requested!r}; it must be one of {get_args(Precision)}")
+    if requested == "fp32":
+        return "fp32", "asked for"
+    if device.type == "cuda":
+        return _decide_cuda(requested, device)
+    if device.type == "cpu":
+        return _decide_cpu(requested)
+    if requested != "auto":
+        raise ConfigError(
+            f"precision {requested!r} is not supported on {device.type!r}; use 'fp32' or 'auto'"
+        )
+    return "fp32", f"mixed precision is not trusted on {device.type}"
+
+
+def _decide_cuda(requested: Precision, device: torch.device) -> tuple[ResolvedPrecision, str]:
+    with torch.cuda.device(device):
+        # Cards before Ampere say yes to bf16 and then emulate it, slower than fp32.
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    if requested == "bf16" and not has_bf16:
+        raise ConfigError(
+            f"precision 'bf16' would only be emulated on {torch.cuda.get_device_name(device)}, "
+            "slower than fp32; use 'fp16' or 'auto'"
+        )
+    if requested == "fp16":
+        return "fp16", "asked for"
+    if requested == "bf16":
+        return "bf16", "asked for"
+    if has_bf16:
+        return "bf16", "this card computes bf16, which needs no loss scaling"
+    return "fp16", "this card has no bf16 arithmetic; fp16 with loss scaling"
+
+
+def _decide_cpu(requested: Precision) -> tuple[ResolvedPrecision, str]:
+    if requested == "fp16":
+        raise ConfigError(
+            "precision 'fp16' is for graphics cards, and this run is on the processor; "
+            "use 'auto', 'fp32' or 'bf16'"
+        )
+    if requested == "bf16":
+        return "bf16", "asked for"
+    feature = _bf16_hardware()
+    if feature is None:
+        return "fp32", "this processor has no bf16 arithmetic"
+    return "bf16", f"this processor computes bf16 ({feature})"
+
+
+def _bf16_hardware() -> str | None:
+    """The bf16 unit of this processor, if it has one.
+
+    Torch's own tests are private and came one by one, so Linux's list of processor flags stands
+    in where one is missing. Other systems without the test count as having none: fp32 is always
+    right, only slower.
+    """
+    for feature, probe in (
+        ("AMX", "_is_amx_tile_supported"),
+        ("AVX-512 BF16", "_is_avx512_bf16_supported"),
+    ):
+        test = getattr(torch.cpu, probe, None)
+        if test is not None and test():
+            return feature
+    flags = _processor_flags()
+    if "amx_bf16" in flags:
+        return "AMX"
+    if "avx512_bf16" in flags:
+        return "AVX-512 BF16"
+    return None
+
+
+def _cpuinfo(field: str) -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        return ""
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == field:
+            return value.strip()
+    return ""
+
+
+def _processor_flags() -> frozenset[str]:
+    return frozenset(_cpuinfo("flags").split())
+
+
+def _processor_name() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

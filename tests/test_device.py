@@ -1,0 +1,117 @@
+"""What a machine is asked for, and what it is given."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import get_args
+
+import pytest
+import torch
+
+import segnb.device as device
+from segnb.device import ResolvedPrecision, choose_precision, describe
+from segnb.errors import ConfigError
+
+
+def test_describe_tells_this_machine() -> None:
+    machine = describe("cpu")
+    assert machine.device == "cpu"
+    assert machine.torch == torch.__version__
+    assert machine.cores >= 1
+    assert machine.memory > 2**28
+    assert machine.precision in get_args(ResolvedPrecision)
+    assert machine.name in str(machine)
+    assert "torch" in str(machine)
+
+
+def test_describe_takes_the_best_device_by_itself() -> None:
+    assert describe().device == device.best_device().type
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [
+        ("sse4_2 avx2 avx512f", "fp32"),
+        ("avx512f avx512_bf16", "bf16"),
+        ("amx_tile amx_bf16", "bf16"),
+        ("", "fp32"),
+    ],
+)
+def test_bf16_on_a_processor_only_with_hardware(
+    flags: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for probe in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.delattr(torch.cpu, probe, raising=False)
+    monkeypatch.setattr(device, "_processor_flags", lambda: frozenset(flags.split()))
+    assert choose_precision("auto", "cpu") == precision
+    assert describe("cpu").precision == precision
+
+
+def test_torchs_own_test_is_believed_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+    monkeypatch.setattr(device, "_processor_flags", frozenset)
+    assert choose_precision("auto", "cpu") == "bf16"
+    assert "AMX" in describe("cpu").precision_reason
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda", "mps"])
+def test_fp32_is_always_granted(name: str) -> None:
+    assert choose_precision("fp32", name) == "fp32"
+
+
+def test_bf16_asked_for_is_granted_on_a_processor() -> None:
+    assert choose_precision("bf16", "cpu") == "bf16"
+
+
+def test_fp16_on_a_processor_is_refused_with_a_way_out() -> None:
+    with pytest.raises(ConfigError, match="'fp16'.*processor.*'auto'"):
+        choose_precision("fp16", "cpu")
+
+
+def test_apples_gpu_stays_in_fp32() -> None:
+    assert choose_precision("auto", "mps") == "fp32"
+    with pytest.raises(ConfigError, match="mps"):
+        choose_precision("bf16", "mps")
+
+
+def test_an_unknown_precision_is_named() -> None:
+    with pytest.raises(ConfigError, match="fp8"):
+        choose_precision("fp8", "cpu")  # type: ignore[arg-type]
+
+
+class _Card:
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize(("has_bf16", "expected"), [(True, "bf16"), (False, "fp16")])
+def test_a_card_is_asked_without_emulation(
+    has_bf16: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def supported(*, including_emulation: bool = True) -> bool:
+        return True if including_emulation else has_bf16
+
+    monkeypatch.setattr(torch.cuda, "device", lambda _: _Card())
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    assert choose_precision("auto", "cuda") == expected
+    assert choose_precision("fp16", "cuda") == "fp16"
+    if has_bf16:
+        assert choose_precision("bf16", "cuda") == "bf16"
+    else:
+        with pytest.raises(ConfigError, match="Tesla T4"):
+            choose_precision("bf16", "cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_a_real_card_is_described() -> None:
+    machine = describe("cuda")
+    assert machine.name == torch.cuda.get_device_name()
+    assert machine.memory > 2**30
+    assert machine.precision in ("bf16", "fp16")
+
+
+def test_import_touches_no_cuda() -> None:
+    code = "import segnb.device, torch; raise SystemExit(int(torch.cuda.is_initialized()))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
