@@ -1,0 +1,70 @@
+# Every word here sets up what it needs in .venv; a second call finds it there.
+#
+#   PYTHON=python3.12 make test    another interpreter (3.10 or newer)
+#   WORKERS=8 make test            more test processes than two
+
+PYTHON  ?= python3
+WORKERS ?= 2
+VENV    := .venv
+BIN     := $(VENV)/bin
+READY   := $(VENV)/.ready
+BENCH   := $(VENV)/.ready-bench
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce test lab bench notebooks badges clean
+
+help:
+	@echo "make reproduce  train the baselines and the contrastive method on the embedded data set,"
+	@echo "                print the table and draw the figures (minutes on two cores, no network)"
+	@echo "make test       linters, types and tests"
+	@echo "make lab        JupyterLab on notebooks/"
+	@echo "make notebooks  make notebooks/*.ipynb again from notebooks/src, executed"
+	@echo "make bench      time the loss against a peer"
+	@echo "make badges REPO=owner/name   write the address of this repository into the notebooks"
+	@echo "make clean      remove .venv and caches; data, runs and results stay"
+
+setup: $(READY)
+
+# The stamp is touched last, so an interrupted installation is taken up again.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "segnb needs Python 3.10 or newer; '$(PYTHON)' is not one" \
+	       "($$($(PYTHON) --version 2>&1 || true))."; \
+	  echo "Name another interpreter, as in: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12"; \
+	  exit 1; } >&2
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { \
+	  echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu: apt-get install python3-venv"; \
+	  exit 1; } >&2
+	@echo "Installing into $(VENV); the first time takes some minutes, torch being large." >&2
+	$(BIN)/python -m pip install --editable ".[dev]"
+	@touch $@
+
+$(BENCH): $(READY)
+	$(BIN)/python -m pip install --editable ".[bench]"
+	@touch $@
+
+reproduce: $(READY)
+	$(BIN)/segnb reproduce
+
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
+
+lab: $(READY)
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+bench: $(BENCH)
+	$(BIN)/python -m benchmarks.loss
+
+notebooks: $(READY)
+	$(BIN)/python tools/notebooks.py build
+
+badges: $(READY)
+	@test -n "$(REPO)" || { echo "make badges needs REPO=owner/name" >&2; exit 1; }
+	$(BIN)/python tools/notebooks.py badges "$(REPO)"
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
