@@ -27,9 +27,9 @@ setup: $(READY)
 
 # The stamp is touched last, so an interrupted installation is taken up again.
 $(READY): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
 	  echo "segnb needs Python 3.10 or newer; '$(PYTHON)' is not one" \
-	       "($$($(PYTHON) --version 2>&1 || true))."; \
+	       "($$($(PYTHON) --version 2>&1 | head -n 1))."; \
 	  echo "Name another interpreter, as in: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12"; \
 	  exit 1; } >&2
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { \
