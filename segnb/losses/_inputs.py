@@ -1,0 +1,121 @@
+"""What the losses accept, checked once: shapes, types, devices, temperature, finite features."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+#: Below this a score's own rounding error, about 1e-7 / temperature, spoils the loss in float32.
+MIN_TEMPERATURE = 1e-4
+
+#: Features shorter than this are not stretched to unit length (as in ``F.normalize``).
+MIN_NORM = 1e-12
+
+
+class PixelSet(NamedTuple):
+    """One set of pixels an image.
+
+    Attributes:
+        features: ``[B, N, D]``.
+        labels: int64 ``[B, N]``.
+        shape: Shape of the labels as they came, ``(B, N)`` or ``(B, H, W)``.
+    """
+
+    features: Tensor
+    labels: Tensor
+    shape: torch.Size
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise ValueError unless the temperature is usable in float32."""
+    if not temperature >= MIN_TEMPERATURE or temperature == float("inf"):
+        raise ValueError(
+            f"temperature must be a finite number of at least {MIN_TEMPERATURE}, got {temperature}"
+        )
+
+
+def pixel_set(
+    features: Tensor, labels: Tensor, *, normalize: bool, name: str = "features"
+) -> PixelSet:
+    """Bring features and labels into ``[B, N, D]`` and ``[B, N]``, without a copy where possible.
+
+    Args:
+        features: ``[B, N, D]`` or ``[B, D, H, W]`` (contiguous or channels-last).
+        labels: Integer ``[B, N]`` or ``[B, H, W]``, matching the features.
+        normalize: Project the features to unit length, with the gradient of the projection.
+        name: How the error messages call the features.
+
+    Raises:
+        TypeError: Features that are not floating point, labels that are not integers.
+        ValueError: Shapes or devices that do not fit, or non-finite features. Values are looked
+            at on the CPU alone: elsewhere the look would make the host wait for the device, and
+            non-finite features give a NaN loss instead. The same holds under ``torch.compile``.
+    """
+    if not features.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {features.dtype}")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"labels of {name} must be integers, got {labels.dtype}")
+    if features.device != labels.device:
+        raise ValueError(f"{name} are on {features.device}, their labels on {labels.device}")
+    if features.dim() == 4:
+        expected = (features.shape[0], *features.shape[2:])
+    elif features.dim() == 3:
+        expected = tuple(features.shape[:2])
+    else:
+        raise ValueError(
+            f"{name} must be [B, N, D] or [B, D, H, W], got shape {tuple(features.shape)}"
+        )
+    if tuple(labels.shape) != expected:
+        raise ValueError(
+            f"{name} of shape {tuple(features.shape)} need labels of shape {expected}, "
+            f"got {tuple(labels.shape)}"
+        )
+    shape = labels.shape
+    if features.dim() == 4:
+        features = features.flatten(2).transpose(1, 2)
+        labels = labels.flatten(1)
+    if features.shape[2] == 0:
+        raise ValueError(f"{name} have no channels: shape {tuple(features.shape)}")
+    if (
+        features.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not bool(torch.isfinite(features.detach()).all())
+    ):
+        raise ValueError(f"{name} hold NaN or infinite values")
+    if normalize:
+        features = unit_length(features)
+    return PixelSet(features, labels.long(), shape)
+
+
+def same_space(first: Tensor, second: Tensor, first_name: str, second_name: str) -> None:
+    """Raise ValueError unless two ``[B, N, D]`` sets share batch, channels, dtype and device."""
+    for what, a, b in (
+        ("batch size", first.shape[0], second.shape[0]),
+        ("channels", first.shape[2], second.shape[2]),
+        ("device", first.device, second.device),
+        ("dtype", first.dtype, second.dtype),
+    ):
+        if a != b:
+            raise ValueError(f"{first_name} and {second_name} differ in {what}: {a} and {b}")
+
+
+def unit_length(features: Tensor) -> Tensor:
+    """Project ``[..., D]`` to unit length; safe from the square's overflow and underflow.
+
+    Computed in float32 at least, given back in the features' own type. Features shorter than
+    ``MIN_NORM`` are divided by ``MIN_NORM``, so that zero stays zero with a finite gradient.
+    """
+    wide = features.to(compute_dtype(features.dtype))
+    # The length does not depend on this scale, so its gradient is zero: detach.
+    scale = wide.detach().abs().amax(dim=-1, keepdim=True).clamp_min(MIN_NORM)
+    scaled = wide / scale
+    length = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True).clamp_min(1.0)
+    projected: Tensor = scaled / length
+    return projected.to(features.dtype)
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Arithmetic a loss is computed in: float64 for float64, float32 for all else."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

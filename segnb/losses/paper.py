@@ -1,0 +1,180 @@
+"""The losses as the paper writes them (Zhao et al., ICCV 2021, arXiv 2012.06985).
+
+Anchors p are pixels of an image I, keys are pixels of its distorted version and, in the
+cross-image loss, of another distorted image. Ignored pixels are neither anchor nor key; anchors
+without a positive are left out of the mean; an image without any counts as 0.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from segnb.losses._core import Backend
+from segnb.losses._inputs import pixel_set, same_space
+from segnb.losses._logsumexp_form import logsumexp_form_loss
+from segnb.losses._reduction import Reduction
+from segnb.losses.supcon import supcon_loss
+
+
+def within_image_loss(
+    anchors: Tensor,
+    keys: Tensor,
+    anchor_labels: Tensor,
+    key_labels: Tensor,
+    *,
+    temperature: float = 0.07,
+    ignore_index: int = 255,
+    normalize: bool = False,
+    reduction: Reduction = "mean",
+    weights: Tensor | None = None,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Within-image loss: anchors in an image, keys in its distorted version.
+
+    With ``s_pk = f_p . f_k / temperature`` and P_p the keys of p's class,
+
+        loss_p = -1/|P_p| sum over q in P_p of log(exp(s_pq) / sum over all keys k of exp(s_pk))
+
+    Args:
+        anchors: Unit-normalised features of the images, ``[B, N, D]`` or ``[B, D, H, W]``.
+        keys: The same of the distorted images; may differ in the number of pixels.
+        anchor_labels: Integer ``[B, N]`` or ``[B, H, W]``.
+        key_labels: The same of the keys.
+        temperature: Divides the scores.
+        ignore_index: Label of pixels that do not take part.
+        normalize: Project the features to unit length first.
+        reduction: ``mean`` over anchors, then images; ``none`` gives a loss for each anchor.
+        weights: Factor of each anchor's loss, shaped as ``anchor_labels``; ``mean`` is then the
+            weighted mean.
+        backend: ``auto``, ``reference``, ``tiled`` or ``triton``.
+
+    Returns:
+        A scalar, or with ``reduction="none"`` the shape of ``anchor_labels``; float32 (float64
+        for float64 features).
+
+    Raises:
+        ValueError: Shapes or devices that do not fit, an unusable temperature, or (on the CPU)
+            non-finite features. On other devices those give a NaN loss.
+        TypeError: Types that do not fit.
+    """
+    anchor_set = pixel_set(anchors, anchor_labels, normalize=normalize, name="anchors")
+    key_set = pixel_set(keys, key_labels, normalize=normalize, name="keys")
+    same_space(anchor_set.features, key_set.features, "anchors", "keys")
+    loss = logsumexp_form_loss(
+        anchor_set,
+        key_set,
+        None,
+        temperature=temperature,
+        ignore_index=ignore_index,
+        exclude_self=False,
+        reduction=reduction,
+        weights=weights,
+        backend=backend,
+    )
+    return loss if reduction == "mean" else loss.reshape(anchor_set.shape)
+
+
+def cross_image_loss(
+    anchors: Tensor,
+    keys: Tensor,
+    other_keys: Tensor,
+    anchor_labels: Tensor,
+    key_labels: Tensor,
+    other_labels: Tensor,
+    *,
+    temperature: float = 0.07,
+    ignore_index: int = 255,
+    normalize: bool = False,
+    reduction: Reduction = "mean",
+    weights: Tensor | None = None,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Cross-image loss: another distorted image gives extra positives, and no negatives.
+
+        D_p = sum over keys k of exp(s_pk) + sum over other keys k of p's class of exp(s_pk)
+        loss_p = -mean over p's class in keys and other keys of log(exp(s_pq) / D_p)
+
+    Args:
+        anchors: Unit-normalised features of the images, ``[B, N, D]`` or ``[B, D, H, W]``.
+        keys: The same of the distorted images.
+        other_keys: The same of the other distorted images, one for each image.
+        anchor_labels: Integer ``[B, N]`` or ``[B, H, W]``.
+        key_labels: The same of the keys.
+        other_labels: The same of the other keys.
+        temperature: Divides the scores.
+        ignore_index: Label of pixels that do not take part.
+        normalize: Project the features to unit length first.
+        reduction: ``mean`` over anchors, then images; ``none`` gives a loss for each anchor.
+        weights: Factor of each anchor's loss, shaped as ``anchor_labels``.
+        backend: ``auto``, ``reference``, ``tiled`` or ``triton``.
+
+    Returns:
+        A scalar, or with ``reduction="none"`` the shape of ``anchor_labels``.
+
+    Raises:
+        ValueError: As in :func:`within_image_loss`.
+        TypeError: Types that do not fit.
+    """
+    anchor_set = pixel_set(anchors, anchor_labels, normalize=normalize, name="anchors")
+    key_set = pixel_set(keys, key_labels, normalize=normalize, name="keys")
+    other_set = pixel_set(other_keys, other_labels, normalize=normalize, name="other_keys")
+    same_space(anchor_set.features, key_set.features, "anchors", "keys")
+    same_space(anchor_set.features, other_set.features, "anchors", "other_keys")
+    loss = logsumexp_form_loss(
+        anchor_set,
+        key_set,
+        other_set,
+        temperature=temperature,
+        ignore_index=ignore_index,
+        exclude_self=False,
+        reduction=reduction,
+        weights=weights,
+        backend=backend,
+    )
+    return loss if reduction == "mean" else loss.reshape(anchor_set.shape)
+
+
+def batch_loss(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float = 0.07,
+    ignore_index: int = 255,
+    normalize: bool = False,
+    reduction: Reduction = "mean",
+    weights: Tensor | None = None,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Batch loss: all pixels of the batch in one bag, each against all others.
+
+    Give it the images and their distorted versions concatenated along the batch. No pixel is its
+    own key, so this is SupCon over ``B * N`` pixels, averaged over all anchors with a positive.
+
+    Args:
+        features: Unit-normalised, ``[B, N, D]`` or ``[B, D, H, W]``.
+        labels: Integer ``[B, N]`` or ``[B, H, W]``.
+        temperature: Divides the scores.
+        ignore_index: Label of pixels that do not take part.
+        normalize: Project the features to unit length first.
+        reduction: ``mean`` over all anchors, or ``none``.
+        weights: Factor of each anchor's loss, shaped as ``labels``.
+        backend: ``auto``, ``reference``, ``tiled`` or ``triton``.
+
+    Returns:
+        A scalar, or with ``reduction="none"`` the shape of ``labels``.
+
+    Raises:
+        ValueError: As in :func:`within_image_loss`.
+        TypeError: Types that do not fit.
+    """
+    pixels = pixel_set(features, labels, normalize=normalize)
+    loss = supcon_loss(
+        pixels.features.flatten(0, 1),
+        pixels.labels.flatten(),
+        temperature=temperature,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        weights=None if weights is None else weights.flatten(),
+        backend=backend,
+    )
+    return loss if reduction == "mean" else loss.reshape(pixels.shape)

@@ -1,0 +1,66 @@
+"""Supervised contrastive loss (Khosla et al., NeurIPS 2020, eq. 2) over pixels."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from segnb.losses._core import Backend
+from segnb.losses._inputs import pixel_set
+from segnb.losses._logsumexp_form import logsumexp_form_loss
+from segnb.losses._reduction import Reduction
+
+
+def supcon_loss(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float = 0.07,
+    ignore_index: int = 255,
+    normalize: bool = False,
+    reduction: Reduction = "mean",
+    weights: Tensor | None = None,
+    backend: Backend = "auto",
+) -> Tensor:
+    """SupCon: all pairs of a set, the pixel itself left out of positives and denominator.
+
+        loss_p = -mean over q != p of p's class of log(exp(s_pq) / sum over k != p of exp(s_pk))
+
+    Args:
+        features: Unit-normalised: one set ``[N, D]``, or B sets ``[B, N, D]`` or
+            ``[B, D, H, W]``, each on its own.
+        labels: Integer ``[N]``, ``[B, N]`` or ``[B, H, W]``.
+        temperature: Divides the scores.
+        ignore_index: Label of pixels that do not take part.
+        normalize: Project the features to unit length first.
+        reduction: ``mean`` over anchors with a positive, then over sets; ``none`` gives a loss
+            for each pixel.
+        weights: Factor of each anchor's loss, shaped as ``labels``; ``mean`` is then the
+            weighted mean.
+        backend: ``auto``, ``reference``, ``tiled`` or ``triton``.
+
+    Returns:
+        A scalar, or with ``reduction="none"`` the shape of ``labels``; float32 (float64 for
+        float64 features).
+
+    Raises:
+        ValueError: Shapes or devices that do not fit, an unusable temperature, or (on the CPU)
+            non-finite features. On other devices those give a NaN loss.
+        TypeError: Types that do not fit.
+    """
+    shape = labels.shape
+    if features.dim() == 2 and labels.dim() == 1:
+        features, labels = features[None], labels[None]
+        weights = weights if weights is None else weights[None]
+    pixels = pixel_set(features, labels, normalize=normalize)
+    loss = logsumexp_form_loss(
+        pixels,
+        pixels,
+        None,
+        temperature=temperature,
+        ignore_index=ignore_index,
+        exclude_self=True,
+        reduction=reduction,
+        weights=weights,
+        backend=backend,
+    )
+    return loss if reduction == "mean" else loss.reshape(shape)
