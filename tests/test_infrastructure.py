@@ -1,0 +1,286 @@
+"""The repository keeps its own promises: layers, imports, links, floors, sizes, tables."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+import segnb
+from tools import readme
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGE = REPOSITORY / "segnb"
+
+#: Data flows down this list; a module imports from its own line or from lines above it.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("errors", "files"),
+    ("recipe",),
+    ("device",),
+    ("datasets",),
+    ("views",),
+    ("models",),
+    ("losses",),
+    ("training",),
+    ("metrics",),
+    ("evaluation",),
+    ("runs", "ledger"),
+    ("table", "plots"),
+    ("widgets", "checks", "notebook", "doctor", "cli", "__main__"),
+)
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def imported(path: Path, package: Path = PACKAGE) -> set[str]:
+    """Top-level parts of the package that a module imports anywhere, functions included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            module = node.module or ""
+            if module == "segnb":
+                names = [f"segnb.{alias.name}" for alias in node.names]
+            else:
+                names = [module]
+        else:
+            continue
+        found |= {name.split(".")[1] for name in names if name.startswith("segnb.")}
+    # `from segnb import __version__` is a name of the package itself, not a module of it.
+    return {
+        name for name in found if (package / name).is_dir() or (package / f"{name}.py").is_file()
+    }
+
+
+def part(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path: Path) -> None:
+    mine = part(path)
+    assert mine in RANK, f"give {mine!r} a place in LAYERS"
+    upward = sorted(name for name in imported(path) if RANK.get(name, 99) > RANK[mine])
+    assert not upward, f"segnb.{mine} imports {upward}, which lie above it"
+
+
+def test_the_layer_test_sees_imports(tmp_path: Path) -> None:
+    source = "from segnb import recipe\ndef f():\n    import segnb.device\n    import torch\n"
+    (tmp_path / "module.py").write_text(source)
+    assert imported(tmp_path / "module.py") == {"recipe", "device"}
+
+
+def _fresh(code: str, cwd: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=cwd
+    )
+    assert done.returncode == 0, done.stderr[-2000:] + done.stdout[-2000:]
+
+
+def test_import_is_light(tmp_path: Path) -> None:
+    _fresh(
+        "import sys, segnb, segnb.recipe, segnb.errors, segnb.files, segnb.doctor\n"
+        "heavy = {'torch', 'numpy', 'matplotlib', 'sklearn', 'ipywidgets', 'pooch'}\n"
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)",
+        tmp_path,
+    )
+
+
+def test_importing_everything_touches_no_card_network_or_file(tmp_path: Path) -> None:
+    names = [
+        "segnb." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        for path in MODULES
+        if path.name != "__main__.py"
+    ]
+    _fresh(
+        "import importlib, socket, sys\n"
+        "def no(*_, **__): raise RuntimeError('network at import')\n"
+        "socket.socket.connect = socket.getaddrinfo = no\n"
+        f"for name in {names!r}:\n"
+        "    importlib.import_module(name.removesuffix('.__init__'))\n"
+        "import torch\n"
+        "assert not torch.cuda.is_initialized(), 'CUDA was touched at import'\n",
+        tmp_path,
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def documents() -> list[Path]:
+    found = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("data/*.md")]
+    found += [*REPOSITORY.glob("docs/**/*.md"), *REPOSITORY.glob("results/**/*.md")]
+    return sorted([*found, *REPOSITORY.glob("notebooks/src/*.py")])
+
+
+def links(text: str) -> list[str]:
+    """Targets of Markdown and HTML links and images, code left out."""
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
+    marked = re.findall(r"\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)", text)
+    return marked + re.findall(r"<(?:a|img)\s[^>]*?(?:href|src)=\"([^\"]+)\"", text)
+
+
+def slug(heading: str) -> str:
+    """The anchor GitHub makes of a heading."""
+    plain = re.sub(r"[`*]|\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
+    return re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
+
+
+def anchors(path: Path) -> set[str]:
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return {slug(heading) for heading in re.findall(r"^#+\s+(.+)$", text, flags=re.MULTILINE)}
+
+
+def broken_links(path: Path) -> list[str]:
+    text = path.read_text(encoding="utf-8")
+    base = path.parent
+    if path.suffix == ".py":
+        # Only the Markdown cells of a notebook's source; it is read from one folder up.
+        text = "\n".join(line[2:] for line in text.splitlines() if line.startswith("# "))
+        base = path.parent.parent
+    broken = []
+    for link in links(text):
+        if re.match(r"[a-z][a-z0-9+.-]*:", link):
+            continue
+        name, _, anchor = unquote(link).partition("#")
+        target = (base / name).resolve() if name else path
+        inside = target.is_relative_to(REPOSITORY) or not path.is_relative_to(REPOSITORY)
+        found = inside and target.exists()
+        if found and anchor and target.suffix == ".md":
+            found = anchor in anchors(target)
+        if not found:
+            broken.append(link)
+    return broken
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    assert broken_links(path) == []
+
+
+def test_the_link_test_sees_links(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A heading, here\n[a](there.md) [b](missing.md) ![c](no.png) [d](#a-heading-here)\n"
+        '[e](#nowhere) <img src="gone.svg" alt="x"> [f](https://example.org) `[g](code.md)`\n'
+    )
+    (tmp_path / "there.md").write_text("x")
+    assert broken_links(page) == ["missing.md", "no.png", "#nowhere", "gone.svg"]
+
+
+def project() -> dict[str, object]:
+    with (REPOSITORY / "pyproject.toml").open("rb") as stream:
+        found: dict[str, object] = tomllib.load(stream)["project"]
+    return found
+
+
+def requirements() -> dict[str, Requirement]:
+    tables = project()
+    optional = tables["optional-dependencies"]
+    assert isinstance(optional, dict)
+    lines = [*tables["dependencies"], *(line for group in optional.values() for line in group)]  # type: ignore[misc]
+    found = [Requirement(line) for line in lines]
+    return {each.name: each for each in found if each.name != "segnb"}
+
+
+@pytest.mark.parametrize("name", sorted(requirements()))
+def test_floors_never_pins(name: str) -> None:
+    operators = {part.operator for part in requirements()[name].specifier}
+    assert operators == {">="}, f"{requirements()[name]}: a floor, no pin and no ceiling"
+
+
+def test_every_floor_of_the_package_has_a_reason() -> None:
+    text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    block = text.split("\ndependencies = [", 1)[1].split("\n]", 1)[0]
+    bare = [line for line in block.splitlines() if '"' in line and "#" not in line]
+    assert bare == []
+
+
+#: Packages whose name on conda-forge differs.
+CONDA_NAMES = {
+    "torch": "pytorch",
+    "matplotlib": "matplotlib-base",
+    "playwright": "playwright-python",
+}
+
+
+def test_environment_is_in_step_with_pyproject() -> None:
+    environment = yaml.safe_load((REPOSITORY / "environment.yml").read_text(encoding="utf-8"))
+    assert environment["channels"] == ["conda-forge", "nodefaults"]
+    have = set(environment["dependencies"])
+    want = {
+        f"{CONDA_NAMES.get(name, name)}{requirement.specifier}"
+        for name, requirement in requirements().items()
+    }
+    want |= {f"python{project()['requires-python']}", "pip"}
+    assert have == want
+
+
+def test_versions_agree() -> None:
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == segnb.__version__ == project()["version"]
+    assert "2012.06985" in str(citation["preferred-citation"])
+
+
+def tracked() -> list[Path]:
+    done = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        pytest.skip("not a git checkout")
+    return [REPOSITORY / name for name in done.stdout.split("\0") if name]
+
+
+def test_no_large_file_is_tracked() -> None:
+    large = [
+        str(path.relative_to(REPOSITORY))
+        for path in tracked()
+        if path.is_file() and path.stat().st_size > 3_000_000
+    ]
+    assert large == []
+
+
+def test_readme_tables_come_from_the_ledger() -> None:
+    path = REPOSITORY / "README.md"
+    if not path.exists() or "<!-- begin: " not in path.read_text(encoding="utf-8"):
+        pytest.skip("the README has no table yet")
+    text = path.read_text(encoding="utf-8")
+    assert readme.refresh(text) == text, "run: python tools/readme.py"
+
+
+def test_a_drifted_table_is_seen() -> None:
+    text = "a\n<!-- begin: segnb table -->\n\n| old |\n\n<!-- end -->\nb\n"
+    made = readme.refresh(text, lambda command: f"| {command} |\n")
+    assert made == "a\n<!-- begin: segnb table -->\n\n| segnb table |\n\n<!-- end -->\nb\n"
+    assert readme.refresh(made, lambda command: f"| {command} |\n") == made
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!-- begin: segnb table -->\n| x |\n",
+        "| x |\n<!-- end -->\n",
+        "<!-- begin: segnb table -->\n<!-- begin: segnb table -->\n<!-- end -->\n<!-- end -->\n",
+    ],
+)
+def test_a_block_that_does_not_close_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="opened"):
+        readme.refresh(text, lambda _: "")
+
+
+def test_only_the_ledgers_table_fills_a_block() -> None:
+    with pytest.raises(ValueError, match="segnb table"):
+        readme.run("rm -rf /")

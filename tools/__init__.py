@@ -1,0 +1,1 @@
+"""Scripts that keep the repository's made files in step with their sources."""

@@ -1,0 +1,83 @@
+"""Tables in Markdown that come from the ledger alone.
+
+A block names the command whose output it holds::
+
+    <!-- begin: segnb table --dataset shapes -->
+    ...
+    <!-- end -->
+
+``python tools/readme.py`` writes every block of the README again; a test compares them.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+_BLOCK = re.compile(
+    r"(?P<begin><!-- begin: (?P<command>[^\n]*?) -->\n)(?P<body>.*?)(?P<end><!-- end -->)",
+    re.DOTALL,
+)
+
+
+def run(command: str) -> str:
+    """Standard output of a ``segnb table`` command.
+
+    Raises:
+        ValueError: The command is another one, or fails.
+    """
+    words = shlex.split(command)
+    if words[:2] != ["segnb", "table"]:
+        raise ValueError(f"a block may hold the output of `segnb table ...` only, not {command!r}")
+    call = "import sys; from segnb.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", call, *words[1:]],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=REPOSITORY,
+    )
+    if done.returncode != 0:
+        raise ValueError(f"{command!r} failed: {done.stderr.strip()}")
+    return done.stdout
+
+
+def refresh(text: str, output_of: Callable[[str], str] = run) -> str:
+    """The text with every block's content made again.
+
+    Args:
+        text: Markdown.
+        output_of: Gives the output of a block's command.
+
+    Raises:
+        ValueError: A block is opened and not closed, or its command fails.
+    """
+    opened, closed = text.count("<!-- begin: "), text.count("<!-- end -->")
+    if opened != closed or opened != len(_BLOCK.findall(text)):
+        raise ValueError(f"{opened} blocks are opened and {closed} closed")
+
+    def made(match: re.Match[str]) -> str:
+        body = output_of(match["command"]).strip("\n")
+        return f"{match['begin']}\n{body}\n\n{match['end']}"
+
+    return _BLOCK.sub(made, text)
+
+
+def main() -> int:
+    """Write the blocks of the README again."""
+    path = REPOSITORY / "README.md"
+    old = path.read_text(encoding="utf-8")
+    new = refresh(old)
+    path.write_text(new, encoding="utf-8")
+    print("README.md: tables written again" if new != old else "README.md: already in step")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
