@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from segnb.datasets.base import IGNORE
+from segnb.datasets.shapes import INFO, ShapesDataset
+from segnb.errors import DataError
+
+STUFF = 3
+
+
+@pytest.fixture(scope="module")
+def train():
+    return list(ShapesDataset("train", count=160))
+
+
+@pytest.fixture(scope="module")
+def test():
+    return list(ShapesDataset("test", count=64))
+
+
+def test_samples_have_the_promised_form(train):
+    dataset = ShapesDataset("train")
+    assert (len(dataset), len(ShapesDataset("val")), len(ShapesDataset("test"))) == (512, 64, 128)
+    sample = dataset[7]
+    assert sample.id == "train-0007" == dataset.ids[7]
+    assert sample.image.shape == (96, 128, 3)
+    assert sample.image.dtype == np.uint8
+    assert sample.mask.shape == (96, 128)
+    assert sample.mask.dtype == np.uint8
+    labels = set(np.unique([s.mask for s in train]))
+    assert labels == {*range(INFO.num_classes), IGNORE}
+    assert np.array_equal(dataset.mask(7), sample.mask)
+    assert dataset[-1].id == "train-0511"
+    with pytest.raises(IndexError, match="512"):
+        dataset[512]
+
+
+def test_same_arguments_same_scene_and_count_changes_nothing():
+    one, two = ShapesDataset("val", seed=5), ShapesDataset("val", seed=5, count=9)
+    assert np.array_equal(one[8].image, two[8].image)
+    assert np.array_equal(one[8].mask, two[8].mask)
+    assert one.ids[:9] == two.ids
+
+
+def test_splits_seeds_and_indices_differ():
+    seen = set()
+    for split in ("train", "val", "test"):
+        for seed in (0, 1):
+            dataset = ShapesDataset(split, seed=seed)
+            seen |= {dataset[index].image.tobytes() for index in range(4)}
+    assert len(seen) == 24
+
+
+def test_fingerprint_follows_what_decides_the_images():
+    prints = {
+        ShapesDataset("train").fingerprint,
+        ShapesDataset("val").fingerprint,
+        ShapesDataset("train", seed=1).fingerprint,
+        ShapesDataset("train", size=(48, 64)).fingerprint,
+        ShapesDataset("train", count=3).fingerprint,
+    }
+    assert len(prints) == 5
+    assert ShapesDataset("train").fingerprint in prints
+
+
+@pytest.mark.parametrize("index", [0, 3, 11])
+def test_one_seed_is_one_scene_at_any_resolution(index):
+    small = ShapesDataset("train", size=(48, 64))[index]
+    large = ShapesDataset("train", size=(192, 256))[index]
+    mean = large.image.reshape(48, 4, 64, 4, 3).mean((1, 3))
+    assert np.abs(mean - small.image).mean() < 8
+    assert (large.mask[2::4, 2::4] == small.mask).mean() > 0.94
+
+
+@pytest.mark.parametrize("size", [(16, 16), (97, 41), (64, 200)])
+def test_odd_sizes(size):
+    sample = ShapesDataset("val", size=size)[0]
+    assert sample.image.shape == (*size, 3)
+    assert sample.image.std() > 5
+
+
+def test_frequencies_are_uneven_but_no_class_is_hard_to_meet(train):
+    masks = np.stack([sample.mask for sample in train])
+    present = [(masks == label).any((1, 2)).mean() for label in range(INFO.num_classes)]
+    assert min(present) > 0.2
+    toys = [(masks == label).mean() for label in range(STUFF, INFO.num_classes)]
+    assert max(toys) > 3 * min(toys)
+    assert 0.15 < sum(toys) < 0.45
+    assert (masks == IGNORE).mean() < 0.01
+
+
+def test_colour_alone_does_not_tell_the_toys(train, test):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.neighbors import KNeighborsClassifier
+
+    rng = np.random.default_rng(0)
+
+    def toy_pixels(samples, per_class):
+        colours = np.concatenate([s.image.reshape(-1, 3) for s in samples]) / 255
+        labels = np.concatenate([s.mask.ravel() for s in samples])
+        chosen = np.concatenate(
+            [
+                rng.choice(np.flatnonzero(labels == label), per_class, replace=False)
+                for label in range(STUFF, INFO.num_classes)
+            ]
+        )
+        return colours[chosen], labels[chosen]
+
+    fit, held_out = toy_pixels(train, 1000), toy_pixels(test, 300)
+    for classifier in (KNeighborsClassifier(15), LogisticRegression(max_iter=300)):
+        classifier.fit(*fit)
+        score = balanced_accuracy_score(held_out[1], classifier.predict(held_out[0]))
+        # Chance is 1/8, and even told that a pixel is a toy's, its colour gives little more.
+        assert score < 0.25
+
+
+def test_shape_and_pattern_together_name_a_toy_and_neither_alone():
+    from segnb.datasets.shapes import _DECOYS, _TOYS
+
+    pairs = [(shape, pattern) for shape, pattern, _ in _TOYS.values()]
+    assert len(set(pairs)) == len(pairs)
+    assert not set(pairs) & set(_DECOYS)
+    for shape, pattern in pairs:
+        rivals = set(pairs) | set(_DECOYS)
+        assert any(s == shape and p != pattern for s, p in rivals)
+        assert any(p == pattern and s != shape for s, p in rivals)
+
+
+def test_palette_has_no_two_colours_alike():
+    colours = np.array(INFO.palette, float)
+    gaps = np.linalg.norm(colours[:, None] - colours[None], axis=2)
+    assert gaps[~np.eye(len(colours), dtype=bool)].min() > 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"split": "validation"}, "validation"),
+        ({"split": "train", "size": (8, 128)}, r"\(8, 128\)"),
+        ({"split": "train", "count": 0}, "count is 0"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, told):
+    with pytest.raises(DataError, match=told):
+        ShapesDataset(**arguments)
