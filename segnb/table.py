@@ -1,0 +1,384 @@
+"""From ledger rows to numbers over seeds, and from those to markdown tables.
+
+Every figure and table of results goes through here, so that all of them group runs in one way,
+and refuse in one way to average runs that differ in more than their seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+from segnb.errors import ConfigError
+from segnb.files import write_atomic
+from segnb.recipe import Recipe
+
+Row = Mapping[str, Any]
+Measure = Literal["miou_val", "miou_test"]
+
+#: What the measures are called where people read them.
+MEASURE_NAMES: dict[str, str] = {"miou_val": "mIoU, val", "miou_test": "mIoU, test"}
+
+CROSS_ENTROPY = "cross-entropy"
+CROSS_ENTROPY_LONG = "cross-entropy, same compute"
+
+#: Fields that decide nothing for a method, so that choosing by them does not drop its rows.
+_STAGE_ONE = frozenset({"form", "scope", "temperature", "loss_size", "freeze"})
+_UNUSED: dict[str, frozenset[str]] = {
+    "ce": _STAGE_ONE | {"pretrain", "distortion"},
+    "ce_long": _STAGE_ONE,
+}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A number over seeds.
+
+    Attributes:
+        seeds: How many runs.
+        mean: Their mean.
+        std: Sample standard deviation (n - 1); ``None`` for one run.
+        low: Lower end of the 95 % Student-t interval of the mean; ``None`` for one run.
+        high: Upper end.
+    """
+
+    seeds: int
+    mean: float
+    std: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one method with one number of labelled images; they differ in the seed alone.
+
+    Attributes:
+        method: Name, as in :func:`method_name`.
+        labelled: Number of labelled images.
+        fraction: The same as a share of the training images; ``None`` for a list of ids.
+        values: The measure in percent by seed.
+        rows: The rows themselves by seed.
+    """
+
+    method: str
+    labelled: int
+    fraction: float | None
+    values: dict[int, float]
+    rows: dict[int, Row]
+
+    @property
+    def summary(self) -> Summary:
+        """Mean and interval over the seeds."""
+        return summarise(self.values.values())
+
+
+def method_name(row: Row) -> str:
+    """What a run's method is called in every legend and table.
+
+    ``contrastive (paper, cross)`` names the loss form and scope; ``, ImageNet`` is added where
+    the encoder did not start from scratch, ``, frozen`` where stage 2 trained the classifier alone.
+    """
+    method = row["method"]
+    if method in ("contrastive", "pseudo"):
+        label = "contrastive" if method == "contrastive" else "pseudo-labels"
+        name = f"{label} ({row['form']}, {row['scope']})"
+        if _field(row, "freeze"):
+            name += ", frozen"
+    else:
+        name = {"ce": CROSS_ENTROPY, "ce_long": CROSS_ENTROPY_LONG}[method]
+    return name + weights_suffix(row)
+
+
+def weights_suffix(row: Row) -> str:
+    """What :func:`method_name` adds for the encoder's initial weights; empty from scratch."""
+    return ", ImageNet" if _field(row, "encoder_weights") == "imagenet" else ""
+
+
+def method_order(name: str) -> tuple[int, str]:
+    """Sorting key: baselines first, then contrastive, then pseudo-labels."""
+    if name.startswith(CROSS_ENTROPY_LONG):
+        return 1, name
+    starts = (CROSS_ENTROPY, "", "contrastive", "pseudo-labels")
+    known = [i for i, start in enumerate(starts) if start and name.startswith(start)]
+    return (known[0] if known else len(starts)), name
+
+
+def fraction_name(fraction: float | None) -> str:
+    """``1/16`` for 0.0625, ``all`` for 1, empty for ``None``."""
+    if fraction is None:
+        return ""
+    exact = Fraction(fraction).limit_denominator(1000)
+    return "all" if exact == 1 else str(exact)
+
+
+def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
+    """The rows whose fields have the wanted values.
+
+    A field is a key of the row or of its recipe. A set holds several allowed values; a mapping is
+    compared with the keys it has (``pretrain={"steps": 1000}``). A field that a method does not
+    use, as the temperature of cross-entropy, does not drop that method's rows.
+
+    Raises:
+        ConfigError: A field that no row has.
+    """
+    rows = list(rows)
+    for name in wanted:
+        if rows and not any(_has(row, name) for row in rows):
+            raise ConfigError(f"no row of the ledger has a field {name!r}")
+    return [
+        row
+        for row in rows
+        if all(
+            name in _UNUSED.get(row["method"], ()) or _matches(_field(row, name), value)
+            for name, value in wanted.items()
+        )
+    ]
+
+
+def summarise(values: Iterable[float]) -> Summary:
+    """Mean, sample standard deviation and 95 % Student-t interval of the mean.
+
+    Raises:
+        ValueError: No values.
+    """
+    numbers = list(values)
+    if not numbers:
+        raise ValueError("no values to summarise")
+    count = len(numbers)
+    mean = math.fsum(numbers) / count
+    if count == 1:
+        return Summary(seeds=1, mean=mean, std=None, low=None, high=None)
+    std = math.sqrt(math.fsum((value - mean) ** 2 for value in numbers) / (count - 1))
+    half = _student(count - 1) * std / math.sqrt(count)
+    return Summary(seeds=count, mean=mean, std=std, low=mean - half, high=mean + half)
+
+
+def groups(rows: Iterable[Row], measure: str = "miou_val") -> list[Group]:
+    """Runs by method and number of labelled images, sorted by both.
+
+    Rows without a value for the measure are left out. Of two rows with the same recipe the later
+    one counts.
+
+    Raises:
+        ConfigError: No row with the measure; several data sets or tiers; or one method and number
+            of labelled images with recipes that differ in more than the seed. The message names
+            the fields; choose with :func:`select`.
+    """
+    usable = require_rows(rows, measure)
+    bins: dict[tuple[str, int], list[Row]] = {}
+    for row in usable:
+        bins.setdefault((method_name(row), int(row["labelled"])), []).append(row)
+    found = []
+    for (method, labelled), members in bins.items():
+        if len({recipe_identity(row) for row in members}) > 1:
+            raise ConfigError(
+                f"runs of '{method}' with {labelled} labelled images differ in "
+                f"{', '.join(_differences(members))}: a mean over them would mean nothing; "
+                "choose with segnb.table.select"
+            )
+        by_seed = {int(row["seed"]): row for row in members}
+        found.append(
+            Group(
+                method=method,
+                labelled=labelled,
+                fraction=members[0].get("fraction"),
+                values={seed: float(row[measure]) for seed, row in sorted(by_seed.items())},
+                rows=dict(sorted(by_seed.items())),
+            )
+        )
+    return sorted(found, key=lambda group: (method_order(group.method), group.labelled))
+
+
+def require_rows(rows: Iterable[Row], measure: str) -> list[Row]:
+    """The rows that hold the measure, all of one data set and tier.
+
+    Raises:
+        ConfigError: None are left, or they mix data sets or tiers.
+    """
+    rows = list(rows)
+    if not rows:
+        raise ConfigError("no rows: the ledger is empty, or the choice leaves nothing")
+    usable = [row for row in rows if row.get(measure) is not None]
+    if not usable:
+        raise ConfigError(f"none of the {len(rows)} rows has a value for {measure!r}")
+    for field in ("dataset", "tier"):
+        values = sorted({str(row.get(field)) for row in usable})
+        if len(values) > 1:
+            raise ConfigError(
+                f"rows of several {field}s ({', '.join(values)}) do not belong in one figure or "
+                f"table; choose with segnb.table.select(rows, {field}={values[0]!r})"
+            )
+    return usable
+
+
+def recipe_identity(row: Row) -> str:
+    """The hash of the row's recipe with its seed left out: alike for repetitions of one run."""
+    if row.get("recipe") is None:
+        return str(row.get("temperature")) if row["method"] in ("contrastive", "pseudo") else ""
+    return Recipe.from_dict(dict(row["recipe"])).replace(seed=0).hash
+
+
+def results_table(
+    rows: Iterable[Row], *, measures: Sequence[Measure] = ("miou_val", "miou_test")
+) -> str:
+    """A markdown table, one line a method and number of labelled images.
+
+    Mean ± sample standard deviation over the seeds, and the 95 % Student-t interval of the mean.
+    A measure that no run has is left out.
+
+    Raises:
+        ConfigError: See :func:`groups`.
+    """
+    rows = list(rows)
+    held = [m for m in measures if any(row.get(m) is not None for row in rows)]
+    tables = {
+        measure: {(g.labelled, g.method): g for g in groups(rows, measure)}
+        for measure in held or measures[:1]
+    }
+    head = ["labelled images", "method", "seeds"]
+    for measure in tables:
+        head += [MEASURE_NAMES[measure], "95 % interval"]
+    keys = {key: group for table in tables.values() for key, group in table.items()}
+    lines = []
+    for key in sorted(keys, key=lambda k: (k[0], method_order(k[1]))):
+        seeds = max(len(table[key].values) for table in tables.values() if key in table)
+        cells = [_labelled_name(keys[key]), key[1], str(seeds)]
+        for table in tables.values():
+            summary = table[key].summary if key in table else None
+            cells += [_mean_cell(summary), _interval_cell(summary)]
+        lines.append(cells)
+    return _markdown(head, lines, left=2)
+
+
+def overview_table(rows: Iterable[Row], *, measure: Measure = "miou_val") -> str:
+    """A markdown table, one line a method, one column a number of labelled images.
+
+    A cell is mean ± sample standard deviation (number of seeds).
+
+    Raises:
+        ConfigError: See :func:`groups`.
+    """
+    found = {(g.method, g.labelled): g for g in groups(rows, measure)}
+    columns = {g.labelled: _labelled_name(g) for g in found.values()}
+    methods = sorted({method for method, _ in found}, key=method_order)
+    lines = []
+    for method in methods:
+        cells = [method]
+        for labelled in sorted(columns):
+            group = found.get((method, labelled))
+            cells.append(f"{_mean_cell(group.summary)} ({len(group.values)})" if group else "–")
+        lines.append(cells)
+    head = [f"{MEASURE_NAMES[measure]}, by labelled images"]
+    return _markdown(head + [columns[n] for n in sorted(columns)], lines, left=1)
+
+
+def replace_block(text: str, name: str, content: str) -> str:
+    """``text`` with ``content`` between the two comments that mark the block ``name``.
+
+    The block begins with ``<!-- segnb:NAME -->`` and ends with ``<!-- /segnb:NAME -->``.
+
+    Raises:
+        ConfigError: The markers are not there exactly once each and in order.
+    """
+    begin, end = f"<!-- segnb:{name} -->", f"<!-- /segnb:{name} -->"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ConfigError(f"there must be one '{begin}' and, after it, one '{end}'")
+    before, rest = text.split(begin)
+    _, after = rest.split(end)
+    return f"{before}{begin}\n{content.strip()}\n{end}{after}"
+
+
+def write_block(path: Path | str, name: str, content: str) -> None:
+    """Put ``content`` into the block ``name`` of a markdown file; see :func:`replace_block`.
+
+    Raises:
+        ConfigError: As there; the message names the file.
+    """
+    new = _replaced(path, name, content)
+    if new != Path(path).read_text(encoding="utf-8"):
+        write_atomic(path, new)
+
+
+def drifted(path: Path | str, name: str, content: str) -> bool:
+    """Whether the block ``name`` of a markdown file is not what :func:`write_block` would write.
+
+    Raises:
+        ConfigError: As there; the message names the file.
+    """
+    return _replaced(path, name, content) != Path(path).read_text(encoding="utf-8")
+
+
+def _replaced(path: Path | str, name: str, content: str) -> str:
+    try:
+        return replace_block(Path(path).read_text(encoding="utf-8"), name, content)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _field(row: Row, name: str) -> Any:
+    if name in row:
+        return row[name]
+    return (row.get("recipe") or {}).get(name)
+
+
+def _has(row: Row, name: str) -> bool:
+    return name in row or name in (row.get("recipe") or {})
+
+
+def _matches(value: Any, wanted: Any) -> bool:
+    if isinstance(wanted, Mapping):
+        return isinstance(value, Mapping) and all(value.get(k) == v for k, v in wanted.items())
+    if isinstance(wanted, (set, frozenset)):
+        return value in wanted
+    if isinstance(wanted, tuple):
+        return value is not None and tuple(value) == wanted  # JSON makes lists of tuples
+    return bool(value == wanted)
+
+
+def _differences(rows: Sequence[Row]) -> list[str]:
+    flat = [_flat(row.get("recipe") or {"temperature": row.get("temperature")}) for row in rows]
+    names = sorted({name for fields in flat for name in fields} - {"seed", "loss_backend"})
+    return [n for n in names if len({repr(fields.get(n)) for fields in flat}) > 1]
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found.update({f"{name}.{inner}": v for inner, v in value.items()})
+        else:
+            found[name] = value
+    return found
+
+
+def _student(freedom: int) -> float:
+    from scipy.stats import t  # type: ignore[import-untyped]
+
+    return float(t.ppf(0.975, freedom))
+
+
+def _labelled_name(group: Group) -> str:
+    share = fraction_name(group.fraction)
+    return f"{group.labelled} ({share})" if share else str(group.labelled)
+
+
+def _mean_cell(summary: Summary | None) -> str:
+    if summary is None:
+        return "–"
+    return f"{summary.mean:.1f}" + (f" ± {summary.std:.1f}" if summary.std is not None else "")
+
+
+def _interval_cell(summary: Summary | None) -> str:
+    if summary is None or summary.low is None or summary.high is None:
+        return "–"
+    return f"{summary.low:.1f} to {summary.high:.1f}"
+
+
+def _markdown(head: Sequence[str], lines: Collection[Sequence[str]], *, left: int) -> str:
+    rule = ["---" if i < left else "---:" for i in range(len(head))]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *lines))

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segnb.errors import ConfigError
+from segnb.recipe import Recipe
+from segnb.table import (
+    drifted,
+    fraction_name,
+    groups,
+    method_name,
+    method_order,
+    overview_table,
+    replace_block,
+    results_table,
+    select,
+    summarise,
+    write_block,
+)
+
+
+def row(miou: float | None, *, test: float | None = None, **changes: Any) -> dict[str, Any]:
+    """A ledger row as a run writes it, from a true recipe."""
+    labelled = changes.pop("labelled", 18)
+    recipe = Recipe(dataset="camvid", fraction=1 / 16).replace(**changes)
+    names = ("dataset", "tier", "method", "form", "scope", "fraction", "seed", "temperature")
+    return {
+        **{name: getattr(recipe, name) for name in names},
+        "labelled": labelled,
+        "miou_val": miou,
+        "miou_test": test,
+        "recipe": recipe.to_dict(),
+        "recipe_hash": recipe.hash,
+    }
+
+
+def test_summary_by_hand() -> None:
+    summary = summarise([1.0, 2.0, 3.0])
+    assert (summary.seeds, summary.mean, summary.std) == (3, 2.0, 1.0)
+    # t(0.975, 2 degrees of freedom) = 4.30265, from any printed table.
+    assert summary.high == pytest.approx(2 + 4.30265 / 3**0.5, abs=1e-4)
+    assert summary.low == pytest.approx(2 - 4.30265 / 3**0.5, abs=1e-4)
+
+
+def test_summary_of_one_has_no_interval() -> None:
+    summary = summarise([40.0])
+    assert (summary.mean, summary.std, summary.low, summary.high) == (40.0, None, None, None)
+    with pytest.raises(ValueError, match="no values"):
+        summarise([])
+
+
+@given(st.lists(st.floats(0, 100), min_size=2, max_size=8))
+def test_summary_agrees_with_the_standard_library(values: list[float]) -> None:
+    summary = summarise(values)
+    assert summary.mean == pytest.approx(statistics.mean(values), abs=1e-9)
+    assert summary.std == pytest.approx(statistics.stdev(values), abs=1e-9)
+    assert summary.low is not None
+    assert summary.high is not None
+    assert summary.low <= summary.mean <= summary.high
+
+
+def test_names() -> None:
+    assert method_name(row(1, method="ce")) == "cross-entropy"
+    assert method_name(row(1, method="ce_long")) == "cross-entropy, same compute"
+    assert method_name(row(1, form="official", scope="within")) == "contrastive (official, within)"
+    assert method_name(row(1, method="pseudo")) == "pseudo-labels (paper, cross)"
+    assert method_name(row(1, method="ce", freeze=True, encoder_weights="imagenet")) == (
+        "cross-entropy, ImageNet"
+    )
+    assert method_name(row(1, freeze=True)) == "contrastive (paper, cross), frozen"
+    names = ["pseudo-labels (paper, cross)", "contrastive (paper, cross)"]
+    names += ["cross-entropy, same compute", "cross-entropy"]
+    assert sorted(names, key=method_order) == names[::-1]
+    assert [fraction_name(f) for f in (1 / 32, 1 / 3, 1.0, None)] == ["1/32", "1/3", "all", ""]
+
+
+def test_groups_average_seeds_alone() -> None:
+    rows = [row(20.0, seed=0), row(30.0, seed=1), row(50.0, method="ce", seed=0)]
+    found = groups(rows)
+    assert [(g.method, g.labelled, g.values) for g in found] == [
+        ("cross-entropy", 18, {0: 50.0}),
+        ("contrastive (paper, cross)", 18, {0: 20.0, 1: 30.0}),
+    ]
+
+
+def test_later_row_of_the_same_recipe_counts() -> None:
+    assert groups([row(20.0), row(22.0)])[0].values == {0: 22.0}
+
+
+def test_rows_without_the_measure_are_left_out() -> None:
+    assert groups([row(20.0, seed=0), row(None, seed=1)])[0].values == {0: 20.0}
+
+
+def test_different_recipes_are_never_averaged() -> None:
+    rows = [row(20.0, seed=0), row(30.0, seed=1, temperature=0.5, loss_backend="tiled")]
+    with pytest.raises(ConfigError, match=r"18 labelled images differ in temperature:"):
+        groups(rows)
+    # What the method does not use may differ.
+    rows = [row(20.0, method="ce", seed=0), row(30.0, method="ce", seed=1, temperature=0.5)]
+    assert len(groups(rows)[0].values) == 2
+
+
+def test_mixed_data_sets_and_empty_choices_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"several datasets \(camvid, voc\)"):
+        groups([row(1.0), row(1.0, dataset="voc")])
+    with pytest.raises(ConfigError, match="no rows"):
+        groups([])
+    with pytest.raises(ConfigError, match="none of the 1 rows has a value for 'miou_test'"):
+        groups([row(1.0)], "miou_test")
+
+
+def test_select_keeps_methods_that_do_not_use_the_field() -> None:
+    rows = [
+        row(1.0, method="ce", temperature=0.2),
+        row(2.0, temperature=0.07),
+        row(3.0, temperature=0.5),
+    ]
+    assert [r["miou_val"] for r in select(rows, temperature=0.07)] == [1.0, 2.0]
+    assert [r["miou_val"] for r in select(rows, temperature={0.07, 0.5})] == [1.0, 2.0, 3.0]
+    assert [r["miou_val"] for r in select(rows, method="contrastive", pretrain={"lr": 0.1})] == [
+        2.0,
+        3.0,
+    ]
+    assert select(rows, crop=(96, 96)) == rows
+    assert select(rows, crop=(1, 1)) == []
+    with pytest.raises(ConfigError, match="has a field 'temprature'"):
+        select(rows, temprature=0.07)
+
+
+def test_results_table() -> None:
+    rows = [
+        row(40.0, test=35.0, seed=0),
+        row(42.0, test=37.0, seed=1),
+        row(25.4, method="ce"),
+        row(44.0, method="ce", fraction=1.0, labelled=367),
+    ]
+    assert results_table(rows).splitlines() == [
+        "| labelled images | method | seeds | mIoU, val | 95 % interval | mIoU, test "
+        "| 95 % interval |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| 18 (1/16) | cross-entropy | 1 | 25.4 | – | – | – |",
+        "| 18 (1/16) | contrastive (paper, cross) | 2 | 41.0 ± 1.4 | 28.3 to 53.7 "
+        "| 36.0 ± 1.4 | 23.3 to 48.7 |",
+        "| 367 (all) | cross-entropy | 1 | 44.0 | – | – | – |",
+    ]
+    assert "test" not in results_table([row(25.4)])
+    with pytest.raises(ConfigError, match="no rows"):
+        results_table([])
+
+
+def test_overview_table() -> None:
+    rows = [row(40.0), row(25.0, method="ce"), row(44.0, method="ce", fraction=1.0, labelled=367)]
+    assert overview_table(rows).splitlines() == [
+        "| mIoU, val, by labelled images | 18 (1/16) | 367 (all) |",
+        "| --- | ---: | ---: |",
+        "| cross-entropy | 25.0 (1) | 44.0 (1) |",
+        "| contrastive (paper, cross) | 40.0 (1) | – |",
+    ]
+
+
+def test_block_is_written_and_drift_is_seen(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("# A\n<!-- segnb:camvid -->\nold\n<!-- /segnb:camvid -->\nrest é\n", "utf-8")
+    assert drifted(page, "camvid", "| new |\n")
+    write_block(page, "camvid", "| new |\n")
+    assert not drifted(page, "camvid", "| new |")
+    assert page.read_text("utf-8") == (
+        "# A\n<!-- segnb:camvid -->\n| new |\n<!-- /segnb:camvid -->\nrest é\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nothing",
+        "<!-- segnb:a -->",
+        "<!-- /segnb:a --> <!-- segnb:a -->",
+        "<!-- segnb:a --><!-- segnb:a --><!-- /segnb:a -->",
+    ],
+)
+def test_missing_or_doubled_markers_are_named(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="segnb:a"):
+        replace_block(text, "a", "x")
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    with pytest.raises(ConfigError, match=r"page\.md"):
+        write_block(page, "a", "x")
+    assert page.read_text() == text
