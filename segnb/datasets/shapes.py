@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,11 @@ _DECOYS = (
     ("ring", "plain"),
     ("box", "plain"),
 )
+
+_CLUTTER = ("disc", "stick", "disc", "disc", "stick", "disc")
+
+_CUMULATED = np.cumsum([frequency for _, _, frequency in _TOYS.values()])
+_CUMULATED /= _CUMULATED[-1]
 
 #: Paul Tol's colours for qualitative data, told apart with any common colour blindness.
 _PALETTE = {
@@ -314,7 +320,7 @@ def _draw_backdrop(
     )
     ripples = _noise(rng, size, (40, 12))
     dunes = _noise(rng, size, (9, 5)) + np.float32(0.5) * _noise(rng, size, (21, 13))
-    grain = _noise(rng, size, (96, 128))
+    grain = _noise(rng, size, (48, 64))
 
     up = np.clip(1 + depth * np.float32(2.2), 0, 1)
     cover = np.clip((clouds - np.float32(rng.uniform(0, 1.2))) * 1.2, 0, np.float32(0.85))
@@ -350,46 +356,50 @@ def _draw_backdrop(
 
 def _lay_out(rng: np.random.Generator, horizon: float) -> list[_Thing]:
     """Everything that lies about, from the far to the near."""
-    paints = _paint_set(rng)
-    names = list(_TOYS)
-    frequencies = np.array([_TOYS[name][2] for name in names])
-    toys = rng.choice(len(names), size=rng.integers(4, 9), p=frequencies / frequencies.sum())
+    labels = list(range(len(_STUFF), INFO.num_classes))
+    kinds = [(label, *_TOYS[INFO.class_names[label]][:2]) for label in labels]
+    toys = np.searchsorted(_CUMULATED, rng.random(rng.integers(4, 9)), side="right")
     decoys = rng.integers(0, len(_DECOYS), size=rng.integers(1, 4))
-    kinds: list[tuple[int | None, str, str]] = []
-    for toy in toys:
-        shape, pattern, _ = _TOYS[names[toy]]
-        kinds.append((len(_STUFF) + int(toy), shape, pattern))
-    kinds += [(None, *_DECOYS[decoy]) for decoy in decoys]
-    kinds += [
-        (None, "disc" if rng.random() < 0.6 else "stick", "plain")
-        for _ in range(rng.integers(2, 9))
-    ]
+    chosen: list[tuple[int | None, str, str]] = [kinds[toy] for toy in toys]
+    chosen += [(None, *_DECOYS[decoy]) for decoy in decoys]
+    large = len(chosen)
+    chosen += [(None, shape, "plain") for shape in _CLUTTER[: rng.integers(1, len(_CLUTTER) + 1)]]
 
-    things = []
-    for label, shape, pattern in kinds:
-        small = label is None and (shape == "stick" or pattern == "plain") and rng.random() < 0.8
-        flies = rng.random() < 0.12 and not small
-        top = 0.05 if flies else min(max(horizon + 0.08, 0.08), 0.5)
-        y = rng.uniform(top, 0.98)
-        near = 0.6 + 0.6 * y
-        radius = (rng.uniform(0.02, 0.045) if small else rng.uniform(0.13, 0.24)) * near
-        one, two = _two_paints(rng, paints)
+    paints = _paint_pairs(rng)
+    drawn = rng.random((len(chosen), 8))
+    pairs = rng.integers(0, len(paints), len(chosen))
+    top = min(max(horizon + 0.08, 0.08), 0.5)
+    things: list[_Thing] = []
+    for number, (label, shape, pattern) in enumerate(chosen):
+        draw = drawn[number]
+        highest = 0.05 if draw[0] < 0.12 and number < large else top
+        # Of two places the one with more room: toys hide one another, but seldom in heaps.
+        places = rng.random((2, 2)) * (_ASPECT - 0.04, 0.97 - highest) + (0.02, highest)
+        x, y = max(places.tolist(), key=lambda place: _room(place, things))
+        size = (0.13 + 0.11 * draw[1]) if number < large else (0.02 + 0.025 * draw[1])
         things.append(
             _Thing(
                 label=label,
                 shape=shape,
                 pattern=pattern,
-                x=rng.uniform(0.02, _ASPECT - 0.02),
+                x=x,
                 y=y,
-                radius=radius,
-                angle=rng.uniform(0, 2 * np.pi),
-                squash=rng.uniform(0.72, 1.0),
-                frequency=rng.uniform(0.85, 1.25),
-                phase=(rng.uniform(), rng.uniform()),
-                paint=np.stack([one, two]),
+                radius=size * (0.6 + 0.6 * y),
+                angle=2 * np.pi * draw[2],
+                squash=0.72 + 0.28 * draw[3],
+                frequency=0.85 + 0.4 * draw[4],
+                phase=(draw[5], draw[6]),
+                paint=paints[pairs[number]],
             )
         )
     return sorted(things, key=lambda thing: thing.y)
+
+
+def _room(place: list[float], things: list[_Thing]) -> float:
+    x, y = place
+    return min(
+        (math.hypot(thing.x - x, thing.y - y) - thing.radius for thing in things), default=0.0
+    )
 
 
 def _draw_thing(
@@ -530,23 +540,18 @@ _OUTLINES: dict[str, Callable[[Floats, Floats], Floats]] = {
 }
 
 
-def _paint_set(rng: np.random.Generator) -> Floats:
-    """One set of paints, a little off, so that no two scenes have quite the same colours."""
+def _paint_pairs(rng: np.random.Generator) -> Floats:
+    """Pairs of paints from one set, ``[pairs, 2, 3]``.
+
+    The set is a little off, so that no two scenes have quite the same colours. The two of a pair
+    differ in brightness, so that a pattern can be seen.
+    """
     packed = _PAINTS[rng.integers(len(_PAINTS))]
     paints = np.stack([packed >> 16, packed >> 8 & 255, packed & 255], 1) / 255
-    return np.clip(paints + rng.normal(0, 0.04, paints.shape), 0, 1).astype(np.float32)
-
-
-def _two_paints(rng: np.random.Generator, paints: Floats) -> tuple[Floats, Floats]:
-    """Two paints that differ in brightness, so that the pattern can be seen."""
-    order = rng.permutation(len(paints))
+    paints = np.clip(paints + rng.normal(0, 0.04, paints.shape), 0, 1).astype(np.float32)
     bright = paints @ np.array([0.3, 0.59, 0.11], np.float32)
-    one = order[0]
-    two = next(
-        (other for other in order[1:] if abs(bright[other] - bright[one]) > 0.2),
-        order[np.argmax(np.abs(bright[order] - bright[one]))],
-    )
-    return paints[one], paints[two]
+    one, two = np.nonzero(np.abs(bright[:, None] - bright) > 0.2)
+    return np.stack([paints[one], paints[two]], 1)
 
 
 def _noise(rng: np.random.Generator, size: tuple[int, int], lattice: tuple[int, int]) -> Floats:
