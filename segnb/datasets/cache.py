@@ -1,0 +1,217 @@
+"""Images and masks at the working resolution: decoded once, kept on disk, mapped into memory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from PIL import Image
+from torch import Tensor
+
+from segnb.datasets.base import IGNORE, Bytes, DatasetInfo, SegmentationDataset, cache_root
+from segnb.errors import DataError
+
+#: Part of the name of a cache: raised when what is stored changes.
+FORMAT_VERSION = 1
+
+_ARRAYS = ("images", "masks", "extents")
+
+
+@dataclass(frozen=True, eq=False)
+class WorkingSet:
+    """Labelled images of one size, ready for batches.
+
+    Each image is scaled with its aspect kept until it fits, and placed in the top left corner;
+    the rest is 0 in the image and ``IGNORE`` in the mask.
+
+    Attributes:
+        info: The data set's classes.
+        ids: One id an image.
+        images: uint8 ``[N, 3, H, W]``.
+        masks: uint8 ``[N, H, W]``, class ids and ``IGNORE``.
+        extents: int64 ``[N, 2]``: the height and width that the image covers.
+    """
+
+    info: DatasetInfo
+    ids: tuple[str, ...]
+    images: Tensor
+    masks: Tensor
+    extents: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all tensors take together, on disk or on a device."""
+        return sum(t.numel() * t.element_size() for t in (self.images, self.masks, self.extents))
+
+    def to(self, device: torch.device | str) -> WorkingSet:
+        """The same images in the memory of a device."""
+        return replace(
+            self,
+            images=self.images.to(device),
+            masks=self.masks.to(device),
+            extents=self.extents.to(device),
+        )
+
+    def subset(self, ids: Sequence[str]) -> WorkingSet:
+        """Some of the images, in the order of ``ids``.
+
+        Raises:
+            DataError: An id is not in this set.
+        """
+        places = {name: i for i, name in enumerate(self.ids)}
+        unknown = [name for name in ids if name not in places]
+        if unknown:
+            raise DataError(
+                f"{self.info.name}: {unknown[0]!r} is not among the {len(self)} images at hand "
+                f"({len(unknown)} such ids)"
+            )
+        rows = torch.tensor([places[name] for name in ids], dtype=torch.long)
+        rows = rows.to(self.images.device)
+        return replace(
+            self,
+            ids=tuple(ids),
+            images=self.images[rows],
+            masks=self.masks[rows],
+            extents=self.extents[rows],
+        )
+
+    def with_masks(self, masks: Tensor) -> WorkingSet:
+        """The same images with other masks, such as pseudo-labels.
+
+        Raises:
+            ValueError: The masks are not uint8 of the same shape.
+        """
+        if masks.shape != self.masks.shape or masks.dtype != torch.uint8:
+            raise ValueError(
+                f"masks are {masks.dtype} {tuple(masks.shape)}; they must be torch.uint8 "
+                f"{tuple(self.masks.shape)}"
+            )
+        return replace(self, masks=masks.to(self.images.device))
+
+
+def working_set(
+    dataset: SegmentationDataset,
+    *,
+    size: tuple[int, int],
+    ids: Sequence[str] | None = None,
+    cache: Path | None = None,
+) -> WorkingSet:
+    """A split at a working size, from the cache on disk, which is built if it is not there.
+
+    The whole split is cached, whatever ``ids`` asks for, so that all label fractions share one
+    cache. Its files are mapped into memory: opening it reads next to nothing, and writing to the
+    tensors does not change the files. A cache is complete or absent, also after a crash; of
+    several processes that need the same cache, one builds it and the others wait.
+
+    Args:
+        dataset: The split.
+        size: Height and width.
+        ids: Which images; all by default.
+        cache: The cache root; by default ``$SEGNB_CACHE``, or ``.cache`` in the data root.
+
+    Raises:
+        DataError: A sample cannot be read, an id is unknown, or the cache cannot be written.
+    """
+    height, width = size
+    if min(size) < 1:
+        raise ValueError(f"size is {size}; height and width must be 1 or more")
+    name = f"{dataset.info.name}-{dataset.split}-{height}x{width}-{dataset.fingerprint}"
+    folder = cache_root(cache) / "working" / f"{name}-v{FORMAT_VERSION}"
+    if not folder.is_dir():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{folder}.lock"):
+                if not folder.is_dir():
+                    _build(dataset, size, folder)
+        except OSError as error:
+            raise DataError(
+                f"cannot write the cache {folder} ({error}); set SEGNB_CACHE to a folder that "
+                f"can be written"
+            ) from error
+    # Copy on write: torch wants memory it may write to, and the files must stay as they are.
+    images, masks, extents = (
+        torch.from_numpy(np.load(folder / f"{array}.npy", mmap_mode="c")) for array in _ARRAYS
+    )
+    whole = WorkingSet(dataset.info, tuple(dataset.ids), images, masks, extents)
+    return whole if ids is None else whole.subset(ids)
+
+
+def letterbox(image: Bytes, mask: Bytes, size: tuple[int, int]) -> tuple[Bytes, Bytes]:
+    """Scale a pair with its aspect kept so that it just fits into ``size``; not padded.
+
+    The image is filtered (bilinear over the area of each new pixel, so that shrinking does not
+    alias), the mask is not: it takes the nearest label.
+
+    Args:
+        image: uint8 ``[H, W, 3]``.
+        mask: uint8 ``[H, W]``.
+        size: Largest height and width.
+
+    Returns:
+        Image uint8 ``[h, w, 3]`` and mask uint8 ``[h, w]``.
+    """
+    scale = min(size[0] / mask.shape[0], size[1] / mask.shape[1])
+    height, width = (
+        min(most, max(1, round(side * scale))) for side, most in zip(mask.shape, size, strict=True)
+    )
+    small = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    labels = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
+    return np.asarray(small), np.asarray(labels)
+
+
+def _build(dataset: SegmentationDataset, size: tuple[int, int], folder: Path) -> None:
+    from tqdm.auto import tqdm
+
+    height, width = size
+    count = len(dataset)
+    needed, free = count * height * width * 4, shutil.disk_usage(folder.parent).free
+    # A mapped file on a full disk kills the process without a word: ask first.
+    if needed > free:
+        raise DataError(
+            f"the cache {folder} needs {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB "
+            f"free; set SEGNB_CACHE to a larger disk or choose a smaller size"
+        )
+    side = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        open_memmap = np.lib.format.open_memmap
+        images = open_memmap(side / "images.npy", "w+", np.uint8, (count, 3, height, width))
+        masks = open_memmap(side / "masks.npy", "w+", np.uint8, (count, height, width))
+        extents = np.zeros((count, 2), dtype=np.int64)
+        masks[:] = IGNORE
+
+        def fill(index: int) -> None:
+            sample = dataset[index]
+            image, mask = letterbox(sample.image, sample.mask, size)
+            h, w = mask.shape
+            images[index, :, :h, :w] = image.transpose(2, 0, 1)
+            masks[index, :h, :w] = mask
+            extents[index] = h, w
+
+        # Decoding and scaling let go of the interpreter's lock, so threads use all cores.
+        pool = ThreadPoolExecutor()
+        try:
+            work = pool.map(fill, range(count))
+            title = f"{dataset.info.name} {dataset.split} at {height}x{width}"
+            for _ in tqdm(work, total=count, desc=title, unit="image", delay=2, leave=False):
+                pass
+        finally:
+            pool.shutdown(cancel_futures=True)
+        images.flush()
+        masks.flush()
+        np.save(side / "extents.npy", extents)
+        side.chmod(0o755)
+        # Renaming a complete folder is atomic; what a reader finds under the name is whole.
+        os.replace(side, folder)
+    finally:
+        shutil.rmtree(side, ignore_errors=True)
