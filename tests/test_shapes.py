@@ -129,10 +129,40 @@ def test_shape_and_pattern_together_name_a_toy_and_neither_alone():
         assert any(p == pattern and s != shape for s, p in rivals)
 
 
-def test_palette_has_no_two_colours_alike():
-    colours = np.array(INFO.palette, float)
-    gaps = np.linalg.norm(colours[:, None] - colours[None], axis=2)
-    assert gaps[~np.eye(len(colours), dtype=bool)].min() > 40
+# Machado, Oliveira and Fernandes (2009), severity 1, on linear red, green and blue.
+EYES = {
+    "normal": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+
+
+@pytest.mark.parametrize("eyes", EYES)
+def test_palette_can_be_told_apart_by_all_eyes(eyes):
+    encoded = np.array(INFO.palette) / 255
+    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ np.array(EYES[eyes]).T, 0, 1)
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    xyz = seen @ np.array(to_xyz).T / [0.9505, 1, 1.089]
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    lab = np.stack(
+        [116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1
+    )
+    gaps = np.linalg.norm(lab[:, None] - lab[None], axis=2)
+    assert gaps[~np.eye(len(lab), dtype=bool)].min() >= 25
 
 
 @pytest.mark.parametrize(
@@ -141,6 +171,7 @@ def test_palette_has_no_two_colours_alike():
         ({"split": "validation"}, "validation"),
         ({"split": "train", "size": (8, 128)}, r"\(8, 128\)"),
         ({"split": "train", "count": 0}, "count is 0"),
+        ({"split": "train", "seed": -1}, "seed is -1"),
     ],
 )
 def test_bad_arguments_are_named(arguments, told):

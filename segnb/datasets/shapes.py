@@ -61,19 +61,20 @@ _CLUTTER = ("disc", "stick", "disc", "disc", "stick", "disc")
 _CUMULATED = np.cumsum([frequency for _, _, frequency in _TOYS.values()])
 _CUMULATED /= _CUMULATED[-1]
 
-#: Paul Tol's colours for qualitative data, told apart with any common colour blindness.
+#: Chosen by search: to normal eyes and with each of the three colour blindnesses (as simulated by
+#: Machado et al. 2009) any two differ by 25 or more in CIELAB.
 _PALETTE = {
     "sky": (136, 204, 238),
-    "sea": (51, 34, 136),
+    "sea": (40, 70, 150),
     "sand": (221, 204, 119),
-    "ball": (204, 102, 119),
-    "swim ring": (136, 34, 85),
-    "blanket": (17, 119, 51),
-    "starfish": (170, 68, 153),
-    "crate": (102, 17, 0),
-    "kite": (68, 170, 153),
-    "donut": (238, 119, 51),
-    "cookie": (153, 153, 51),
+    "ball": (242, 145, 145),
+    "swim ring": (145, 48, 242),
+    "blanket": (61, 153, 31),
+    "starfish": (204, 61, 133),
+    "crate": (102, 102, 61),
+    "kite": (194, 242, 48),
+    "donut": (145, 145, 242),
+    "cookie": (102, 20, 61),
 }
 
 INFO = DatasetInfo(
@@ -160,8 +161,8 @@ _PAINTS = np.array(
 class ShapesDataset:
     """One split of the procedural beach scenes.
 
-    Splits never share a scene. A scene is drawn when it is asked for, in about two milliseconds
-    at the default size.
+    Splits never share a scene. A scene is drawn when it is asked for, in about three
+    milliseconds at the default size.
 
     Args:
         split: ``train``, ``val`` or ``test``.
@@ -170,7 +171,7 @@ class ShapesDataset:
         seed: Another seed makes another data set of the same kind.
 
     Raises:
-        DataError: An unknown split, a size under 16 pixels or a count below 1.
+        DataError: An unknown split, a size under 16 pixels, a count below 1, a negative seed.
     """
 
     def __init__(
@@ -187,6 +188,8 @@ class ShapesDataset:
             raise DataError(f"shapes: size is {size}; both sides must be 16 pixels or more.")
         if count is not None and count < 1:
             raise DataError(f"shapes: count is {count}; it must be 1 or more.")
+        if seed < 0:
+            raise DataError(f"shapes: seed is {seed}; it must be 0 or more.")
         self.info = INFO
         self.split: Split = split
         self.size = size
@@ -555,8 +558,8 @@ def _paint_pairs(rng: np.random.Generator) -> Floats:
 
 
 def _noise(rng: np.random.Generator, size: tuple[int, int], lattice: tuple[int, int]) -> Floats:
-    """Smooth noise of unit spread: normal values on a lattice, blended between its points."""
-    values = rng.standard_normal(lattice, dtype=np.float32)
+    """Smooth noise about 0: values of unit spread on a lattice, blended between its points."""
+    values = (rng.random(lattice, dtype=np.float32) - np.float32(0.5)) * np.float32(12**0.5)
     return _blend(size[0], lattice[0]) @ values @ _blend(size[1], lattice[1]).T
 
 
