@@ -119,9 +119,10 @@ def fraction_name(fraction: float | None) -> str:
 def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
     """The rows whose fields have the wanted values.
 
-    A field is a key of the row or of its recipe. A set holds several allowed values; a mapping is
-    compared with the keys it has (``pretrain={"steps": 1000}``). A field that a method does not
-    use, as the temperature of cross-entropy, does not drop that method's rows.
+    A field is a key of the row or of its recipe. In place of a value a test may be given
+    (``fraction=lambda f: f < 0.1``); a mapping is compared with the keys it has
+    (``pretrain={"steps": 1000}``). A field that a method does not use, as the temperature of
+    cross-entropy, does not drop that method's rows.
 
     Raises:
         ConfigError: A field that no row has.
@@ -333,8 +334,8 @@ def _has(row: Row, name: str) -> bool:
 def _matches(value: Any, wanted: Any) -> bool:
     if isinstance(wanted, Mapping):
         return isinstance(value, Mapping) and all(value.get(k) == v for k, v in wanted.items())
-    if isinstance(wanted, (set, frozenset)):
-        return value in wanted
+    if callable(wanted):
+        return value is not None and bool(wanted(value))
     if isinstance(wanted, tuple):
         return value is not None and tuple(value) == wanted  # JSON makes lists of tuples
     return bool(value == wanted)

@@ -1,0 +1,179 @@
+"""Training logs and IoU per class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from segnb.datasets.base import DatasetInfo
+from segnb.errors import ConfigError
+from segnb.plots.style import WIDTH, Picture, legend_below, method_styles, picture, styled
+from segnb.table import Row, groups, summarise
+
+#: Share of a stage that the smoothed loss averages over.
+SMOOTHING = 0.05
+
+
+def loss_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Picture:
+    """Loss against steps: each stage a panel of its own, each run a smoothed line over its raw one.
+
+    Losses of different stages, and of different forms of the contrastive loss, are different
+    quantities: compare the shapes of such lines, not their heights.
+
+    Args:
+        logs: Rows with ``stage``, ``step`` and ``loss`` by name of the run. Rows without a finite
+            loss are left out.
+
+    Raises:
+        ConfigError: No row with a loss.
+    """
+    series: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for name, rows in logs.items():
+        for row in rows:
+            loss = row.get("loss")
+            if loss is not None and math.isfinite(loss):
+                runs = series.setdefault(str(row["stage"]), {})
+                runs.setdefault(name, []).append((int(row["step"]), float(loss)))
+    if not series:
+        raise ConfigError("no rows with a loss: the logs are empty, or training has not begun")
+    for runs in series.values():
+        for points in runs.values():
+            points.sort()
+    styles = method_styles([*logs])
+    ends = [
+        f"{stage}, {name}: {_smooth(np.array(points)[:, 1])[-1]:.2f} at step {points[-1][0]}"
+        for stage, runs in series.items()
+        for name, points in runs.items()
+    ]
+    alt = f"Training loss against steps. Last smoothed values: {'; '.join(ends)}."
+    with styled():
+        figure = picture(WIDTH if len(series) > 1 else 0.7 * WIDTH, 3.0, alt=alt)
+        panels = figure.subplots(1, len(series), squeeze=False)[0]
+        for axes, (stage, runs) in zip(panels, series.items(), strict=True):
+            for name, points in runs.items():
+                steps, losses = np.array(points).T
+                style = styles[name]
+                axes.plot(steps, losses, color=style.colour, alpha=0.25, linewidth=0.8)
+                axes.plot(
+                    steps, _smooth(losses), color=style.colour, linestyle=style.line, label=name
+                )
+            axes.set(title=_STAGES.get(stage, stage), xlabel="step")
+            axes.set_xlim(left=0)
+        panels[0].set_ylabel("loss")
+        legend_below(figure, panels)
+        return figure
+
+
+def iou_per_class(
+    rows: Iterable[Row], info: DatasetInfo, *, split: Literal["val", "test"] = "val"
+) -> Picture:
+    """IoU of each class, one line a class, methods side by side.
+
+    A large mark is the mean over the seeds, a bar its 95 % interval, small dots single seeds.
+    The classes are sorted by the mean of the method that is drawn last, best on top.
+
+    Args:
+        rows: Ledger rows at one number of labelled images.
+        info: The data set of the rows.
+        split: Which split's IoU.
+
+    Raises:
+        ConfigError: See :func:`segnb.table.groups`; or rows at several numbers of labelled
+            images; or of another data set.
+    """
+    found = groups(rows, f"miou_{split}")
+    labelled = sorted({group.labelled for group in found})
+    if len(labelled) > 1:
+        raise ConfigError(
+            f"rows at {labelled} labelled images; choose one with "
+            f"segnb.table.select(rows, labelled={labelled[0]})"
+        )
+    values: dict[str, list[list[float]]] = {}
+    for group in found:
+        per_seed = [row["iou"][split] for row in group.rows.values()]
+        if any(len(one) != info.num_classes for one in per_seed):
+            raise ConfigError(
+                f"'{group.method}' has IoU of {len(per_seed[0])} classes, {info.name} has "
+                f"{info.num_classes}: the rows are of another data set"
+            )
+        values[group.method] = [
+            [one[c] for one in per_seed if one[c] is not None] for c in range(info.num_classes)
+        ]
+    last = [*values][-1]
+    order = sorted(
+        range(info.num_classes),
+        key=lambda c: summarise(values[last][c]).mean if values[last][c] else -1.0,
+    )
+    styles = method_styles([*values])
+    alt = (
+        f"IoU of each class of {info.name} on {split}, {labelled[0]} labelled images. "
+        + " ".join(
+            f"{info.class_names[c]}: "
+            + ", ".join(
+                f"{method} {summarise(seeds[c]).mean:.0f}" if seeds[c] else f"{method} not there"
+                for method, seeds in values.items()
+            )
+            + "."
+            for c in reversed(order)
+        )
+    )
+    with styled():
+        figure = picture(WIDTH, 0.9 + (0.16 + 0.1 * len(values)) * info.num_classes, alt=alt)
+        axes = figure.subplots()
+        for band in range(0, info.num_classes, 2):
+            axes.axhspan(band - 0.5, band + 0.5, color="#f6f6f6", linewidth=0)
+        for place, (method, per_class) in enumerate(values.items()):
+            offset = 0.62 * ((len(values) - 1) / 2 - place) / max(len(values), 2)
+            _class_marks(axes, order, per_class, offset, styles[method], method)
+        axes.set_yticks(range(info.num_classes), [info.class_names[c] for c in order])
+        axes.set(
+            xlim=(-1, 101),
+            ylim=(-0.5, info.num_classes - 0.5),
+            xlabel=f"IoU on {split}, %, with {labelled[0]} labelled images",
+        )
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        legend_below(figure, [axes])
+        return figure
+
+
+_STAGES = {
+    "pretrain": "stage 1: contrastive loss",
+    "finetune": "stage 2: cross-entropy",
+    "pretrain-pseudo": "stage 1 with pseudo-labels",
+    "finetune-pseudo": "stage 2 with pseudo-labels",
+}
+
+
+def _class_marks(
+    axes: Any, order: list[int], per_class: list[list[float]], offset: float, style: Any, name: str
+) -> None:
+    label: str | None = name
+    for place, c in enumerate(order):
+        if not per_class[c]:
+            continue
+        summary, y = summarise(per_class[c]), place + offset
+        if summary.low is not None and summary.high is not None:
+            low, high = max(summary.low, 0.0), min(summary.high, 100.0)
+            axes.plot([low, high], [y, y], color=style.colour, linewidth=1.2)
+            axes.plot(
+                per_class[c], [y] * summary.seeds, ".", color=style.colour, markersize=3, alpha=0.5
+            )
+        axes.plot(
+            summary.mean, y, style.marker, color=style.colour, markersize=5, label=label, zorder=3
+        )
+        label = None
+
+
+def _smooth(losses: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Running mean whose early values are unbiased: each is divided by the weight seen so far."""
+    keep = 1 - 1 / max(1.0, SMOOTHING * len(losses))
+    total, weight, smoothed = 0.0, 0.0, []
+    for loss in losses:
+        total, weight = keep * total + loss, keep * weight + 1
+        smoothed.append(total / weight)
+    return np.array(smoothed)

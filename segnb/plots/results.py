@@ -1,0 +1,449 @@
+"""Figures of results, from ledger rows alone.
+
+In all of them a large mark is the mean over seeds, a bar its 95 % Student-t interval, a small
+dot one seed. One seed has no interval, and gets none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+
+from segnb.errors import ConfigError
+from segnb.plots.style import (
+    QUIET,
+    WIDTH,
+    MethodStyle,
+    Picture,
+    legend_below,
+    method_styles,
+    picture,
+    styled,
+)
+from segnb.table import (
+    CROSS_ENTROPY,
+    CROSS_ENTROPY_LONG,
+    MEASURE_NAMES,
+    Group,
+    Measure,
+    Row,
+    fraction_name,
+    groups,
+    method_name,
+    method_order,
+    recipe_identity,
+    require_rows,
+    summarise,
+    weights_suffix,
+)
+
+#: The compactness numbers of a row, as they are called where people read them.
+COMPACTNESS_NAMES: dict[str, str] = {
+    "intra": "intra-class variance",
+    "inter": "inter-class distance",
+    "fisher": "Fisher ratio",
+    "silhouette": "silhouette",
+    "knn_miou": "nearest neighbours, mIoU %",
+    "probe_miou": "linear probe, mIoU %",
+}
+
+
+def label_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
+    """MIoU against the number of labelled images, one line a method.
+
+    Args:
+        rows: Ledger rows of one data set and tier.
+        measure: Which mIoU.
+
+    Raises:
+        ConfigError: See :func:`segnb.table.groups`.
+    """
+    found = groups(rows, measure)
+    methods = _by_method(found)
+    styles = method_styles([*methods])
+    alt = f"{MEASURE_NAMES[measure]} against the number of labelled images. " + " ".join(
+        f"{name}: "
+        + ", ".join(f"{g.labelled} images {_said(g.values.values())}" for g in line)
+        + "."
+        for name, line in methods.items()
+    )
+    with styled():
+        figure = picture(WIDTH, 4.2, alt=alt)
+        axes = figure.subplots()
+        for place, (name, line) in enumerate(methods.items()):
+            dodge = _dodge(place, len(methods))
+            _curve(
+                axes, [(g.labelled * dodge, [*g.values.values()]) for g in line], styles[name], name
+            )
+        _labelled_axis(axes, found)
+        axes.set_ylabel(f"{MEASURE_NAMES[measure]}, %")
+        legend_below(figure, [axes])
+        return figure
+
+
+def gain(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
+    """Gain over cross-entropy, and over cross-entropy with the same compute.
+
+    Runs are paired by seed (the same labelled images and first weights), and the interval is of
+    the paired differences; a seed without its baseline is left out. Methods from ImageNet
+    weights are compared with baselines from ImageNet weights.
+
+    Args:
+        rows: Ledger rows of one data set and tier, baselines among them.
+        measure: Which mIoU.
+
+    Raises:
+        ConfigError: See :func:`segnb.table.groups`; or no run has a baseline of its seed.
+    """
+    found = groups(rows, measure)
+    held = {(group.method, group.labelled): group for group in found}
+    panels: dict[str, dict[str, list[tuple[Group, list[float]]]]] = {}
+    baselines = (CROSS_ENTROPY, CROSS_ENTROPY_LONG)
+    for place, baseline in enumerate(baselines):
+        for group in found:
+            # No gain of a baseline over itself, and none of the short one over the long one.
+            if group.method in [_against(group, shorter) for shorter in baselines[: place + 1]]:
+                continue
+            other = held.get((_against(group, baseline), group.labelled))
+            pairs = [
+                value - other.values[seed]
+                for seed, value in group.values.items()
+                if other is not None and seed in other.values
+            ]
+            if pairs:
+                line = panels.setdefault(baseline, {}).setdefault(group.method, [])
+                line.append((group, pairs))
+    if not panels:
+        raise ConfigError(
+            f"no run can be compared: there is no '{CROSS_ENTROPY}' or '{CROSS_ENTROPY_LONG}' "
+            "run with the same number of labelled images and the same seed"
+        )
+    styles = method_styles(sorted({name for lines in panels.values() for name in lines}))
+    alt = f"Gain in {MEASURE_NAMES[measure]}, in points. " + " ".join(
+        f"Over {baseline}: "
+        + "; ".join(
+            f"{name} " + ", ".join(f"{g.labelled} images {_said(p)}" for g, p in line)
+            for name, line in lines.items()
+        )
+        + "."
+        for baseline, lines in panels.items()
+    )
+    with styled():
+        figure = picture(WIDTH, 3.9, alt=alt)
+        drawn = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, (baseline, lines) in zip(drawn, panels.items(), strict=True):
+            axes.axhline(0, color="#888888", linewidth=1)
+            for place, (name, line) in enumerate(lines.items()):
+                dodge = _dodge(place, len(lines))
+                points = [(group.labelled * dodge, pairs) for group, pairs in line]
+                _curve(axes, points, styles[name], name)
+            _labelled_axis(axes, [group for line in lines.values() for group, _ in line])
+            axes.set_title(f"over {baseline}")
+        drawn[0].set_ylabel(f"gain in {MEASURE_NAMES[measure]}, points")
+        legend_below(figure, drawn)
+        return figure
+
+
+def temperature_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
+    """MIoU against the temperature of the contrastive loss.
+
+    A line for every method and number of labelled images that was run at two temperatures or
+    more; a level line for each cross-entropy baseline with as many labelled images.
+
+    Args:
+        rows: Ledger rows of one data set and tier.
+        measure: Which mIoU.
+
+    Raises:
+        ConfigError: See :func:`segnb.table.groups`; or no method was run at two temperatures.
+    """
+    usable = require_rows(rows, measure)
+    lines: dict[tuple[str, int], dict[float, list[float]]] = {}
+    for temperature in sorted({row["temperature"] for row in usable if _has_temperature(row)}):
+        for group in groups(
+            [r for r in usable if _has_temperature(r) and r["temperature"] == temperature], measure
+        ):
+            line = lines.setdefault((group.method, group.labelled), {})
+            line[float(temperature)] = [*group.values.values()]
+    lines = {key: line for key, line in lines.items() if len(line) > 1}
+    if not lines:
+        raise ConfigError("no method was run at two temperatures or more")
+    counts = {labelled for _, labelled in lines}
+    baselines = [row for row in usable if not _has_temperature(row) and row["labelled"] in counts]
+    levels = groups(baselines, measure) if baselines else []
+    several = len(counts) > 1
+    styles = method_styles([*{name for name, _ in lines}, *{g.method for g in levels}])
+    alt = f"{MEASURE_NAMES[measure]} against the temperature. " + " ".join(
+        f"{_with_count(name, labelled, True)}: "
+        + ", ".join(f"{t:g} {_said(values)}" for t, values in line.items())
+        + "."
+        for (name, labelled), line in lines.items()
+    )
+    alt += "".join(
+        f" {_with_count(g.method, g.labelled, True)}: {_said(g.values.values())}." for g in levels
+    )
+    with styled():
+        figure = picture(0.85 * WIDTH, 3.9, alt=alt)
+        axes = figure.subplots()
+        for group in levels:
+            summary, style = group.summary, styles[group.method]
+            if summary.low is not None and summary.high is not None:
+                axes.axhspan(summary.low, summary.high, color=style.colour, alpha=0.12, linewidth=0)
+            axes.axhline(
+                summary.mean,
+                color=style.colour,
+                linestyle=(0, (4, 2)),
+                linewidth=1.3,
+                label=_with_count(group.method, group.labelled, several),
+            )
+        for place, ((name, labelled), line) in enumerate(lines.items()):
+            dodge = _dodge(place, len(lines))
+            points = [(temperature * dodge, values) for temperature, values in line.items()]
+            _curve(axes, points, styles[name], _with_count(name, labelled, several))
+        ticks = sorted({temperature for line in lines.values() for temperature in line})
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xticks([], minor=True)
+        count = "" if several else f", {next(iter(counts))} labelled images"
+        axes.set(xlabel=f"temperature τ{count}", ylabel=f"{MEASURE_NAMES[measure]}, %")
+        legend_below(figure, [axes])
+        return figure
+
+
+def compactness_scatter(
+    rows: Iterable[Row],
+    *,
+    against: Sequence[str] = ("intra", "inter", "fisher", "silhouette", "knn_miou", "probe_miou"),
+    measure: Measure = "miou_val",
+) -> Picture:
+    """Each compactness number of the trained network against its mIoU, one mark a run.
+
+    Over each panel stands Spearman's rank correlation ρ over all runs, and, where the runs differ
+    in their number of labelled images, ρ at equal labels: ranks are taken within each number of
+    labelled images and centred there, so that "more labels help both" does not count.
+
+    Args:
+        rows: Ledger rows of one data set and tier, of any recipes.
+        against: Which compactness numbers, as a row names them.
+        measure: Which mIoU.
+
+    Raises:
+        ConfigError: No row has the measure and one of the numbers.
+    """
+    usable = require_rows(rows, measure)
+    panels = {
+        name: [row for row in usable if row.get(name) is not None]
+        for name in against
+        if any(row.get(name) is not None for row in usable)
+    }
+    if not panels:
+        raise ConfigError(f"none of the {len(usable)} rows has any of {', '.join(against)}")
+    styles = method_styles(sorted({method_name(row) for row in usable}, key=method_order))
+    texts = {name: _correlations(held, name, measure) for name, held in panels.items()}
+    alt = f"{MEASURE_NAMES[measure]} against compactness, one mark a run. " + " ".join(
+        f"{COMPACTNESS_NAMES.get(name, name)}: {text}." for name, text in texts.items()
+    )
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    with styled():
+        figure = picture(WIDTH, 2.35 * lines + 0.5, alt=alt)
+        drawn = figure.subplots(lines, columns, sharey=True, squeeze=False)
+        for axes, (name, held) in zip(drawn.ravel(), panels.items(), strict=False):
+            for method, style in styles.items():
+                points = [(r[name], r[measure]) for r in held if method_name(r) == method]
+                if points:
+                    x, y = np.array(points, dtype=float).T
+                    axes.plot(
+                        x,
+                        y,
+                        style.marker,
+                        color=style.colour,
+                        markersize=4.5,
+                        alpha=0.75,
+                        markeredgewidth=0,
+                        label=method,
+                    )
+            axes.set_xlabel(COMPACTNESS_NAMES.get(name, name), fontsize=8.5)
+            axes.set_title(texts[name], fontsize=8, color=QUIET)
+        for axes in drawn.ravel()[len(panels) :]:
+            axes.remove()
+        for axes in drawn[:, 0]:
+            axes.set_ylabel(f"{MEASURE_NAMES[measure]}, %")
+        legend_below(figure, drawn.ravel()[: len(panels)])
+        return figure
+
+
+def cost(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
+    """Seconds of training against mIoU: what does a point of mIoU cost?
+
+    One panel a number of labelled images. A mark is one recipe, its mean over the seeds; recipes
+    of one method that differ in length are joined in the order of their cost.
+
+    Args:
+        rows: Ledger rows of one data set and tier, all trained on one device.
+        measure: Which mIoU.
+
+    Raises:
+        ConfigError: No row has the measure and seconds; or rows of several devices, whose seconds
+            cannot be compared.
+    """
+    usable = [row for row in require_rows(rows, measure) if row.get("seconds")]
+    if not usable:
+        raise ConfigError("none of the rows tells the seconds of its training")
+    devices = sorted({str(row.get("device")) for row in usable})
+    if len(devices) > 1:
+        raise ConfigError(
+            f"seconds on {' and on '.join(devices)} cannot be compared; choose with "
+            f"segnb.table.select(rows, device={devices[0]!r})"
+        )
+    panels: dict[int, dict[str, list[tuple[float, list[float]]]]] = {}
+    recipes: dict[tuple[int, str, str], dict[int, Row]] = {}
+    for row in usable:
+        key = (int(row["labelled"]), method_name(row), recipe_identity(row))
+        recipes.setdefault(key, {})[int(row["seed"])] = row
+    for labelled, method, identity in sorted(recipes, key=lambda k: (k[0], method_order(k[1]))):
+        runs = recipes[labelled, method, identity].values()
+        seconds = float(np.mean([row["seconds"] for row in runs]))
+        line = panels.setdefault(labelled, {}).setdefault(method, [])
+        line.append((seconds, [float(row[measure]) for row in runs]))
+    styles = method_styles(
+        sorted({m for panel in panels.values() for m in panel}, key=method_order)
+    )
+    alt = f"{MEASURE_NAMES[measure]} against seconds of training on {devices[0]}. " + " ".join(
+        f"{labelled} labelled images: "
+        + "; ".join(
+            f"{name} " + ", ".join(f"{s:.0f} s {_said(v)}" for s, v in sorted(line))
+            for name, line in lines.items()
+        )
+        + "."
+        for labelled, lines in panels.items()
+    )
+    columns = min(3, len(panels))
+    deep = -(-len(panels) // columns)
+    with styled():
+        figure = picture(
+            WIDTH if columns > 1 else 0.8 * WIDTH,
+            (2.3 if columns > 1 else 3.2) * deep + 0.6,
+            alt=alt,
+        )
+        drawn = figure.subplots(deep, columns, sharex=True, sharey=True, squeeze=False)
+        for axes, (labelled, lines) in zip(drawn.ravel(), panels.items(), strict=False):
+            for name, line in lines.items():
+                _curve(axes, sorted(line), styles[name], name)
+            axes.set_title(f"{labelled} labelled images")
+        for axes in drawn.ravel()[len(panels) :]:
+            axes.remove()
+        spent = [s for lines in panels.values() for line in lines.values() for s, _ in line]
+        if max(spent) > 4 * min(spent):
+            drawn[0, 0].set_xscale("log")
+        for axes in drawn[:, 0]:
+            axes.set_ylabel(f"{MEASURE_NAMES[measure]}, %")
+        figure.supxlabel(f"seconds of training on {devices[0]}", fontsize=9)
+        legend_below(figure, drawn.ravel()[: len(panels)])
+        return figure
+
+
+def _by_method(found: Iterable[Group]) -> dict[str, list[Group]]:
+    lines: dict[str, list[Group]] = {}
+    for group in found:
+        lines.setdefault(group.method, []).append(group)
+    return lines
+
+
+def _curve(
+    axes: Axes, points: Sequence[tuple[float, list[float]]], style: MethodStyle, name: str
+) -> None:
+    """Means joined by a line, with intervals and single seeds."""
+    summaries = [(x, summarise(values)) for x, values in points]
+    for (x, summary), (_, values) in zip(summaries, points, strict=True):
+        if summary.low is not None and summary.high is not None:
+            axes.plot([x, x], [summary.low, summary.high], color=style.colour, linewidth=1.2)
+            axes.plot(
+                [x] * len(values), values, ".", color=style.colour, markersize=3.5, alpha=0.45
+            )
+    axes.plot(
+        [x for x, _ in summaries],
+        [summary.mean for _, summary in summaries],
+        color=style.colour,
+        marker=style.marker,
+        linestyle=style.line,
+        label=name,
+        zorder=3,
+    )
+
+
+def _labelled_axis(axes: Axes, found: Iterable[Group]) -> None:
+    names = {group.labelled: fraction_name(group.fraction) for group in found}
+    axes.set_xscale("log", base=2)
+    axes.set_xticks([*names], [f"{n}\n{share}" if share else str(n) for n, share in names.items()])
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel("labelled images (share of the training images)")
+    axes.set_xlim(min(names) / 1.35, max(names) * 1.35)
+
+
+def _dodge(place: int, count: int) -> float:
+    """A factor on a logarithmic axis that sets lines side by side."""
+    return float(1.045 ** (place - (count - 1) / 2))
+
+
+def _against(group: Group, baseline: str) -> str:
+    return baseline + weights_suffix(next(iter(group.rows.values())))
+
+
+def _has_temperature(row: Row) -> bool:
+    return row["method"] in ("contrastive", "pseudo") and row.get("temperature") is not None
+
+
+def _with_count(name: str, labelled: int, wanted: bool) -> str:
+    return f"{name}, {labelled} images" if wanted else name
+
+
+def _said(values: Iterable[float]) -> str:
+    summary = summarise(values)
+    if summary.low is None or summary.high is None:
+        return f"{summary.mean:.1f} (one seed)"
+    return f"{summary.mean:.1f} ({summary.low:.1f} to {summary.high:.1f})"
+
+
+def _correlations(rows: Sequence[Row], name: str, measure: str) -> str:
+    x = np.array([row[name] for row in rows], dtype=float)
+    y = np.array([row[measure] for row in rows], dtype=float)
+    labelled = np.array([row["labelled"] for row in rows])
+    text = f"ρ = {_signed(spearman(x, y))}, {len(rows)} runs"
+    if len(np.unique(labelled)) > 1:
+        text += f"\nat equal labels ρ = {_signed(spearman(x, y, within=labelled))}"
+    return text
+
+
+def spearman(
+    x: npt.NDArray[np.float64],
+    y: npt.NDArray[np.float64],
+    *,
+    within: npt.NDArray[Any] | None = None,
+) -> float | None:
+    """Spearman's rank correlation; ``None`` where one side does not vary.
+
+    Args:
+        x: ``[N]``.
+        y: ``[N]``.
+        within: A group for each point: ranks are taken, and centred, inside each group.
+    """
+    from scipy.stats import rankdata  # type: ignore[import-untyped]
+
+    members = np.zeros(len(x), dtype=int) if within is None else within
+    first, second = np.zeros(len(x)), np.zeros(len(x))
+    for member in np.unique(members):
+        here = members == member
+        for values, ranks in ((x, first), (y, second)):
+            inside = rankdata(values[here])
+            ranks[here] = inside - inside.mean()
+    scale = float(np.sqrt((first**2).sum() * (second**2).sum()))
+    return float((first * second).sum() / scale) if scale > 0 else None
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.2f}".replace("-", "−")

@@ -1,0 +1,207 @@
+"""One look for every figure: sizes, type, colours of methods, alt text, files.
+
+Figures are made without pyplot, so none stays alive after its cell and none is drawn twice. A
+:class:`Picture` shows itself in Jupyter whether or not the inline back end is active.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from segnb.files import atomic_path
+from segnb.table import CROSS_ENTROPY, CROSS_ENTROPY_LONG, method_order
+
+#: Width of a figure in inches; 100 of a notebook's pixels each.
+WIDTH = 7.2
+#: Pixels of a PNG an inch: sharp on a dense screen, small enough for a notebook.
+PIXELS = 160
+#: Text that must not shout: captions under panels, names of quantities nobody reads twice.
+QUIET = "#555555"
+#: Lines that only guide the eye.
+FAINT = "#d9d9d9"
+
+_RC: dict[str, Any] = {
+    "figure.facecolor": "white",
+    "figure.dpi": PIXELS,
+    "savefig.dpi": PIXELS,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "normal",
+    "axes.titlepad": 6,
+    "axes.labelsize": 9,
+    "axes.labelcolor": "#222222",
+    "axes.edgecolor": "#888888",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#e8e8e8",
+    "grid.linewidth": 0.7,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "xtick.color": "#888888",
+    "ytick.color": "#888888",
+    "xtick.labelcolor": "#222222",
+    "ytick.labelcolor": "#222222",
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 6,
+    "svg.fonttype": "path",
+    # Ids inside an SVG come from this, not from a random number.
+    "svg.hashsalt": "segnb",
+}
+
+
+class Picture(Figure):
+    """A matplotlib figure that carries its own alternative text and shows itself in Jupyter.
+
+    Attributes:
+        alt: What the figure shows, in words, for those who cannot see it; it goes into the
+            notebook's output and into saved files.
+    """
+
+    alt: str = ""
+
+    def png(self) -> bytes:
+        """The figure as PNG; the same figure gives the same bytes."""
+        buffer = io.BytesIO()
+        with styled():
+            self.savefig(buffer, format="png", metadata=_metadata("png", self.alt))
+        return buffer.getvalue()
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        size = {
+            "width": round(100 * self.get_figwidth()),
+            "height": round(100 * self.get_figheight()),
+        }
+        return (
+            {"image/png": self.png(), "text/plain": self.alt},
+            {"image/png": {**size, "alt": self.alt}},
+        )
+
+
+@dataclass(frozen=True)
+class MethodStyle:
+    """How a method is drawn: never told by its colour alone.
+
+    Attributes:
+        colour: Hex colour, from Okabe and Ito's set for all kinds of colour vision.
+        marker: Matplotlib marker.
+        line: Matplotlib line style.
+    """
+
+    colour: str
+    marker: str
+    line: str = "-"
+
+
+_BLUE, _SKY, _GREEN = "#0072B2", "#56B4E9", "#009E73"
+_ORANGE, _RED, _PINK, _GREY = "#E69F00", "#D55E00", "#CC79A7", "#4d4d4d"
+
+_METHODS = {
+    CROSS_ENTROPY: MethodStyle(_GREY, "o"),
+    CROSS_ENTROPY_LONG: MethodStyle(_ORANGE, "s"),
+    "(paper, cross)": MethodStyle(_BLUE, "^"),
+    "(paper, within)": MethodStyle(_SKY, "v"),
+    "(paper, batch)": MethodStyle(_PINK, "<"),
+    "(official, cross)": MethodStyle(_GREEN, "D"),
+    "(official, within)": MethodStyle(_RED, "P"),
+}
+_OTHERS = tuple(
+    MethodStyle(colour, marker)
+    for colour, marker in zip(
+        (_BLUE, _RED, _GREEN, _ORANGE, _PINK, _SKY, _GREY), "o^sDvP<", strict=True
+    )
+)
+
+
+@contextlib.contextmanager
+def styled() -> Iterator[None]:
+    """Draw in this package's style, and leave the user's settings as they were."""
+    with matplotlib.rc_context(_RC):
+        yield
+
+
+def method_styles(names: Sequence[str]) -> dict[str, MethodStyle]:
+    """A style for each name, known methods first; a method looks alike in every figure.
+
+    Pseudo-labels are dashed in the colour of their loss, ImageNet weights and frozen networks
+    dotted. Names that are no method of this package share the same colours in their order.
+    """
+    found: dict[str, MethodStyle] = {}
+    unknown = 0
+    for name in sorted(names, key=lambda n: (method_order(n), list(names).index(n))):
+        base = name.removesuffix(", ImageNet").removesuffix(", frozen")
+        style = _METHODS.get(base) or _METHODS.get(base[base.find("(") :])
+        if style is None:
+            found[name] = _OTHERS[unknown % len(_OTHERS)]
+            unknown += 1
+            continue
+        line = ":" if base != name else "--" if base.startswith("pseudo") else "-"
+        found[name] = MethodStyle(style.colour, style.marker, line)
+    return found
+
+
+def picture(width: float, height: float, *, alt: str, tight: bool = True) -> Picture:
+    """An empty figure of a size in inches; call it and draw on it inside :func:`styled`.
+
+    Args:
+        width: Inches.
+        height: Inches.
+        alt: Alternative text.
+        tight: Let matplotlib place the axes so that nothing overlaps; else the caller does.
+    """
+    figure = Picture(figsize=(width, height), layout="constrained" if tight else None)
+    figure.alt = alt
+    return figure
+
+
+def legend_below(figure: Picture, panels: Iterable[Any]) -> None:
+    """One legend under the figure for all its panels, each name once."""
+    entries = {
+        label: handle
+        for axes in panels
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        list(entries.values()),
+        list(entries),
+        loc="outside lower center",
+        ncols=min(3, len(entries)),
+        labelcolor=QUIET,
+    )
+
+
+def save(figure: Picture, path: Path | str) -> None:
+    """Write a figure, whole or not at all; the same figure gives the same bytes.
+
+    Args:
+        figure: Any figure of this package.
+        path: Ends in ``.png`` or ``.svg``.
+
+    Raises:
+        ValueError: Another ending.
+    """
+    kind = Path(path).suffix.lower().lstrip(".")
+    if kind not in ("png", "svg"):
+        raise ValueError(f"{path}: figures are saved as .png or .svg")
+    with atomic_path(path) as side, styled():
+        figure.savefig(side, format=kind, metadata=_metadata(kind, figure.alt))
+
+
+def _metadata(kind: str, alt: str) -> dict[str, Any]:
+    # None takes a field out: neither the hour nor matplotlib's version belongs to the content.
+    if kind == "png":
+        return {"Software": None, "Description": alt}
+    return {"Date": None, "Creator": None, "Description": alt}
