@@ -182,6 +182,9 @@ def _build(dataset: SegmentationDataset, size: tuple[int, int], folder: Path) ->
             f"the cache {folder} needs {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB "
             f"free; set SEGNB_CACHE to a larger disk or choose a smaller size"
         )
+    # Whoever left these was killed: only the holder of the lock gets here.
+    for stale in folder.parent.glob(f".{folder.name}.*"):
+        shutil.rmtree(stale)
     side = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         open_memmap = np.lib.format.open_memmap
@@ -209,7 +212,10 @@ def _build(dataset: SegmentationDataset, size: tuple[int, int], folder: Path) ->
             pool.shutdown(cancel_futures=True)
         images.flush()
         masks.flush()
-        np.save(side / "extents.npy", extents)
+        with (side / "extents.npy").open("wb") as stream:
+            np.save(stream, extents)
+            stream.flush()
+            os.fsync(stream.fileno())
         side.chmod(0o755)
         # Renaming a complete folder is atomic; what a reader finds under the name is whole.
         os.replace(side, folder)
