@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -356,6 +358,19 @@ def test_normalise_by_hand():
     images = torch.tensor([0.2, 0.5, 0.9])[None, :, None, None].expand(2, 3, 4, 5)
     expected = (np.array([0.2, 0.5, 0.9]) - IMAGENET_MEAN) / IMAGENET_STD
     assert normalise(images)[1, :, 2, 3].tolist() == pytest.approx(expected.tolist(), rel=1e-5)
+
+
+def test_nothing_waits_for_the_device(monkeypatch):
+    """Tensors of the meta device have no values: whatever asks for one, fails."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    images, masks = (part.to("meta") for part in random_batch(count=8))
+    with pytest.raises(RuntimeError):
+        images.max().item()
+    geometry = Geometry(crop=(16, 18), scale=(0.5, 2.0), flip=True)
+    view, labels = geometric_view(images, masks, geometry, generator=seeded())
+    result = normalise(colour_distortion(view, 1.0, generator=seeded()))
+    assert result.shape == (8, 3, 16, 18)
+    assert labels.device == result.device == images.device
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
