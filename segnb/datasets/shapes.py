@@ -32,12 +32,12 @@ Floats = npt.NDArray[np.float32]
 
 #: Shape, pattern and relative frequency of each class of toy; uneven, as in real data.
 _TOYS: dict[str, tuple[str, str, float]] = {
-    "ball": ("disc", "stripes", 0.21),
-    "swim ring": ("ring", "stripes", 0.17),
+    "ball": ("disc", "stripes", 0.20),
+    "swim ring": ("ring", "stripes", 0.16),
     "blanket": ("box", "checks", 0.15),
-    "starfish": ("star", "dots", 0.13),
-    "crate": ("box", "stripes", 0.11),
-    "kite": ("kite", "checks", 0.09),
+    "starfish": ("star", "dots", 0.12),
+    "crate": ("box", "stripes", 0.12),
+    "kite": ("kite", "checks", 0.11),
     "donut": ("ring", "dots", 0.08),
     "cookie": ("disc", "dots", 0.06),
 }
@@ -361,8 +361,8 @@ def _lay_out(rng: np.random.Generator, horizon: float) -> list[_Thing]:
     """Everything that lies about, from the far to the near."""
     labels = list(range(len(_STUFF), INFO.num_classes))
     kinds = [(label, *_TOYS[INFO.class_names[label]][:2]) for label in labels]
-    toys = np.searchsorted(_CUMULATED, rng.random(rng.integers(4, 9)), side="right")
-    decoys = rng.integers(0, len(_DECOYS), size=rng.integers(1, 4))
+    toys = np.searchsorted(_CUMULATED, rng.random(rng.integers(4, 8)), side="right")
+    decoys = rng.integers(0, len(_DECOYS), size=rng.integers(0, 3))
     chosen: list[tuple[int | None, str, str]] = [kinds[toy] for toy in toys]
     chosen += [(None, *_DECOYS[decoy]) for decoy in decoys]
     large = len(chosen)
@@ -379,7 +379,7 @@ def _lay_out(rng: np.random.Generator, horizon: float) -> list[_Thing]:
         # Of two places the one with more room: toys hide one another, but seldom in heaps.
         places = rng.random((2, 2)) * (_ASPECT - 0.04, 0.97 - highest) + (0.02, highest)
         x, y = max(places.tolist(), key=lambda place: _room(place, things))
-        size = (0.13 + 0.11 * draw[1]) if number < large else (0.02 + 0.025 * draw[1])
+        size = (0.15 + 0.12 * draw[1]) if number < large else (0.02 + 0.025 * draw[1])
         things.append(
             _Thing(
                 label=label,
@@ -390,7 +390,7 @@ def _lay_out(rng: np.random.Generator, horizon: float) -> list[_Thing]:
                 radius=size * (0.6 + 0.6 * y),
                 angle=2 * np.pi * draw[2],
                 squash=0.72 + 0.28 * draw[3],
-                frequency=0.85 + 0.4 * draw[4],
+                frequency=1.25 + 0.6 * draw[4],
                 phase=(draw[5], draw[6]),
                 paint=paints[pairs[number]],
             )
@@ -464,9 +464,9 @@ def _paint(thing: _Thing, p: Floats, q: Floats, radius_pixels: np.float32) -> Fl
     one, two = thing.paint[:, :, None, None]
     if thing.pattern == "plain":
         return one + np.zeros_like(p)
-    steep = radius_pixels / np.float32(1.9 * thing.frequency)
+    rate = np.float32(thing.frequency)
+    steep = radius_pixels / rate
     a, b = np.float32(thing.phase[0]), np.float32(thing.phase[1])
-    rate = np.float32(1.9 * thing.frequency)
     if thing.pattern == "stripes":
         share = _soft(_zigzag(p * rate + a), steep)
     elif thing.pattern == "checks":
@@ -525,7 +525,7 @@ def _star(p: Floats, q: Floats) -> Floats:
 
 def _kite(p: Floats, q: Floats) -> Floats:
     down = np.where(q > 0, q / np.float32(1.35), q / np.float32(-0.6))
-    return (np.abs(p) / np.float32(0.72) + down - 1) * np.float32(0.56)
+    return (np.abs(p) / np.float32(0.82) + down - 1) * np.float32(0.56)
 
 
 def _stick(p: Floats, q: Floats) -> Floats:
@@ -553,7 +553,7 @@ def _paint_pairs(rng: np.random.Generator) -> Floats:
     paints = np.stack([packed >> 16, packed >> 8 & 255, packed & 255], 1) / 255
     paints = np.clip(paints + rng.normal(0, 0.04, paints.shape), 0, 1).astype(np.float32)
     bright = paints @ np.array([0.3, 0.59, 0.11], np.float32)
-    one, two = np.nonzero(np.abs(bright[:, None] - bright) > 0.2)
+    one, two = np.nonzero(np.abs(bright[:, None] - bright) > 0.28)
     return np.stack([paints[one], paints[two]], 1)
 
 
