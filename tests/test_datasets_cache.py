@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -70,6 +70,7 @@ def test_images_are_fitted_into_the_top_left_corner(tmp_path: Path) -> None:
     assert found.nbytes == 4 * (4 * 32 * 48 + 2 * 8)
 
 
+@settings(deadline=None)
 @given(
     height=st.integers(1, 70),
     width=st.integers(1, 70),

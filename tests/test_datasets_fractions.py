@@ -53,6 +53,7 @@ def skewed(count: int = 64) -> Made:
     return Made([{0} | ({1 + i % 5} if i % 9 == 0 else set()) for i in range(count)], 6)
 
 
+@settings(deadline=None)
 @given(
     presence=hnp.arrays(np.bool_, st.tuples(st.integers(1, 30), st.integers(1, 6))),
     seed=st.integers(0, 2**32),
@@ -73,7 +74,9 @@ def test_the_order_is_whole_and_covers_first(presence: np.ndarray, seed: int) ->
         seen |= presence[index]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None
+)
 @given(
     small=st.floats(0.01, 1),
     large=st.floats(0.01, 1),

@@ -87,7 +87,10 @@ class SegmentationDataset(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """A short text that changes when any image or mask may have changed; names caches."""
+        """A short text that changes when any image or mask may have changed.
+
+        It becomes part of a cache's file name.
+        """
         ...
 
     def __len__(self) -> int: ...
