@@ -1,0 +1,158 @@
+"""Evaluation: predictions at the image's own resolution, and pixel embeddings to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segnb.datasets import IGNORE, SegmentationDataset, WorkingSet
+from segnb.metrics.compactness import Compactness, compactness, sample_pixels
+from segnb.metrics.segmentation import ConfusionScore, Score
+from segnb.models import SegmentationNetwork
+from segnb.training.randomness import derive_seed
+from segnb.views import normalise, to_unit
+
+#: Images a forward pass; evaluation keeps no activations, so this is about speed alone.
+EVALUATION_BATCH = 16
+
+#: Pixels of each class in the balanced sample that compactness is measured on.
+PIXELS_PER_CLASS = 200
+
+
+@dataclass(frozen=True)
+class EmbeddingSample:
+    """Pixel features and their labels, class-balanced.
+
+    Attributes:
+        embeddings: ``[M, C]`` float32.
+        labels: ``[M]`` int64.
+    """
+
+    embeddings: Tensor
+    labels: Tensor
+
+
+def score_maps(
+    network: SegmentationNetwork,
+    data: WorkingSet,
+    *,
+    device: torch.device,
+    autocast: torch.autocast | None = None,
+) -> Iterator[tuple[int, Tensor]]:
+    """Class scores of every image at the working resolution, padding cut off.
+
+    Args:
+        network: With a classifier on top.
+        data: The images.
+        device: Where to compute.
+        autocast: Precision of the forward pass; ``None`` is float32.
+
+    Yields:
+        The image's index, and its scores ``[K, h, w]`` in float32.
+    """
+    network.to(device).eval()
+    size = (data.images.shape[-2], data.images.shape[-1])
+    extents = data.extents.tolist()
+    for start in range(0, len(data.ids), EVALUATION_BATCH):
+        images = data.images[start : start + EVALUATION_BATCH].to(device)
+        with torch.inference_mode(), _precision(autocast):
+            scores = network(normalise(to_unit(images)), size).float()
+        for offset, one in enumerate(scores):
+            height, width = extents[start + offset]
+            yield start + offset, one[:, :height, :width]
+
+
+def evaluate(
+    network: SegmentationNetwork,
+    dataset: SegmentationDataset,
+    data: WorkingSet,
+    *,
+    device: torch.device,
+    autocast: torch.autocast | None = None,
+) -> Score:
+    """Score a network over a whole split, every image at its own resolution.
+
+    Args:
+        network: With a classifier on top.
+        dataset: The split, for masks at full resolution.
+        data: The same images at the working resolution, any subset of the split's ids.
+        device: Where to compute.
+        autocast: Precision of the forward pass.
+
+    Returns:
+        mIoU, IoU of each class and pixel accuracy in percent, over one confusion matrix.
+    """
+    position = {name: index for index, name in enumerate(dataset.ids)}
+    confusion = ConfusionScore(data.info.num_classes)
+    for index, scores in score_maps(network, data, device=device, autocast=autocast):
+        mask = torch.from_numpy(dataset.mask(position[data.ids[index]]).astype(np.int64))
+        full = F.interpolate(scores[None], size=mask.shape, mode="bilinear", align_corners=False)
+        confusion.update(full[0].argmax(0).cpu(), mask)
+    return confusion.compute()
+
+
+def predict(
+    network: SegmentationNetwork,
+    data: WorkingSet,
+    *,
+    device: torch.device,
+    autocast: torch.autocast | None = None,
+) -> npt.NDArray[np.uint8]:
+    """Predicted classes ``[N, H, W]`` at the working resolution, 255 on the padding."""
+    shape = (len(data.ids), data.images.shape[-2], data.images.shape[-1])
+    predicted = np.full(shape, IGNORE, dtype=np.uint8)
+    for index, scores in score_maps(network, data, device=device, autocast=autocast):
+        height, width = scores.shape[-2:]
+        predicted[index, :height, :width] = scores.argmax(0).byte().cpu().numpy()
+    return predicted
+
+
+def sample_embeddings(
+    network: SegmentationNetwork,
+    data: WorkingSet,
+    *,
+    device: torch.device,
+    autocast: torch.autocast | None = None,
+    per_class: int = PIXELS_PER_CLASS,
+    seed: int = 0,
+) -> EmbeddingSample:
+    """Pixel features before the head, at most ``per_class`` of each class.
+
+    The pixels depend on the data and ``seed`` alone, so that every network is measured on the
+    same ones.
+    """
+    network.to(device).eval()
+    maps = []
+    for start in range(0, len(data.ids), EVALUATION_BATCH):
+        images = data.images[start : start + EVALUATION_BATCH].to(device)
+        with torch.inference_mode(), _precision(autocast):
+            maps.append(network.features(normalise(to_unit(images))).float().cpu())
+    generator = torch.Generator().manual_seed(derive_seed("embeddings", seed))
+    embeddings, labels = sample_pixels(
+        torch.cat(maps), data.masks.cpu(), per_class=per_class, generator=generator
+    )
+    return EmbeddingSample(embeddings, labels)
+
+
+def measure_compactness(
+    fitted: EmbeddingSample, measured: EmbeddingSample, *, num_classes: int, seed: int = 0
+) -> Compactness:
+    """Compactness of ``measured``; neighbours and the linear probe are fitted on ``fitted``."""
+    return compactness(
+        measured.embeddings,
+        measured.labels,
+        fit_embeddings=fitted.embeddings,
+        fit_labels=fitted.labels,
+        num_classes=num_classes,
+        seed=seed,
+    )
+
+
+def _precision(autocast: torch.autocast | None) -> torch.autocast:
+    return torch.autocast("cpu", enabled=False) if autocast is None else autocast

@@ -1,0 +1,106 @@
+"""The ledger: one JSON line a finished run, written by runs alone, read by tables and plots."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from segnb.errors import DataError
+from segnb.files import write_atomic
+
+Row = dict[str, Any]
+
+#: Where the repository keeps its reported results.
+RESULTS = Path("results")
+
+#: What every row holds, at least.
+REQUIRED = (
+    "dataset",
+    "tier",
+    "method",
+    "form",
+    "scope",
+    "fraction",
+    "labelled",
+    "seed",
+    "temperature",
+    "miou_val",
+    "miou_test",
+    "iou",
+    "intra",
+    "inter",
+    "fisher",
+    "silhouette",
+    "knn_miou",
+    "probe_miou",
+    "steps",
+    "seconds",
+    "device",
+    "recipe_hash",
+    "version",
+)
+
+
+def ledger_path(results: Path) -> Path:
+    """The ledger of a results folder."""
+    return results / "ledger.jsonl"
+
+
+def read(path: Path | str = RESULTS / "ledger.jsonl") -> list[Row]:
+    """All rows, oldest first; none where there is no ledger yet.
+
+    Raises:
+        DataError: A line that is not a row, with its number.
+    """
+    source = Path(path)
+    if not source.exists():
+        return []
+    rows: list[Row] = []
+    for number, line in enumerate(source.read_text().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{source} line {number} is not JSON: {error}") from error
+        missing = [name for name in REQUIRED if name not in row]
+        if missing:
+            raise DataError(f"{source} line {number} has no {missing[0]!r}")
+        rows.append(row)
+    return rows
+
+
+def add(path: Path, row: Row) -> None:
+    """Add a row; one of the same recipe gives way to it.
+
+    The file is locked, so that several sweeps can share a ledger, and renamed into place, so
+    that a reader never sees half of it.
+
+    Raises:
+        DataError: The row lacks a field.
+    """
+    from filelock import FileLock
+
+    missing = [name for name in REQUIRED if name not in row]
+    if missing:
+        raise DataError(f"a ledger row needs {missing[0]!r}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        rows = [old for old in read(path) if old["recipe_hash"] != row["recipe_hash"]]
+        write_atomic(path, "".join(json.dumps(one) + "\n" for one in [*rows, row]))
+
+
+def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
+    """Rows in which every named field has the value, or passes the test, that is given.
+
+    ``select(rows, dataset="camvid", fraction=lambda f: f < 0.1)``
+    """
+    return [row for row in rows if all(_fits(row.get(k), v) for k, v in wanted.items())]
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    if isinstance(wanted, Callable):  # type: ignore[arg-type]
+        return bool(wanted(value))
+    return bool(value == wanted)

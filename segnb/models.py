@@ -1,0 +1,253 @@
+"""The network: pixel features, and on top of them one head that the two stages exchange.
+
+Stage 1 trains the features with a projection head; stage 2 throws that head away and puts a
+pixel classifier in its place. The layers below come from segmentation-models-pytorch or
+torchvision; what is ours is the place where the heads meet them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any, cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segnb.errors import ConfigError
+from segnb.recipe import Recipe
+
+#: Width and depth of the paper's projection head.
+PROJECTION_CHANNELS = 256
+PROJECTION_LAYERS = 3
+
+TORCHVISION_DEEPLAB = "torchvision-DeepLabV3"
+
+
+class ProjectionHead(nn.Module):
+    """Three 1x1 convolutions of 256 channels, ReLU between, unit-normalised outputs (the paper).
+
+    Features are resized bilinearly with aligned corners *before* the convolutions, as the
+    official code does.
+    """
+
+    def __init__(self, in_channels: int, channels: int = PROJECTION_CHANNELS) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for index in range(PROJECTION_LAYERS):
+            layers.append(nn.Conv2d(in_channels if index == 0 else channels, channels, 1))
+            if index < PROJECTION_LAYERS - 1:
+                layers.append(nn.ReLU(inplace=True))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, features: Tensor, size: tuple[int, int] | None) -> Tensor:
+        """Map features ``[B, C, h, w]`` to unit vectors ``[B, 256, *size]`` (``None``: h, w)."""
+        if size is not None and size != tuple(features.shape[-2:]):
+            features = F.interpolate(features, size=size, mode="bilinear", align_corners=True)
+        # In float32: the norm of a half-precision vector is off by more than the loss can bear.
+        return F.normalize(self.layers(features).float(), dim=1)
+
+
+class PixelClassifier(nn.Module):
+    """One 1x1 convolution from pixel features to class scores."""
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.scores = nn.Conv2d(in_channels, num_classes, 1)
+
+    def forward(self, features: Tensor, size: tuple[int, int] | None) -> Tensor:
+        """Map features ``[B, C, h, w]`` to scores ``[B, K, *size]``, upsampled bilinearly.
+
+        Corners are aligned as in the projection head, so that a feature stands for the same
+        place of the image in both stages.
+        """
+        scores: Tensor = self.scores(features)
+        if size is not None and size != tuple(scores.shape[-2:]):
+            scores = F.interpolate(scores, size=size, mode="bilinear", align_corners=True)
+        return scores
+
+
+class SegmentationNetwork(nn.Module):
+    """Pixel features and the head on top.
+
+    Attributes:
+        backbone: Images ``[B, 3, H, W]`` to pixel features ``[B, feature_channels, h, w]``.
+        head: A :class:`ProjectionHead` in stage 1, a :class:`PixelClassifier` in stage 2.
+        feature_channels: Channels of the pixel features.
+    """
+
+    def __init__(self, backbone: nn.Module, feature_channels: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.feature_channels = feature_channels
+        self.head: nn.Module = nn.Identity()
+
+    def features(self, images: Tensor) -> Tensor:
+        """Pixel features ``[B, feature_channels, h, w]``, before any head."""
+        return cast(Tensor, self.backbone(images))
+
+    def forward(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """The head's output at ``size``; one entry for both stages, so that DDP can wrap it."""
+        return cast(Tensor, self.head(self.features(images), size))
+
+    def attach_projection(self) -> None:
+        """Put a fresh projection head on top (stage 1)."""
+        self._attach(ProjectionHead(self.feature_channels))
+
+    def attach_classifier(self, num_classes: int) -> None:
+        """Throw the head away and put a fresh pixel classifier in its place (stage 2)."""
+        self._attach(PixelClassifier(self.feature_channels, num_classes))
+
+    def _attach(self, head: nn.Module) -> None:
+        parameter = next(self.backbone.parameters())
+        self.head = head.to(device=parameter.device, dtype=parameter.dtype)
+
+
+class _SmpBackbone(nn.Module):
+    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def forward(self, images: Tensor) -> Tensor:
+        return cast(Tensor, self.decoder(self.encoder(images)))
+
+
+class _TorchvisionBackbone(nn.Module):
+    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def forward(self, images: Tensor) -> Tensor:
+        return cast(Tensor, self.decoder(self.encoder(images)["out"]))
+
+
+def build_network(recipe: Recipe) -> SegmentationNetwork:
+    """The network of a recipe, with no head yet.
+
+    Weights are drawn from torch's global generator: seed it first.
+
+    Raises:
+        ConfigError: The architecture or encoder is not known, the crop does not fit it, or
+            ImageNet weights can't be fetched.
+    """
+    if recipe.architecture == TORCHVISION_DEEPLAB:
+        return _torchvision_deeplab(recipe)
+    return _smp(recipe)
+
+
+def _smp(recipe: Recipe) -> SegmentationNetwork:
+    import segmentation_models_pytorch as smp
+
+    known = {name: cls for name, cls in vars(smp).items() if _is_architecture(cls)}
+    if recipe.architecture not in known:
+        raise ConfigError(
+            f"architecture {recipe.architecture!r} is not known; choose one of "
+            f"{sorted([*known, TORCHVISION_DEEPLAB])}"
+        )
+    cls = known[recipe.architecture]
+    accepted = inspect.signature(cls.__init__).parameters
+    options: dict[str, Any] = {"encoder_depth": recipe.encoder_depth}
+    if "encoder_output_stride" in accepted:
+        options["encoder_output_stride"] = recipe.output_stride
+    # Only where it is one number: U-Net and its kin want one for each level, and keep theirs.
+    if isinstance(getattr(accepted.get("decoder_channels"), "default", None), int):
+        options["decoder_channels"] = recipe.decoder_channels
+    weights: str | bool | None = recipe.encoder_weights
+    if weights is not None and recipe.encoder.startswith("tu-"):
+        weights = True  # timm encoders name their weights themselves
+    try:
+        model = cls(recipe.encoder, encoder_weights=weights, classes=1, **options)
+    except (ValueError, KeyError, RuntimeError, TypeError) as error:
+        if recipe.encoder_weights is not None and _is_download(error):
+            raise _no_weights(recipe, error) from error
+        raise ConfigError(
+            f"{recipe.architecture} with encoder {recipe.encoder!r} and {options} can't be "
+            f"built: {error}"
+        ) from error
+    except OSError as error:
+        raise _no_weights(recipe, error) from error
+    divisor = int(getattr(model.encoder, "output_stride", 1))
+    if getattr(model, "requires_divisible_input_shape", True):
+        for name in ("crop", "size"):
+            shape = getattr(recipe, name)
+            if any(side % divisor for side in shape):
+                wanted = tuple(math.ceil(side / divisor) * divisor for side in shape)
+                raise ConfigError(
+                    f"{recipe.architecture} with output stride {divisor} needs sides divisible "
+                    f"by {divisor}: {name} is {shape}, try {wanted}"
+                )
+    return SegmentationNetwork(
+        _SmpBackbone(model.encoder, model.decoder), model.segmentation_head[0].in_channels
+    )
+
+
+def _torchvision_deeplab(recipe: Recipe) -> SegmentationNetwork:
+    from torchvision.models import segmentation
+
+    builders = {
+        "resnet50": segmentation.deeplabv3_resnet50,
+        "resnet101": segmentation.deeplabv3_resnet101,
+    }
+    if recipe.encoder not in builders:
+        raise ConfigError(
+            f"{TORCHVISION_DEEPLAB} has no encoder {recipe.encoder!r}; it has {sorted(builders)}"
+        )
+    if recipe.output_stride != 8 or recipe.encoder_depth != 5 or recipe.decoder_channels != 256:
+        raise ConfigError(
+            f"{TORCHVISION_DEEPLAB} comes with output stride 8, encoder depth 5 and 256 decoder "
+            "channels only; set these, or take the architecture DeepLabV3"
+        )
+    weights = "DEFAULT" if recipe.encoder_weights == "imagenet" else None
+    try:
+        model = builders[recipe.encoder](weights=None, weights_backbone=weights, num_classes=1)
+    except OSError as error:
+        raise _no_weights(recipe, error) from error
+    # The last layer of its classifier is the pixel classifier; all before it is the decoder.
+    decoder = nn.Sequential(*list(model.classifier.children())[:-1])
+    return SegmentationNetwork(_TorchvisionBackbone(model.backbone, decoder), 256)
+
+
+def _is_architecture(value: object) -> bool:
+    return (
+        inspect.isclass(value)
+        and issubclass(value, nn.Module)
+        and "encoder_name" in inspect.signature(value.__init__).parameters
+    )
+
+
+def _is_download(error: Exception) -> bool:
+    text = f"{type(error).__name__} {error}".lower()
+    return any(word in text for word in ("connect", "hub", "url", "http", "offline", "resolve"))
+
+
+def _no_weights(recipe: Recipe, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"ImageNet weights of {recipe.encoder!r} can't be fetched ({type(error).__name__}: "
+        f"{error}). Check the network connection, or train from scratch as the paper does: "
+        "encoder_weights None"
+    )
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Number of trainable values."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def freeze_backbone(network: SegmentationNetwork) -> None:
+    """Leave only the head to train; the backbone's BatchNorm statistics stay as they are."""
+    network.backbone.requires_grad_(False)
+    network.backbone.eval()
+
+
+__all__ = [
+    "PROJECTION_CHANNELS",
+    "TORCHVISION_DEEPLAB",
+    "PixelClassifier",
+    "ProjectionHead",
+    "SegmentationNetwork",
+    "build_network",
+    "count_parameters",
+    "freeze_backbone",
+]

@@ -1,0 +1,382 @@
+"""One run: a recipe in, a folder and a ledger row out.
+
+A run's folder holds its recipe, the machine, the ids it used, the log, the metrics and the
+weights. It is made step by step, and every step is skipped when its outcome is there already:
+to resume a run is to start it again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import segnb
+from segnb import datasets, evaluation, ledger
+from segnb.datasets import SegmentationDataset, WorkingSet
+from segnb.device import describe
+from segnb.errors import DataError
+from segnb.files import atomic_path, write_atomic
+from segnb.metrics.segmentation import Score
+from segnb.models import SegmentationNetwork, build_network
+from segnb.recipe import Recipe
+from segnb.training import Session, finetune, make_accelerator, pretrain, pseudo_label
+from segnb.training.checkpoint import load_weights, save_weights
+from segnb.training.log import LogRow
+from segnb.training.randomness import derive_seed
+
+RUNS = Path("runs")
+
+#: Validation images whose predictions are kept for pictures.
+PREVIEW_IMAGES = 6
+
+#: Pixels of each class whose embeddings are kept for pictures.
+PREVIEW_PIXELS = 60
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The images of a run.
+
+    Attributes:
+        train: All training images; labels outside ``labelled`` are not looked at.
+        labelled: Ids whose labels are used.
+        missing: Ids of a split list that the data set does not hold.
+        evaluated: The splits that are reported, ``val`` first, with their working sets.
+    """
+
+    train: WorkingSet
+    labelled: tuple[str, ...]
+    missing: int
+    evaluated: dict[str, tuple[SegmentationDataset, WorkingSet]]
+
+    @property
+    def labelled_set(self) -> WorkingSet:
+        """The labelled training images."""
+        return self.train.subset(self.labelled)
+
+
+def load_splits(recipe: Recipe, *, root: Path | None = None) -> Splits:
+    """The images of a recipe, at its working resolution."""
+    train = datasets.load(recipe.dataset, "train", root=root, size=recipe.size)
+    missing = 0
+    if recipe.split_list is None:
+        labelled = datasets.labelled_ids(train, recipe.fraction, seed=recipe.seed)
+    else:
+        listed = datasets.read_split_list(Path(recipe.split_list), train)
+        labelled, missing = listed.ids, listed.missing
+    evaluated: dict[str, tuple[SegmentationDataset, WorkingSet]] = {}
+    names: list[datasets.Split] = ["val"]
+    if datasets.has_test(recipe.dataset):
+        names.append("test")
+    for name in names:
+        split = datasets.load(recipe.dataset, name, root=root, size=recipe.size)
+        evaluated[name] = (split, datasets.working_set(split, size=recipe.size))
+    return Splits(datasets.working_set(train, size=recipe.size), labelled, missing, evaluated)
+
+
+def run_folder(recipe: Recipe, runs: Path = RUNS) -> Path:
+    """Where a recipe's run lives."""
+    name = f"{recipe.dataset}-{recipe.tier}-{recipe.method}-s{recipe.seed}-{recipe.hash}"
+    return runs / name
+
+
+def initial_network(recipe: Recipe) -> SegmentationNetwork:
+    """The network before any training; the same for every method at the same seed."""
+    torch.manual_seed(derive_seed(recipe.seed, "network"))
+    return build_network(recipe)
+
+
+def run(
+    recipe: Recipe,
+    *,
+    runs: Path = RUNS,
+    results: Path | None = ledger.RESULTS,
+    root: Path | None = None,
+    cpu: bool = False,
+    progress_bar: bool = True,
+    on_log: Callable[[LogRow], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> ledger.Row:
+    """Train and measure a recipe, or finish what an earlier call began.
+
+    Args:
+        recipe: What to do.
+        runs: Run folders go here.
+        results: The finished row and its log go here; ``None`` keeps them in the run folder.
+        root: Where the data sets are.
+        cpu: Use the processor even where there is a GPU.
+        progress_bar: Show progress.
+        on_log: Called with every row of the training log.
+        should_stop: Asked after every step; true stops with a checkpoint.
+
+    Returns:
+        The ledger row.
+
+    Raises:
+        SegnbError: Bad input, a loss that is not a number, or a stop asked for.
+    """
+    folder = run_folder(recipe, runs)
+    accelerator = make_accelerator(recipe.precision, cpu=cpu)
+    finished = folder / "metrics.json"
+    if not finished.exists():
+        splits = load_splits(recipe, root=root)
+        session = Session(
+            accelerator=accelerator,
+            folder=folder,
+            progress_bar=progress_bar,
+            on_log=on_log,
+            should_stop=should_stop,
+        )
+        if accelerator.is_main_process:
+            _describe(folder, recipe, splits, session)
+        accelerator.wait_for_everyone()
+        measured = _train_and_measure(recipe, splits, session, folder)
+        if accelerator.is_main_process:
+            write_atomic(finished, json.dumps(measured, indent=1) + "\n")
+            # All that a checkpoint is for is done; the weights stay.
+            for checkpoint in folder.glob("*.pt"):
+                checkpoint.unlink()
+        accelerator.wait_for_everyone()
+    row: ledger.Row = json.loads(finished.read_text())
+    if results is not None and accelerator.is_main_process:
+        publish(folder, row, results)
+    return row
+
+
+def publish(folder: Path, row: ledger.Row, results: Path) -> None:
+    """Copy a finished run's small files beside the ledger, then add its row."""
+    name = row["recipe_hash"]
+    write_atomic(results / "logs" / f"{name}.jsonl", (folder / "log.jsonl").read_bytes())
+    write_atomic(results / "logs" / f"{name}.ids.json", (folder / "ids.json").read_bytes())
+    write_atomic(results / "previews" / f"{name}.npz", (folder / "preview.npz").read_bytes())
+    ledger.add(ledger.ledger_path(results), row)
+
+
+def load_network(folder: Path, *, weights: str = "weights") -> SegmentationNetwork:
+    """The trained network of a run folder.
+
+    Args:
+        folder: A run's folder.
+        weights: ``weights`` (after stage 2) or ``pretrained`` (after stage 1).
+    """
+    recipe = read_recipe(folder)
+    # The weights are in the file: nothing to fetch.
+    network = build_network(recipe.replace(encoder_weights=None))
+    if weights == "pretrained":
+        network.attach_projection()
+    else:
+        network.attach_classifier(datasets.info(recipe.dataset).num_classes)
+    load_weights(folder / f"{weights}.safetensors", network)
+    return network.eval()
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """The recipe of a run folder.
+
+    Raises:
+        DataError: The folder holds no run.
+    """
+    path = folder / "recipe.json"
+    if not path.exists():
+        raise DataError(f"{folder} holds no run: there is no recipe.json in it")
+    return Recipe.from_dict(json.loads(path.read_text()))
+
+
+def _describe(folder: Path, recipe: Recipe, splits: Splits, session: Session) -> None:
+    machine = dataclasses.asdict(describe(session.accelerator.device))
+    machine["segnb"] = segnb.__version__
+    machine["commit"] = _commit()
+    machine["processes"] = session.accelerator.num_processes
+    ids = {
+        "labelled": splits.labelled,
+        "missing": splits.missing,
+        "train": len(splits.train.ids),
+        "evaluated": {name: len(data.ids) for name, (_, data) in splits.evaluated.items()},
+    }
+    write_atomic(folder / "recipe.json", json.dumps(recipe.to_dict(), indent=1) + "\n")
+    write_atomic(folder / "environment.json", json.dumps(machine, indent=1) + "\n")
+    write_atomic(folder / "ids.json", json.dumps(ids, indent=1) + "\n")
+
+
+def _train_and_measure(
+    recipe: Recipe, splits: Splits, session: Session, folder: Path
+) -> ledger.Row:
+    started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    accelerator = session.accelerator
+    probe = _Probe(splits, session)
+    logs: list[list[LogRow]] = []
+
+    network = initial_network(recipe)
+    probe.measure("initial", network)
+    if recipe.uses_contrastive:
+        logs.append(pretrain(network, splits.labelled_set, recipe, session=session))
+        probe.measure("pretrained", network)
+        if session.is_main:
+            save_weights(folder / "pretrained.safetensors", network)
+    logs.append(finetune(network, splits.labelled_set, recipe, session=session))
+
+    if recipe.method == "pseudo":
+        union = _with_pseudo_labels(network, recipe, splits, session)
+        network = initial_network(recipe)
+        logs.append(pretrain(network, union, recipe, session=session, name="pretrain-pseudo"))
+        logs.append(finetune(network, union, recipe, session=session, name="finetune-pseudo"))
+    if not session.is_main:
+        return {}
+
+    save_weights(folder / "weights.safetensors", network)
+    probe.measure("finetuned", network)
+    scores = {
+        name: evaluation.evaluate(
+            network, split, data, device=accelerator.device, autocast=probe.autocast
+        )
+        for name, (split, data) in splits.evaluated.items()
+    }
+    probe.save(folder / "preview.npz", network)
+    return _row(recipe, splits, session, started, logs, scores, probe.values)
+
+
+def _with_pseudo_labels(
+    network: SegmentationNetwork, recipe: Recipe, splits: Splits, session: Session
+) -> WorkingSet:
+    """All training images: labelled ones with their labels, the others with predictions."""
+    known = set(splits.labelled)
+    rows = [row for row, name in enumerate(splits.train.ids) if name not in known]
+    if not rows:
+        raise DataError(
+            f"fraction {recipe.fraction} labels all {len(known)} training images; pseudo-labels "
+            "need some without a label"
+        )
+    unlabelled = splits.train.subset([splits.train.ids[row] for row in rows])
+    scores = evaluation.score_maps(
+        network,
+        unlabelled,
+        device=session.accelerator.device,
+        autocast=session.autocast,
+    )
+    predicted = pseudo_label(unlabelled, scores, threshold=recipe.pseudo_threshold)
+    masks = splits.train.masks.clone()
+    masks[rows] = predicted.masks
+    return splits.train.with_masks(masks)
+
+
+class _Probe:
+    """Measures compactness of the same pixels of the same images after each stage."""
+
+    def __init__(self, splits: Splits, session: Session) -> None:
+        self.splits = splits
+        self.device = session.accelerator.device
+        self.autocast = session.autocast
+        self.is_main = session.is_main
+        self.values: dict[str, dict[str, float | None]] = {}
+        self._embeddings: dict[str, Any] = {}
+
+    def measure(self, stage: str, network: SegmentationNetwork) -> None:
+        if not self.is_main:
+            return
+        fitted, measured = (
+            evaluation.sample_embeddings(network, data, device=self.device, autocast=self.autocast)
+            for data in (self.splits.labelled_set, self.splits.evaluated["val"][1])
+        )
+        classes = self.splits.train.info.num_classes
+        values = evaluation.measure_compactness(fitted, measured, num_classes=classes)
+        self.values[stage] = values.as_dict()
+        keep = _first_of_each(measured.labels.numpy(), PREVIEW_PIXELS)
+        self._embeddings[f"embeddings_{stage}"] = measured.embeddings.numpy()[keep].astype("f2")
+        self._embeddings["labels"] = measured.labels.numpy()[keep].astype("u1")
+
+    def save(self, path: Path, network: SegmentationNetwork) -> None:
+        val = self.splits.evaluated["val"][1]
+        count = min(PREVIEW_IMAGES, len(val.ids))
+        # Spread over the split, so that neighbouring frames of one clip are not shown twice.
+        ids = [val.ids[i * len(val.ids) // count] for i in range(count)]
+        predicted = evaluation.predict(
+            network, val.subset(ids), device=self.device, autocast=self.autocast
+        )
+        with atomic_path(path) as side, side.open("wb") as stream:
+            np.savez_compressed(stream, ids=ids, predictions=predicted, **self._embeddings)
+
+
+def _first_of_each(labels: Any, count: int) -> Any:
+    """Rows of the first ``count`` pixels of every class."""
+    return np.concatenate([np.flatnonzero(labels == c)[:count] for c in np.unique(labels)])
+
+
+def _row(
+    recipe: Recipe,
+    splits: Splits,
+    session: Session,
+    started: str,
+    logs: Sequence[list[LogRow]],
+    scores: dict[str, Score],
+    compactness: dict[str, dict[str, float | None]],
+) -> ledger.Row:
+    val, test = scores["val"], scores.get("test")
+    contrastive = recipe.uses_contrastive
+    machine = describe(session.accelerator.device)
+    return {
+        "dataset": recipe.dataset,
+        "tier": recipe.tier,
+        "method": recipe.method,
+        "form": recipe.form if contrastive else None,
+        "scope": recipe.scope if contrastive else None,
+        "fraction": recipe.fraction if recipe.split_list is None else None,
+        "labelled": len(splits.labelled),
+        "seed": recipe.seed,
+        "temperature": recipe.temperature if contrastive else None,
+        "miou_val": round(val.miou, 3),
+        "miou_test": None if test is None else round(test.miou, 3),
+        "iou": {name: _rounded(score.iou) for name, score in scores.items()},
+        "pixel_accuracy": {k: round(s.pixel_accuracy, 3) for k, s in scores.items()},
+        **compactness["finetuned"],
+        "compactness": compactness,
+        "steps": sum(rows[-1]["step"] for rows in logs if rows),
+        "seconds": round(sum(rows[-1]["seconds"] for rows in logs if rows), 1),
+        "stages": {
+            rows[-1]["stage"]: {k: rows[-1][k] for k in ("step", "seconds", "loss")}
+            for rows in logs
+            if rows
+        },
+        "image_passes": recipe.image_passes(),
+        "device": machine.name,
+        "processes": session.accelerator.num_processes,
+        "torch": machine.torch,
+        "precision": session.precision,
+        "recipe_hash": recipe.hash,
+        "recipe": recipe.to_dict(),
+        "changes": recipe.changes(),
+        "command": recipe.command(),
+        "started": started,
+        "commit": _commit(),
+        "version": segnb.__version__,
+        "log": f"logs/{recipe.hash}.jsonl",
+    }
+
+
+def _rounded(values: Sequence[float | None]) -> list[float | None]:
+    return [None if value is None else round(value, 2) for value in values]
+
+
+def _commit() -> str | None:
+    """The commit of a source checkout, ``+`` where it was changed; ``None`` elsewhere."""
+    folder = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None

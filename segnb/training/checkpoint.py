@@ -1,0 +1,113 @@
+"""Checkpoints that are whole or not there, loaded without running code from the file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segnb.errors import DataError
+from segnb.files import atomic_path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a stage has come.
+
+    Attributes:
+        step: Steps done.
+        seconds: Time they took, over all sessions.
+    """
+
+    step: int
+    seconds: float
+
+
+def save_checkpoint(
+    path: Path,
+    *,
+    key: str,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None,
+    progress: Progress,
+) -> None:
+    """Write all a stage needs to go on (``scaler``: the loss scale of fp16 training).
+
+    The random state and the data order are functions of the step
+    (:mod:`segnb.training.randomness`), and so is the learning rate: the step holds all three.
+    """
+    content = {
+        "key": key,
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": None if scaler is None else scaler.state_dict(),
+        "step": progress.step,
+        "seconds": progress.seconds,
+    }
+    with atomic_path(path) as side:
+        torch.save(content, side)
+
+
+def load_checkpoint(
+    path: Path,
+    *,
+    key: str,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None,
+) -> Progress | None:
+    """Restore what :func:`save_checkpoint` wrote; ``None`` when there is nothing to restore.
+
+    Raises:
+        DataError: The file can't be read, or belongs to another recipe or stage.
+    """
+    if not path.exists():
+        return None
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise DataError(
+            f"checkpoint {path} can't be read ({error}); delete it to start the stage afresh"
+        ) from error
+    if content.get("key") != key:
+        raise DataError(
+            f"checkpoint {path} belongs to {content.get('key')!r}, not to {key!r}; "
+            "delete it or choose another folder"
+        )
+    network.load_state_dict(content["network"])
+    optimizer.load_state_dict(content["optimizer"])
+    if scaler is not None and content["scaler"] is not None:
+        scaler.load_state_dict(content["scaler"])
+    return Progress(step=content["step"], seconds=content["seconds"])
+
+
+def save_weights(path: Path, network: nn.Module) -> None:
+    """Write weights as safetensors."""
+    from safetensors.torch import save_file
+
+    state: dict[str, Tensor] = {
+        name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
+    }
+    with atomic_path(path) as side:
+        save_file(state, side)
+
+
+def load_weights(path: Path, network: nn.Module) -> None:
+    """Load what :func:`save_weights` wrote.
+
+    Raises:
+        DataError: The file is missing, broken, or made by another network.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        network.load_state_dict(load_file(path))
+    except FileNotFoundError as error:
+        raise DataError(f"weights {path} are not there; train first") from error
+    except (SafetensorError, RuntimeError) as error:
+        raise DataError(f"weights {path} do not fit this network: {error}") from error

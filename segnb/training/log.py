@@ -1,0 +1,51 @@
+"""The training log: one JSON object a line, appended as training goes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from segnb.files import write_atomic
+
+LogRow = dict[str, Any]
+
+
+class TrainingLog:
+    """Rows of ``{"stage", "step", "loss", "lr", "images_per_s", "seconds"}``.
+
+    After an interruption, rows past the last checkpoint are dropped: these steps run again.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.rows: list[LogRow] = [] if path is None else read_log(path)
+
+    def resume(self, stage: str, step: int) -> None:
+        """Forget rows of ``stage`` after ``step``."""
+        kept = [row for row in self.rows if row["stage"] != stage or row["step"] <= step]
+        if len(kept) != len(self.rows):
+            self.rows = kept
+            if self.path is not None:
+                write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def append(self, row: LogRow) -> None:
+        """Add one row."""
+        self.rows.append(row)
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as stream:
+                stream.write(json.dumps(row) + "\n")
+
+
+def read_log(path: Path) -> list[LogRow]:
+    """Rows of a log; a last line cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    rows: list[LogRow] = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
