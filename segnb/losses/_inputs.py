@@ -76,8 +76,8 @@ def pixel_set(
     if features.dim() == 4:
         features = features.flatten(2).transpose(1, 2)
         labels = labels.flatten(1)
-    if features.shape[2] == 0:
-        raise ValueError(f"{name} have no channels: shape {tuple(features.shape)}")
+    if features.shape[0] == 0 or features.shape[2] == 0:
+        raise ValueError(f"{name} have no images or no channels: shape {tuple(features.shape)}")
     if (
         features.device.type == "cpu"
         and not torch.compiler.is_compiling()
@@ -119,3 +119,11 @@ def unit_length(features: Tensor) -> Tensor:
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Arithmetic a loss is computed in: float64 for float64, float32 for all else."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def class_counts(labels: Tensor, query_labels: Tensor) -> Tensor:
+    """How often each query's label occurs among the labels: ``[..., M]``, ``[..., N]``."""
+    ordered = labels.sort(dim=-1).values
+    query_labels = query_labels.contiguous()
+    first = torch.searchsorted(ordered, query_labels, right=False)
+    return torch.searchsorted(ordered, query_labels, right=True) - first

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from segnb.losses import _core
-from segnb.losses._inputs import PixelSet, check_temperature, compute_dtype
+from segnb.losses._inputs import PixelSet, check_temperature, class_counts, compute_dtype
 from segnb.losses._reduction import Reduction, anchor_weights, check_reduction
 
 
@@ -34,36 +34,25 @@ def logsumexp_form_loss(
     check_temperature(temperature)
     check_reduction(reduction)
 
-    denominator = _core.masked_logsumexp(
-        anchors.features,
-        keys.features,
-        anchors.labels,
-        keys.labels,
+    positive_mean, number = _positives(anchors, keys, other_keys, exclude_self, backend)
+    positive_score = positive_mean / temperature
+    counts = (anchors.labels != ignore_index) & (number > 0)
+    factors = anchor_weights(counts, weights, reduction=reduction, dtype=positive_score.dtype)
+    denominator = _core.Denominator(
+        anchors=anchors,
+        keys=keys,
+        other_keys=other_keys,
         temperature=temperature,
         ignore_index=ignore_index,
-        pairs="all",
         exclude_self=exclude_self,
-        backend=backend,
     )
-    if other_keys is not None:
-        same_class = _core.masked_logsumexp(
-            anchors.features,
-            other_keys.features,
-            anchors.labels,
-            other_keys.labels,
-            temperature=temperature,
-            ignore_index=ignore_index,
-            pairs="same",
-            exclude_self=False,
-            backend=backend,
+    if reduction == "mean":
+        return (
+            _core.denominator_total(denominator, factors, backend=backend)
+            - (factors * positive_score).sum()
         )
-        denominator = _logaddexp(denominator, same_class)
-
-    positive_mean, number = _positives(anchors, keys, other_keys, exclude_self, backend)
-    counts = (anchors.labels != ignore_index) & (number > 0)
-    losses = torch.where(counts, denominator - positive_mean / temperature, 0.0)
-    factors = anchor_weights(counts, weights, reduction=reduction, dtype=losses.dtype)
-    return (factors * losses).sum() if reduction == "mean" else factors * losses
+    losses = _core.log_denominators(denominator, backend=backend) - positive_score
+    return factors * torch.where(counts, losses, 0.0)
 
 
 def _positives(
@@ -85,23 +74,8 @@ def _positives(
             sums = sums + _core.class_sums(
                 key_set.features, key_set.labels, anchors.labels, backend=backend
             )
-            number = number + _count(key_set.labels, anchors.labels)
+            number = number + class_counts(key_set.labels, anchors.labels)
     if exclude_self:
         sums = sums - wide
         number = number - 1
     return (wide * sums).sum(dim=2) / number.clamp_min(1), number
-
-
-def _count(labels: Tensor, query_labels: Tensor) -> Tensor:
-    """How often each query's label occurs among the labels, ``[B, N]``."""
-    ordered = labels.sort(dim=1).values
-    query_labels = query_labels.contiguous()
-    first = torch.searchsorted(ordered, query_labels, right=False)
-    return torch.searchsorted(ordered, query_labels, right=True) - first
-
-
-def _logaddexp(first: Tensor, second: Tensor) -> Tensor:
-    """``torch.logaddexp`` with a zero, not NaN, gradient where both are -inf."""
-    neither = (first == -torch.inf) & (second == -torch.inf)
-    result = torch.logaddexp(first.masked_fill(neither, 0.0), second.masked_fill(neither, 0.0))
-    return result.masked_fill(neither, -torch.inf)

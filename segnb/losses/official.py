@@ -12,7 +12,7 @@ from torch import Tensor
 
 from segnb.losses import _core
 from segnb.losses._core import Backend
-from segnb.losses._inputs import PixelSet, check_temperature, pixel_set, same_space
+from segnb.losses._inputs import PixelSet, check_temperature, compute_dtype, pixel_set, same_space
 from segnb.losses._reduction import Reduction, anchor_weights, check_reduction
 
 
@@ -132,6 +132,21 @@ def _official_loss(
 ) -> Tensor:
     check_temperature(temperature)
     check_reduction(reduction)
+    # Every pixel that is not ignored is its own positive.
+    counts = pixels.labels != ignore_index
+    factors = anchor_weights(
+        counts, weights, reduction=reduction, dtype=compute_dtype(pixels.features.dtype)
+    )
+    if reduction == "mean":
+        return _core.official_total(
+            pixels.features,
+            pixels.labels,
+            images,
+            factors,
+            temperature=temperature,
+            ignore_index=ignore_index,
+            backend=backend,
+        )
     losses = _core.official_anchor_losses(
         pixels.features,
         pixels.labels,
@@ -140,7 +155,4 @@ def _official_loss(
         ignore_index=ignore_index,
         backend=backend,
     )
-    # Every pixel that is not ignored is its own positive.
-    counts = pixels.labels != ignore_index
-    factors = anchor_weights(counts, weights, reduction=reduction, dtype=losses.dtype)
-    return (factors * losses).sum() if reduction == "mean" else factors * losses
+    return factors * losses

@@ -1,0 +1,455 @@
+"""Tiles: which pairs of pixels a loss needs, and the passes over them.
+
+A set of pixels is sorted by class (and image), so that a rectangle of the score matrix is needed
+whole, not needed, or needed up to a few smaller rectangles along the classes' borders, its
+holes. Pixels stand in sorted order throughout this module and are scaled by
+``sqrt(log2(e) / temperature)``: the product of two is a score in units of log 2, and ``exp2``,
+the cheapest exponential there is, gives ``exp(s)``. Names: ``log_`` values are in units of log 2.
+
+Where scores are symmetric, a tile above the diagonal serves its mirror image too (``both``).
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: Rows of a tile. Large enough for products at full speed, small enough for tiles to stay in L2.
+ROWS = 256
+#: Columns of a tile in passes that keep one or two tiles at a time.
+COLUMNS = 1024
+#: Columns of a tile in the pass over positives, which keeps five at a time.
+POSITIVE_COLUMNS = 512
+#: Bytes of one band (a block of rows against all its keys) in the one-sided pass.
+BAND_BYTES = 8 << 20
+
+#: Largest exponent, in units of log 2, that float32 sums of exp2 are trusted with, unshifted.
+MAX_EXPONENT = 120.0
+
+Pairs = Literal["all", "same", "other"]
+Clear = Callable[[Tensor, float], None]
+
+
+def _clear_nothing(tile: Tensor, value: float) -> None:
+    """No holes."""
+
+
+class Tile(NamedTuple):
+    """A rectangle of the score matrix.
+
+    Attributes:
+        rows: Its rows.
+        cols: Its columns.
+        both: Its mirror image is needed too, and no other tile holds it.
+        clear: Writes a value into the holes of the computed tile.
+    """
+
+    rows: slice
+    cols: slice
+    both: bool
+    clear: Clear
+
+
+class Band(NamedTuple):
+    """A block of rows with all the columns it needs, as one or two ranges.
+
+    Attributes:
+        rows: Its rows.
+        cols: The ranges of its columns, side by side in the computed band.
+        clear: Writes a value into the holes of the computed band.
+    """
+
+    rows: slice
+    cols: tuple[slice, ...]
+    clear: Clear
+
+
+class Run(NamedTuple):
+    """A stretch of sorted pixels of one class."""
+
+    label: int
+    start: int
+    stop: int
+
+
+# ------------------------------------------------------------------------------ what is needed
+
+
+def class_runs(sorted_labels: Tensor, start: int = 0) -> list[Run]:
+    """The stretches of equal labels, from ``start`` on."""
+    labels, lengths = torch.unique_consecutive(sorted_labels, return_counts=True)
+    runs = []
+    for label, length in zip(labels.tolist(), lengths.tolist(), strict=True):
+        runs.append(Run(label, start, start + length))
+        start += length
+    return runs
+
+
+def chunks(start: int, stop: int, size: int) -> Iterator[slice]:
+    """Equal slices of at most ``size`` that cover the range."""
+    number = max(1, math.ceil((stop - start) / size))
+    edges = [start + (stop - start) * i // number for i in range(number + 1)]
+    return (slice(a, b) for a, b in itertools.pairwise(edges) if b > a)
+
+
+def row_groups(runs: list[Run], rows: int) -> Iterator[tuple[slice, list[Run]]]:
+    """Blocks of about ``rows`` rows: parts of a large class, or several small ones together."""
+    small: list[Run] = []
+    for run in [*runs, None]:
+        full = run is None or run.stop - run.start > rows // 2
+        if small and (full or run is None or run.stop - small[0].start > rows):
+            yield slice(small[0].start, small[-1].stop), small
+            small = []
+        if run is not None and full:
+            for part in chunks(run.start, run.stop, rows):
+                yield part, [run]
+        elif run is not None:
+            small.append(run)
+
+
+def holes(rectangles: list[tuple[slice, slice]]) -> Clear:
+    """Clear rectangles of a tile."""
+    if not rectangles:
+        return _clear_nothing
+
+    def clear(tile: Tensor, value: float) -> None:
+        for rectangle in rectangles:
+            tile[rectangle].fill_(value)
+
+    return clear
+
+
+def forbidden(allowed: Callable[[], Tensor]) -> Clear:
+    """Clear where a mask does not allow; the mask is made when it is needed."""
+
+    def clear(tile: Tensor, value: float) -> None:
+        tile.masked_fill_(~allowed(), value)
+
+    return clear
+
+
+def _clear_diagonal(tile: Tensor, value: float) -> None:
+    tile.fill_diagonal_(value)
+
+
+def tiles_of_all_pairs(size: int, columns: int = COLUMNS, *, diagonal: bool) -> Iterator[Tile]:
+    """All pairs of a set, each pixel's pair with itself in or out."""
+    for rows in chunks(0, size, ROWS):
+        yield Tile(rows, rows, False, _clear_nothing if diagonal else _clear_diagonal)
+        for cols in chunks(rows.stop, size, columns):
+            yield Tile(rows, cols, True, _clear_nothing)
+
+
+def tiles_of_other_classes(runs: list[Run]) -> Iterator[Tile]:
+    """Pairs of different classes of one image, whose runs are given."""
+    stop = runs[-1].stop
+    for rows, inside in row_groups(runs, ROWS):
+        if len(inside) > 1:
+            squares = [slice(run.start - rows.start, run.stop - rows.start) for run in inside]
+            yield Tile(rows, rows, False, holes([(square, square) for square in squares]))
+        for cols in chunks(inside[-1].stop, stop, COLUMNS):
+            yield Tile(rows, cols, True, _clear_nothing)
+
+
+def masked(tiles: Iterable[Tile], allowed: Callable[[slice, slice], Tensor]) -> list[Tile]:
+    """The same tiles up to a mask, made tile by tile: for devices not to be waited for."""
+    return [
+        tile._replace(clear=forbidden(functools.partial(allowed, tile.rows, tile.cols)))
+        for tile in tiles
+    ]
+
+
+def bands_by_class(
+    anchor_runs: list[Run], parts: list[tuple[Pairs, list[Run]]], size: int
+) -> Iterator[Band]:
+    """Bands over keys in parts, each with its own rule about classes.
+
+    Args:
+        anchor_runs: Classes of the sorted anchors.
+        parts: For each stretch of the keys its rule and the classes of its sorted pixels.
+        size: Bytes of an element.
+    """
+    number = sum(runs[-1].stop - runs[0].start for _, runs in parts if runs)
+    for rows, inside in row_groups(anchor_runs, band_rows(number, size)):
+        ranges: list[slice] = []
+        rectangles: list[tuple[slice, slice]] = []
+        width = 0
+        labels = {run.label for run in inside}
+        for pairs, runs in parts:
+            needed = [run for run in runs if pairs != "same" or run.label in labels]
+            if not needed:
+                continue
+            start, stop = needed[0].start, needed[-1].stop
+            own = {run.label: (run.start - start, run.stop - start) for run in runs}
+            for run in inside if pairs != "all" else ():
+                first, last = own.get(run.label, (0, 0))
+                edges = [(first, last)] if pairs == "other" else [(0, first), (last, stop - start)]
+                stretch = slice(
+                    max(run.start, rows.start) - rows.start, min(run.stop, rows.stop) - rows.start
+                )
+                rectangles += [(stretch, slice(width + a, width + b)) for a, b in edges if b > a]
+            ranges.append(slice(start, stop))
+            width += stop - start
+        if ranges:
+            yield Band(rows, tuple(ranges), holes(rectangles))
+
+
+def masked_bands(
+    number: int, keys: int, size: int, allowed: Callable[[slice, slice], Tensor]
+) -> Iterator[Band]:
+    """All pairs up to a mask, in bands."""
+    cols = slice(0, keys)
+    for rows in chunks(0, number, band_rows(keys, size)) if keys else ():
+        yield Band(rows, (cols,), forbidden(functools.partial(allowed, rows, cols)))
+
+
+def band_rows(keys: int, size: int) -> int:
+    """Rows of a band over so many keys of so many bytes each."""
+    return min(ROWS, max(32, BAND_BYTES // (max(keys, 1) * size)))
+
+
+# ------------------------------------------------------------------- passes over a symmetric S
+
+
+def fits_unshifted(first: Tensor, second: Tensor) -> bool:
+    """Whether sums of products of two ``exp2(score)`` stay finite without a shift.
+
+    Only asked on the CPU; other devices would have to be waited for, and always shift.
+    """
+    if first.device.type != "cpu" or first.numel() == 0 or second.numel() == 0:
+        return False
+    largest = float(torch.linalg.vector_norm(first, dim=1).max())
+    largest *= float(torch.linalg.vector_norm(second, dim=1).max())
+    return 2 * largest + math.log2(len(second)) < MAX_EXPONENT
+
+
+def log_row_sums(features: Tensor, tiles: Iterable[Tile], *, unshifted: bool) -> Tensor:
+    """Log of the sum of ``exp2(score)`` in each row of the tiles, ``[N]``; -inf for none."""
+    size = features.shape[0]
+    scratch = Scratch(features)
+    if unshifted:
+        sums = features.new_zeros(size)
+        for tile in tiles:
+            scores = scratch.scores(0, features[tile.rows], features[tile.cols])
+            weights = torch.exp2(scores, out=scores)
+            tile.clear(weights, 0.0)
+            sums[tile.rows] += weights.sum(dim=1)
+            if tile.both:
+                sums[tile.cols] += weights.sum(dim=0)
+        return sums.log2_()
+    logs = features.new_full((size,), -torch.inf)
+    for tile in tiles:
+        scores = scratch.scores(0, features[tile.rows], features[tile.cols])
+        tile.clear(scores, -torch.inf)
+        for dim, part in ((1, tile.rows), (0, tile.cols)):
+            if dim == 1 or tile.both:
+                logs[part] = torch.logaddexp2(logs[part], _logsumexp2(scores, dim))
+    return logs
+
+
+def add_products(
+    gradient: Tensor,
+    features: Tensor,
+    factors: Tensor,
+    logs: Tensor,
+    tiles: Iterable[Tile],
+    *,
+    unshifted: bool,
+) -> None:
+    """Add M F to the gradient, ``M_pk = c_p exp2(s_pk - log_p) + c_k exp2(s_pk - log_k)``.
+
+    Args:
+        gradient: ``[N, D]``, added to.
+        features: ``[N, D]``.
+        factors: c, ``[N]``.
+        logs: log, ``[N]``; where it is not finite the factor is taken as zero.
+        tiles: The pairs where M is not zero.
+        unshifted: ``exp2`` of scores and of ``-logs`` stay finite.
+    """
+    some = torch.isfinite(logs)
+    # NaN must reach the gradient: only an empty row's -inf is replaced.
+    some = some | logs.isnan()
+    factors = torch.where(some, factors, 0.0)
+    logs = torch.where(some, logs, 0.0)
+    scratch = Scratch(features)
+    if unshifted:
+        factors = factors * torch.exp2(-logs)
+    for rows, cols, both, clear in tiles:
+        scores = scratch.scores(0, features[rows], features[cols])
+        if unshifted:
+            matrix = torch.exp2(scores, out=scores)
+            pair = scratch.tile(1, scores.shape)
+            matrix.mul_(torch.add(factors[rows, None], factors[None, cols], out=pair))
+        else:
+            second = torch.sub(scores, logs[None, cols], out=scratch.tile(1, scores.shape))
+            second.exp2_().mul_(factors[None, cols])
+            matrix = scores.sub_(logs[rows, None]).exp2_().mul_(factors[rows, None]).add_(second)
+        clear(matrix, 0.0)
+        gradient[rows].addmm_(matrix, features[cols])
+        if both:
+            gradient[cols].addmm_(matrix.T, features[rows])
+
+
+class PositiveSums(NamedTuple):
+    """Per anchor p, summed over its positives q with ``x_pq = exp2(log_neg_p - s_pq)``.
+
+    Attributes:
+        losses: Sum of ``log(1 + x)``, ``[N]``, natural.
+        sigmas: Sum of ``x / (1 + x)``, ``[N]``.
+    """
+
+    losses: Tensor
+    sigmas: Tensor
+
+
+def positive_sums(
+    features: Tensor,
+    log_negatives: Tensor,
+    tiles: Iterable[Tile],
+    *,
+    unshifted: bool,
+    factors: Tensor | None = None,
+    gradient: Tensor | None = None,
+) -> PositiveSums:
+    """The official form's sums over positives, and their share of the gradient.
+
+    Args:
+        features: ``[N, D]``: pixels of one class (or of any, when the tiles mask the rest).
+        log_negatives: ``[N]``.
+        tiles: The pairs of positives.
+        unshifted: ``exp2`` of scores and their sums stay finite.
+        factors: ``[N]``: derivative of the result in an anchor's sum of losses.
+        gradient: ``[N, D]``, from which M F is taken with ``M_pq = c_p sigma_pq + c_q sigma_qp``.
+    """
+    losses = torch.zeros_like(log_negatives)
+    sigmas = torch.zeros_like(log_negatives)
+    scratch = Scratch(features)
+    negatives = torch.exp2(log_negatives) if unshifted else log_negatives
+    for rows, cols, both, clear in tiles:
+        scores = scratch.scores(0, features[rows], features[cols])
+        matrix = None
+        if unshifted:
+            scores.neg_().exp2_()
+        for dim, anchors, against in ((1, rows, negatives[rows, None]), (0, cols, negatives[cols])):
+            if dim == 0 and not both and factors is None:
+                break
+            x = scratch.tile(1, scores.shape)
+            sigma = scratch.tile(2 + dim, scores.shape)
+            loss = scratch.tile(4, scores.shape)
+            if unshifted:
+                torch.mul(scores, against, out=x)
+                clear(x, 0.0)
+                torch.log1p(x, out=loss)
+                torch.div(x, torch.add(x, 1.0, out=sigma), out=sigma)
+            else:
+                torch.sub(against, scores, out=x).mul_(math.log(2))
+                clear(x, -torch.inf)
+                loss = F.softplus(x, threshold=50)
+                torch.sigmoid(x, out=sigma)
+            if dim == 1 or both:
+                losses[anchors] += loss.sum(dim=dim)
+                sigmas[anchors] += sigma.sum(dim=dim)
+            if factors is not None:
+                sigma.mul_(factors[rows, None] if dim == 1 else factors[cols])
+                matrix = sigma if matrix is None else matrix.add_(sigma)
+        if matrix is not None and gradient is not None:
+            gradient[rows].addmm_(matrix, features[cols], alpha=-1)
+            if both:
+                gradient[cols].addmm_(matrix.T, features[rows], alpha=-1)
+    return PositiveSums(losses, sigmas)
+
+
+# ----------------------------------------------------------------------- one-sided pass: bands
+
+
+def band_pass(
+    anchors: Tensor,
+    keys: Tensor,
+    bands: Iterable[Band],
+    *,
+    unshifted: bool,
+    factors: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Log of the sum of ``exp2(score)`` over each anchor's keys, and gradients if asked for.
+
+    A band of scores is kept until its sums are known, so that one computation of the scores
+    serves the sums and both gradients.
+
+    Args:
+        anchors: ``[N, D]``.
+        keys: ``[M, D]``.
+        bands: Covers every anchor's keys.
+        unshifted: Sums of ``exp2(score)`` stay finite.
+        factors: c, ``[N]``: asks for the gradient of the sum of c_p times log_p (natural units).
+
+    Returns:
+        Logs ``[N]`` and the gradients ``G K`` and ``G^T A``, ``G_pk = c_p exp2(s_pk - log_p)``.
+    """
+    logs = anchors.new_full((anchors.shape[0],), -torch.inf)
+    anchor_gradient = None if factors is None else torch.zeros_like(anchors)
+    key_gradient = None if factors is None else torch.zeros_like(keys)
+    scratch = Scratch(anchors)
+    for rows, ranges, clear in bands:
+        edges = [0]
+        for cols in ranges:
+            edges.append(edges[-1] + cols.stop - cols.start)
+        places = [slice(a, b) for a, b in itertools.pairwise(edges)]
+        band = scratch.tile(0, torch.Size((rows.stop - rows.start, edges[-1])))
+        for place, cols in zip(places, ranges, strict=True):
+            torch.mm(anchors[rows], keys[cols].T, out=band[:, place])
+        if unshifted:
+            shift = None
+            weights = torch.exp2(band, out=band)
+            clear(weights, 0.0)
+        else:
+            clear(band, -torch.inf)
+            shift = band.amax(dim=1).clamp_min(torch.finfo(band.dtype).min)
+            weights = band.sub_(shift[:, None]).exp2_()
+        sums = weights.sum(dim=1)
+        logs[rows] = sums.log2() if shift is None else sums.log2() + shift
+        if factors is None or anchor_gradient is None or key_gradient is None:
+            continue
+        scale = torch.where(sums == 0, 0.0, factors[rows] / sums)[:, None]
+        scaled = anchors[rows] * scale
+        for place, cols in zip(places, ranges, strict=True):
+            anchor_gradient[rows].addmm_(weights[:, place], keys[cols])
+            key_gradient[cols].addmm_(weights[:, place].T, scaled)
+        anchor_gradient[rows].mul_(scale)
+    return logs, anchor_gradient, key_gradient
+
+
+# ------------------------------------------------------------------------------------- helpers
+
+
+class Scratch:
+    """Buffers for tiles, kept from tile to tile so that they stay in cache."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._like = like
+        self._buffers: dict[int, Tensor] = {}
+
+    def tile(self, slot: int, shape: torch.Size) -> Tensor:
+        """A tile of this shape; whatever the slot held before is lost."""
+        size = shape.numel()
+        buffer = self._buffers.get(slot)
+        if buffer is None or buffer.numel() < size:
+            buffer = self._like.new_empty(size)
+            self._buffers[slot] = buffer
+        return buffer[:size].view(shape)
+
+    def scores(self, slot: int, rows: Tensor, cols: Tensor) -> Tensor:
+        """Scores of rows against columns."""
+        out = self.tile(slot, torch.Size((rows.shape[0], cols.shape[0])))
+        return torch.mm(rows, cols.T, out=out)
+
+
+def _logsumexp2(scores: Tensor, dim: int) -> Tensor:
+    """Log of the sum of ``exp2``; -inf, not NaN, where all are -inf."""
+    return torch.logsumexp(scores * math.log(2), dim=dim) / math.log(2)
