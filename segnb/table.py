@@ -26,6 +26,10 @@ MEASURE_NAMES: dict[str, str] = {"miou_val": "mIoU, val", "miou_test": "mIoU, te
 CROSS_ENTROPY = "cross-entropy"
 CROSS_ENTROPY_LONG = "cross-entropy, same compute"
 
+_VARIANTS = tuple(
+    f"({form}, {scope})" for form in ("paper", "official") for scope in ("cross", "within", "batch")
+)
+
 #: Fields that decide nothing for a method, so that choosing by them does not drop its rows.
 _STAGE_ONE = frozenset({"form", "scope", "temperature", "loss_size", "freeze"})
 _UNUSED: dict[str, frozenset[str]] = {
@@ -99,13 +103,12 @@ def weights_suffix(row: Row) -> str:
     return ", ImageNet" if _field(row, "encoder_weights") == "imagenet" else ""
 
 
-def method_order(name: str) -> tuple[int, str]:
-    """Sorting key: baselines first, then contrastive, then pseudo-labels."""
-    if name.startswith(CROSS_ENTROPY_LONG):
-        return 1, name
-    starts = (CROSS_ENTROPY, "", "contrastive", "pseudo-labels")
-    known = [i for i, start in enumerate(starts) if start and name.startswith(start)]
-    return (known[0] if known else len(starts)), name
+def method_order(name: str) -> tuple[int, int, str]:
+    """Sorting key: baselines, contrastive, pseudo-labels; the paper's form first, cross first."""
+    families = (CROSS_ENTROPY_LONG, CROSS_ENTROPY, "contrastive", "pseudo-labels")
+    family = next((i for i, start in enumerate(families) if name.startswith(start)), len(families))
+    variant = next((i for i, words in enumerate(_VARIANTS) if words in name), len(_VARIANTS))
+    return {0: 1, 1: 0}.get(family, family), variant, name
 
 
 def fraction_name(fraction: float | None) -> str:
@@ -193,6 +196,21 @@ def groups(rows: Iterable[Row], measure: str = "miou_val") -> list[Group]:
             )
         )
     return sorted(found, key=lambda group: (method_order(group.method), group.labelled))
+
+
+def one_count(found: Iterable[Group]) -> int:
+    """The number of labelled images that all groups share.
+
+    Raises:
+        ConfigError: There are several.
+    """
+    counts = sorted({group.labelled for group in found})
+    if len(counts) > 1:
+        raise ConfigError(
+            f"rows at {', '.join(map(str, counts))} labelled images; choose one with "
+            f"segnb.table.select(rows, labelled={counts[0]})"
+        )
+    return counts[0]
 
 
 def require_rows(rows: Iterable[Row], measure: str) -> list[Row]:

@@ -1,7 +1,7 @@
 """Figures: pure functions from plain data to pictures, in one style.
 
-Every function returns a :class:`Picture`, a matplotlib figure that shows itself in Jupyter and
-carries its alternative text as ``alt``; :func:`save` writes it as PNG or SVG.
+Functions that draw return a :class:`Picture`: a matplotlib ``figure`` with its ``alt`` text, which
+shows itself in Jupyter; :func:`save` writes it as PNG or SVG.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from segnb.plots.embeddings import embedding_maps, tsne
 from segnb.plots.images import colour_mask, contact_sheet, overlay, predictions, views
 from segnb.plots.results import (
     compactness_scatter,
+    compactness_stages,
     cost,
     gain,
     label_curve,
@@ -22,7 +23,7 @@ from segnb.plots.style import (
     Picture,
     legend_below,
     method_styles,
-    picture,
+    new_figure,
     save,
     styled,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "Picture",
     "colour_mask",
     "compactness_scatter",
+    "compactness_stages",
     "contact_sheet",
     "cost",
     "embedding_maps",
@@ -41,8 +43,8 @@ __all__ = [
     "legend_below",
     "loss_curves",
     "method_styles",
+    "new_figure",
     "overlay",
-    "picture",
     "predictions",
     "save",
     "spearman",

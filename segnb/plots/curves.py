@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from segnb.datasets.base import DatasetInfo
 from segnb.errors import ConfigError
-from segnb.plots.style import WIDTH, Picture, legend_below, method_styles, picture, styled
-from segnb.table import Row, groups, summarise
+from segnb.plots.style import WIDTH, Picture, legend_below, method_styles, new_figure, styled
+from segnb.table import Row, groups, one_count, summarise
 
 #: Share of a stage that the smoothed loss averages over.
 SMOOTHING = 0.05
@@ -38,6 +38,8 @@ def loss_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Picture:
             if loss is not None and math.isfinite(loss):
                 runs = series.setdefault(str(row["stage"]), {})
                 runs.setdefault(name, []).append((int(row["step"]), float(loss)))
+    order = [*_STAGES, *series]
+    series = {stage: series[stage] for stage in dict.fromkeys(order) if stage in series}
     if not series:
         raise ConfigError("no rows with a loss: the logs are empty, or training has not begun")
     for runs in series.values():
@@ -51,7 +53,7 @@ def loss_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Picture:
     ]
     alt = f"Training loss against steps. Last smoothed values: {'; '.join(ends)}."
     with styled():
-        figure = picture(WIDTH if len(series) > 1 else 0.7 * WIDTH, 3.0, alt=alt)
+        figure = new_figure(WIDTH if len(series) > 1 else 0.7 * WIDTH, 3.0)
         panels = figure.subplots(1, len(series), squeeze=False)[0]
         for axes, (stage, runs) in zip(panels, series.items(), strict=True):
             for name, points in runs.items():
@@ -65,7 +67,7 @@ def loss_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Picture:
             axes.set_xlim(left=0)
         panels[0].set_ylabel("loss")
         legend_below(figure, panels)
-        return figure
+        return Picture(figure, alt)
 
 
 def iou_per_class(
@@ -86,12 +88,7 @@ def iou_per_class(
             images; or of another data set.
     """
     found = groups(rows, f"miou_{split}")
-    labelled = sorted({group.labelled for group in found})
-    if len(labelled) > 1:
-        raise ConfigError(
-            f"rows at {labelled} labelled images; choose one with "
-            f"segnb.table.select(rows, labelled={labelled[0]})"
-        )
+    labelled = one_count(found)
     values: dict[str, list[list[float]]] = {}
     for group in found:
         per_seed = [row["iou"][split] for row in group.rows.values()]
@@ -109,36 +106,33 @@ def iou_per_class(
         key=lambda c: summarise(values[last][c]).mean if values[last][c] else -1.0,
     )
     styles = method_styles([*values])
-    alt = (
-        f"IoU of each class of {info.name} on {split}, {labelled[0]} labelled images. "
-        + " ".join(
-            f"{info.class_names[c]}: "
-            + ", ".join(
-                f"{method} {summarise(seeds[c]).mean:.0f}" if seeds[c] else f"{method} not there"
-                for method, seeds in values.items()
-            )
-            + "."
-            for c in reversed(order)
+    alt = f"IoU of each class of {info.name} on {split}, {labelled} labelled images. " + " ".join(
+        f"{info.class_names[c]}: "
+        + ", ".join(
+            f"{method} {summarise(seeds[c]).mean:.0f}" if seeds[c] else f"{method} not there"
+            for method, seeds in values.items()
         )
+        + "."
+        for c in reversed(order)
     )
     with styled():
-        figure = picture(WIDTH, 0.9 + (0.16 + 0.1 * len(values)) * info.num_classes, alt=alt)
+        figure = new_figure(WIDTH, 0.9 + (0.16 + 0.07 * len(values)) * info.num_classes)
         axes = figure.subplots()
         for band in range(0, info.num_classes, 2):
             axes.axhspan(band - 0.5, band + 0.5, color="#f6f6f6", linewidth=0)
         for place, (method, per_class) in enumerate(values.items()):
-            offset = 0.62 * ((len(values) - 1) / 2 - place) / max(len(values), 2)
+            offset = 0.7 * ((len(values) - 1) / 2 - place) / max(len(values), 2)
             _class_marks(axes, order, per_class, offset, styles[method], method)
         axes.set_yticks(range(info.num_classes), [info.class_names[c] for c in order])
         axes.set(
             xlim=(-1, 101),
             ylim=(-0.5, info.num_classes - 0.5),
-            xlabel=f"IoU on {split}, %, with {labelled[0]} labelled images",
+            xlabel=f"IoU on {split}, %, with {labelled} labelled images",
         )
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
         legend_below(figure, [axes])
-        return figure
+        return Picture(figure, alt)
 
 
 _STAGES = {
@@ -159,12 +153,10 @@ def _class_marks(
         summary, y = summarise(per_class[c]), place + offset
         if summary.low is not None and summary.high is not None:
             low, high = max(summary.low, 0.0), min(summary.high, 100.0)
-            axes.plot([low, high], [y, y], color=style.colour, linewidth=1.2)
-            axes.plot(
-                per_class[c], [y] * summary.seeds, ".", color=style.colour, markersize=3, alpha=0.5
-            )
+            axes.plot([low, high], [y, y], color=style.colour, alpha=0.5, linewidth=1.6)
+            axes.plot(per_class[c], [y] * summary.seeds, ".", color=style.colour, markersize=3.5)
         axes.plot(
-            summary.mean, y, style.marker, color=style.colour, markersize=5, label=label, zorder=3
+            summary.mean, y, linestyle="", markersize=5, label=label, zorder=3, **style.mark()
         )
         label = None
 

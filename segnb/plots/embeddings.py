@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from segnb.datasets.base import DatasetInfo
 from segnb.plots.images import class_handles
-from segnb.plots.style import FAINT, WIDTH, Picture, picture, styled
+from segnb.plots.style import FAINT, WIDTH, Picture, new_figure, styled
 
 #: More points than this make a picture no clearer and t-SNE slow.
 MOST_POINTS = 5000
@@ -84,13 +84,19 @@ def embedding_maps(points: Mapping[str, tuple[Any, Any]], info: DatasetInfo) -> 
     side = WIDTH / max(columns, 2)
     lines = -(-len(present) // 6)
     with styled():
-        figure = picture(side * columns, (side + 0.22) * rows + 0.1 + 0.2 * lines, alt=alt)
+        figure = new_figure(side * columns, (side + 0.22) * rows + 0.1 + 0.2 * lines)
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes, (title, (xy, ids)) in zip(panels, maps.items(), strict=False):
             # Drawn in a mixed order: class by class, the last would hide the others.
             order = np.random.default_rng(0).permutation(len(ids))
             colours = np.array(info.palette)[ids] / 255
-            axes.scatter(*xy[order].T, c=colours[order], s=9, linewidths=0, alpha=0.85)
+            axes.scatter(
+                *xy[order].T,
+                c=colours[order],
+                s=min(9.0, 9000 / len(ids)),
+                linewidths=0,
+                alpha=0.85,
+            )
             axes.set(title=title, xticks=[], yticks=[])
             axes.set_box_aspect(1)
             axes.margins(0.04)
@@ -106,4 +112,4 @@ def embedding_maps(points: Mapping[str, tuple[Any, Any]], info: DatasetInfo) -> 
             handletextpad=0.4,
             columnspacing=1.2,
         )
-        return figure
+        return Picture(figure, alt)

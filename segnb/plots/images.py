@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 
 from segnb.datasets.base import IGNORE, DatasetInfo
 from segnb.errors import DataError
-from segnb.plots.style import QUIET, WIDTH, Picture, picture, styled
+from segnb.plots.style import PHOTO_PIXELS, QUIET, WIDTH, Picture, new_figure, styled
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -21,7 +21,7 @@ Bytes = npt.NDArray[np.uint8]
 VOID_COLOUR = (238, 238, 238)
 
 #: Inches.
-_CAPTION, _LEGEND_LINE, _GAP = 0.20, 0.17, 0.07
+_CAPTION, _LEGEND_LINE, _GAP = 0.20, 0.155, 0.07
 
 
 def colour_mask(mask: Any, info: DatasetInfo) -> Bytes:
@@ -65,13 +65,13 @@ def overlay(image: Any, mask: Any, info: DatasetInfo, *, opacity: float = 0.55) 
         ValueError: Sizes differ, or an opacity out of its range.
         DataError: A label outside the classes.
     """
-    picture_, ids = _as_image(image), _as_mask(mask)
-    if picture_.shape[:2] != ids.shape:
-        raise ValueError(f"image {picture_.shape[:2]} and mask {ids.shape} differ in size")
+    photo, ids = _as_image(image), _as_mask(mask)
+    if photo.shape[:2] != ids.shape:
+        raise ValueError(f"image {photo.shape[:2]} and mask {ids.shape} differ in size")
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity is {opacity}; it must be in 0 to 1")
     weight = np.where(ids == IGNORE, 0.0, opacity)[..., None]
-    blend = (1 - weight) * picture_ + weight * colour_mask(ids, info)
+    blend = (1 - weight) * photo + weight * colour_mask(ids, info)
     return np.round(blend).astype(np.uint8)
 
 
@@ -83,8 +83,9 @@ def predictions(
 ) -> Picture:
     """Image, truth and each method's prediction side by side, one row an image.
 
-    Under each prediction stands the share of the labelled pixels that it has right, under each
-    row the classes that occur in it. (The share is of one image; mIoU belongs to a whole split.)
+    Under each prediction stands the share of the labelled pixels that it has right; under each
+    row, or the last of several rows with the same classes, those that occur in it. (The share
+    is of one image; mIoU belongs to a whole split.)
 
     Args:
         images: uint8 ``[H, W, 3]`` or tensors ``[3, H, W]``.
@@ -113,16 +114,18 @@ def predictions(
         + "."
     )
     titles = _columns(["image", "truth", *guesses])
+    # One legend serves neighbouring rows with the same classes.
+    legends = {i for i, classes in enumerate(present) if present[i + 1 : i + 2] != [classes]}
     bands = [
         _Band(
             title_lines=_most_lines(titles) if i == 0 else 0,
             caption=True,
-            legend_lines=_legend_lines(classes, info),
+            legend_lines=_legend_lines(present[i], info) if i in legends else 0,
         )
-        for i, classes in enumerate(present)
+        for i in range(len(present))
     ]
     with styled():
-        page = _Page(images, len(titles), bands, alt=alt)
+        page = _Page(images, len(titles), bands)
         for i, image in enumerate(images):
             page.panel(i, 0, _as_image(image), title=titles[0])
             page.panel(i, 1, colour_mask(truths[i], info), title=titles[1], exact=True)
@@ -130,8 +133,9 @@ def predictions(
                 coloured = colour_mask(found[i], info)
                 axes = page.panel(i, column, coloured, title=titles[column], exact=True)
                 axes.set_xlabel(f"{right[name][i]} % right", fontsize=7.5, color=QUIET, labelpad=2)
-            page.legend(i, present[i], info)
-        return page.figure
+            if i in legends:
+                page.legend(i, present[i], info)
+        return Picture(page.figure, alt)
 
 
 def contact_sheet(
@@ -163,16 +167,16 @@ def contact_sheet(
         f"Contact sheet of {len(images)} images of {info.name}, each above its mask. "
         f"Classes: {', '.join(_class_names(present, info))}."
     )
-    bands = [_Band(title_lines=0 if titles is None else 1), _Band()] * rows
+    bands = [_Band(title_lines=0 if titles is None else 1, gap=0.02), _Band(gap=0.1)] * rows
     bands[-1] = _Band(legend_lines=_legend_lines(present, info))
     with styled():
-        page = _Page(images, columns, bands, alt=alt)
+        page = _Page(images, columns, bands)
         for i, (image, mask) in enumerate(zip(images, masks, strict=True)):
             row, column = 2 * (i // columns), i % columns
             page.panel(row, column, _as_image(image), title=titles[i] if titles else "")
             page.panel(row + 1, column, colour_mask(mask, info), exact=True)
         page.legend(2 * rows - 1, present, info)
-        return page.figure
+        return Picture(page.figure, alt)
 
 
 def views(images: Sequence[Any], others: Mapping[str, Sequence[Any]]) -> Picture:
@@ -190,12 +194,12 @@ def views(images: Sequence[Any], others: Mapping[str, Sequence[Any]]) -> Picture
     titles = _columns(["original", *others])
     bands = [_Band(title_lines=_most_lines(titles) if i == 0 else 0) for i in range(len(images))]
     with styled():
-        page = _Page(images, len(titles), bands, alt=alt)
+        page = _Page(images, len(titles), bands)
         for i, image in enumerate(images):
             page.panel(i, 0, _as_image(image), title=titles[0])
             for column, found in enumerate(others.values(), start=1):
                 page.panel(i, column, _as_image(found[i]), title=titles[column])
-        return page.figure
+        return Picture(page.figure, alt)
 
 
 @dataclass(frozen=True)
@@ -205,6 +209,7 @@ class _Band:
     title_lines: int = 0
     caption: bool = False
     legend_lines: int = 0
+    gap: float = _GAP
 
     @property
     def above(self) -> float:
@@ -212,7 +217,7 @@ class _Band:
 
     @property
     def below(self) -> float:
-        return _CAPTION if self.caption else _GAP
+        return _CAPTION if self.caption else self.gap
 
     @property
     def legend(self) -> float:
@@ -222,9 +227,7 @@ class _Band:
 class _Page:
     """Panels of one size in rows, measured in inches, each row with room for its words."""
 
-    def __init__(
-        self, images: Sequence[Any], columns: int, bands: Sequence[_Band], *, alt: str
-    ) -> None:
+    def __init__(self, images: Sequence[Any], columns: int, bands: Sequence[_Band]) -> None:
         self.width = max(WIDTH, 1.5 * columns)
         self.panel_width = (self.width - _GAP * (columns - 1)) / max(columns, 2)
         shapes = [_as_image(image).shape for image in images]
@@ -236,7 +239,7 @@ class _Page:
             self.tops.append(place + band.above)
             place += band.above + self.panel_height + band.below + band.legend
         self.height = place + 0.02
-        self.figure = picture(self.width, self.height, alt=alt, tight=False)
+        self.figure = new_figure(self.width, self.height, tight=False, pixels=PHOTO_PIXELS)
 
     def panel(
         self, row: int, column: int, image: Bytes, *, title: str = "", exact: bool = False

@@ -21,7 +21,7 @@ from segnb.plots.style import (
     Picture,
     legend_below,
     method_styles,
-    picture,
+    new_figure,
     styled,
 )
 from segnb.table import (
@@ -35,6 +35,7 @@ from segnb.table import (
     groups,
     method_name,
     method_order,
+    one_count,
     recipe_identity,
     require_rows,
     summarise,
@@ -50,6 +51,12 @@ COMPACTNESS_NAMES: dict[str, str] = {
     "knn_miou": "nearest neighbours, mIoU %",
     "probe_miou": "linear probe, mIoU %",
 }
+
+
+#: The stages a row measures compactness at, as they are called where people read them.
+_STAGES = {"initial": "before", "pretrained": "stage 1", "finetuned": "stage 2"}
+
+_BREAK = "\n"
 
 
 def label_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
@@ -72,7 +79,7 @@ def label_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Pictur
         for name, line in methods.items()
     )
     with styled():
-        figure = picture(WIDTH, 4.2, alt=alt)
+        figure = new_figure(WIDTH, 4.2)
         axes = figure.subplots()
         for place, (name, line) in enumerate(methods.items()):
             dodge = _dodge(place, len(methods))
@@ -82,7 +89,7 @@ def label_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Pictur
         _labelled_axis(axes, found)
         axes.set_ylabel(f"{MEASURE_NAMES[measure]}, %")
         legend_below(figure, [axes])
-        return figure
+        return Picture(figure, alt)
 
 
 def gain(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
@@ -133,7 +140,7 @@ def gain(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
         for baseline, lines in panels.items()
     )
     with styled():
-        figure = picture(WIDTH, 3.9, alt=alt)
+        figure = new_figure(WIDTH, 3.9)
         drawn = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, (baseline, lines) in zip(drawn, panels.items(), strict=True):
             axes.axhline(0, color="#888888", linewidth=1)
@@ -145,7 +152,7 @@ def gain(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
             axes.set_title(f"over {baseline}")
         drawn[0].set_ylabel(f"gain in {MEASURE_NAMES[measure]}, points")
         legend_below(figure, drawn)
-        return figure
+        return Picture(figure, alt)
 
 
 def temperature_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
@@ -187,12 +194,10 @@ def temperature_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> 
         f" {_with_count(g.method, g.labelled, True)}: {_said(g.values.values())}." for g in levels
     )
     with styled():
-        figure = picture(0.85 * WIDTH, 3.9, alt=alt)
+        figure = new_figure(WIDTH, 3.9)
         axes = figure.subplots()
-        for group in levels:
+        for place, group in enumerate(levels):
             summary, style = group.summary, styles[group.method]
-            if summary.low is not None and summary.high is not None:
-                axes.axhspan(summary.low, summary.high, color=style.colour, alpha=0.12, linewidth=0)
             axes.axhline(
                 summary.mean,
                 color=style.colour,
@@ -200,6 +205,16 @@ def temperature_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> 
                 linewidth=1.3,
                 label=_with_count(group.method, group.labelled, several),
             )
+            if summary.low is not None and summary.high is not None:
+                edge = [1 - 0.012 * (len(levels) - place)] * 2
+                axes.plot(
+                    edge,
+                    [summary.low, summary.high],
+                    color=style.colour,
+                    alpha=0.5,
+                    linewidth=1.6,
+                    transform=axes.get_yaxis_transform(),
+                )
         for place, ((name, labelled), line) in enumerate(lines.items()):
             dodge = _dodge(place, len(lines))
             points = [(temperature * dodge, values) for temperature, values in line.items()]
@@ -211,7 +226,7 @@ def temperature_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> 
         count = "" if several else f", {next(iter(counts))} labelled images"
         axes.set(xlabel=f"temperature τ{count}", ylabel=f"{MEASURE_NAMES[measure]}, %")
         legend_below(figure, [axes])
-        return figure
+        return Picture(figure, alt)
 
 
 def compactness_scatter(
@@ -245,12 +260,13 @@ def compactness_scatter(
     styles = method_styles(sorted({method_name(row) for row in usable}, key=method_order))
     texts = {name: _correlations(held, name, measure) for name, held in panels.items()}
     alt = f"{MEASURE_NAMES[measure]} against compactness, one mark a run. " + " ".join(
-        f"{COMPACTNESS_NAMES.get(name, name)}: {text}." for name, text in texts.items()
+        f"{COMPACTNESS_NAMES.get(name, name)}: {text.replace(_BREAK, ', ')}."
+        for name, text in texts.items()
     )
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     with styled():
-        figure = picture(WIDTH, 2.35 * lines + 0.5, alt=alt)
+        figure = new_figure(WIDTH, 2.35 * lines + 0.5)
         drawn = figure.subplots(lines, columns, sharey=True, squeeze=False)
         for axes, (name, held) in zip(drawn.ravel(), panels.items(), strict=False):
             for method, style in styles.items():
@@ -260,12 +276,11 @@ def compactness_scatter(
                     axes.plot(
                         x,
                         y,
-                        style.marker,
-                        color=style.colour,
-                        markersize=4.5,
+                        linestyle="",
+                        markersize=4,
                         alpha=0.75,
-                        markeredgewidth=0,
                         label=method,
+                        **{**style.mark(), "markeredgewidth": 0.8},
                     )
             axes.set_xlabel(COMPACTNESS_NAMES.get(name, name), fontsize=8.5)
             axes.set_title(texts[name], fontsize=8, color=QUIET)
@@ -274,7 +289,67 @@ def compactness_scatter(
         for axes in drawn[:, 0]:
             axes.set_ylabel(f"{MEASURE_NAMES[measure]}, %")
         legend_below(figure, drawn.ravel()[: len(panels)])
-        return figure
+        return Picture(figure, alt)
+
+
+def compactness_stages(
+    rows: Iterable[Row],
+    *,
+    against: Sequence[str] = ("intra", "inter", "fisher", "silhouette", "knn_miou", "probe_miou"),
+) -> Picture:
+    """Each compactness number before training, after stage 1 and after stage 2.
+
+    All are of the same pixels of the same validation images. Cross-entropy has no stage 1: its
+    line goes straight on.
+
+    Args:
+        rows: Ledger rows of one data set and tier, at one number of labelled images.
+        against: Which compactness numbers.
+
+    Raises:
+        ConfigError: See :func:`segnb.table.groups`; or rows at several numbers of labelled images.
+    """
+    found = groups(row for row in rows if row.get("compactness"))
+    count = one_count(found)
+    panels: dict[str, dict[str, list[tuple[float, list[float]]]]] = {}
+    for name in against:
+        for group in found:
+            line = []
+            for place, stage in enumerate(_STAGES):
+                held = [row["compactness"].get(stage, {}).get(name) for row in group.rows.values()]
+                if any(value is not None for value in held):
+                    line.append((float(place), [value for value in held if value is not None]))
+            if line:
+                panels.setdefault(name, {})[group.method] = line
+    if not panels:
+        raise ConfigError(f"none of the rows has any of {', '.join(against)} by stage")
+    styles = method_styles([group.method for group in found])
+    alt = f"Compactness by stage, {count} labelled images. " + " ".join(
+        f"{COMPACTNESS_NAMES.get(name, name)}: "
+        + "; ".join(
+            f"{method} "
+            + ", ".join(f"{[*_STAGES.values()][int(x)]} {summarise(v).mean:.3g}" for x, v in line)
+            for method, line in lines.items()
+        )
+        + "."
+        for name, lines in panels.items()
+    )
+    columns = min(3, len(panels))
+    deep = -(-len(panels) // columns)
+    with styled():
+        figure = new_figure(WIDTH, 2.1 * deep + 0.5)
+        drawn = figure.subplots(deep, columns, squeeze=False).ravel()
+        for axes, (name, lines) in zip(drawn, panels.items(), strict=False):
+            for place, (method, line) in enumerate(lines.items()):
+                shift = 0.05 * (place - (len(lines) - 1) / 2)
+                _curve(axes, [(x + shift, values) for x, values in line], styles[method], method)
+            axes.set_xticks(range(len(_STAGES)), [*_STAGES.values()])
+            axes.set_xlim(-0.3, len(_STAGES) - 0.7)
+            axes.set_title(COMPACTNESS_NAMES.get(name, name))
+        for axes in drawn[len(panels) :]:
+            axes.remove()
+        legend_below(figure, drawn[: len(panels)])
+        return Picture(figure, alt)
 
 
 def cost(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
@@ -325,10 +400,9 @@ def cost(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
     columns = min(3, len(panels))
     deep = -(-len(panels) // columns)
     with styled():
-        figure = picture(
+        figure = new_figure(
             WIDTH if columns > 1 else 0.8 * WIDTH,
             (2.3 if columns > 1 else 3.2) * deep + 0.6,
-            alt=alt,
         )
         drawn = figure.subplots(deep, columns, sharex=True, sharey=True, squeeze=False)
         for axes, (labelled, lines) in zip(drawn.ravel(), panels.items(), strict=False):
@@ -339,12 +413,15 @@ def cost(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
             axes.remove()
         spent = [s for lines in panels.values() for line in lines.values() for s, _ in line]
         if max(spent) > 4 * min(spent):
-            drawn[0, 0].set_xscale("log")
+            _plain_log_axis(drawn[0, 0])
+        for axes in drawn.ravel()[max(0, len(panels) - columns) : len(panels)]:
+            axes.tick_params(labelbottom=True)
+            axes.set_xlabel("seconds of training")
         for axes in drawn[:, 0]:
             axes.set_ylabel(f"{MEASURE_NAMES[measure]}, %")
-        figure.supxlabel(f"seconds of training on {devices[0]}", fontsize=9)
+        figure.suptitle(f"on {devices[0]}", fontsize=8, color=QUIET)
         legend_below(figure, drawn.ravel()[: len(panels)])
-        return figure
+        return Picture(figure, alt)
 
 
 def _by_method(found: Iterable[Group]) -> dict[str, list[Group]]:
@@ -361,18 +438,17 @@ def _curve(
     summaries = [(x, summarise(values)) for x, values in points]
     for (x, summary), (_, values) in zip(summaries, points, strict=True):
         if summary.low is not None and summary.high is not None:
-            axes.plot([x, x], [summary.low, summary.high], color=style.colour, linewidth=1.2)
             axes.plot(
-                [x] * len(values), values, ".", color=style.colour, markersize=3.5, alpha=0.45
+                [x, x], [summary.low, summary.high], color=style.colour, alpha=0.5, linewidth=1.6
             )
+            axes.plot([x] * len(values), values, ".", color=style.colour, markersize=3.5)
     axes.plot(
         [x for x, _ in summaries],
         [summary.mean for _, summary in summaries],
-        color=style.colour,
-        marker=style.marker,
         linestyle=style.line,
         label=name,
         zorder=3,
+        **style.mark(),
     )
 
 
@@ -385,9 +461,19 @@ def _labelled_axis(axes: Axes, found: Iterable[Group]) -> None:
     axes.set_xlim(min(names) / 1.35, max(names) * 1.35)
 
 
+def _plain_log_axis(axes: Axes) -> None:
+    """A logarithmic axis with ticks at 1, 2, 5, 10, … in plain digits."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
 def _dodge(place: int, count: int) -> float:
     """A factor on a logarithmic axis that sets lines side by side."""
-    return float(1.045 ** (place - (count - 1) / 2))
+    return float(1.03 ** (place - (count - 1) / 2))
 
 
 def _against(group: Group, baseline: str) -> str:
@@ -415,7 +501,7 @@ def _correlations(rows: Sequence[Row], name: str, measure: str) -> str:
     labelled = np.array([row["labelled"] for row in rows])
     text = f"ρ = {_signed(spearman(x, y))}, {len(rows)} runs"
     if len(np.unique(labelled)) > 1:
-        text += f"\nat equal labels ρ = {_signed(spearman(x, y, within=labelled))}"
+        text += f"{_BREAK}at equal labels ρ = {_signed(spearman(x, y, within=labelled))}"
     return text
 
 

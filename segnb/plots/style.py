@@ -1,7 +1,7 @@
 """One look for every figure: sizes, type, colours of methods, alt text, files.
 
 Figures are made without pyplot, so none stays alive after its cell and none is drawn twice. A
-:class:`Picture` shows itself in Jupyter whether or not the inline back end is active.
+:class:`Picture` shows one in Jupyter whether or not the inline back end is active.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from segnb.table import CROSS_ENTROPY, CROSS_ENTROPY_LONG, method_order
 WIDTH = 7.2
 #: Pixels of a PNG an inch: sharp on a dense screen, small enough for a notebook.
 PIXELS = 160
+#: The same for pages of photographs, which compress badly.
+PHOTO_PIXELS = 128
 #: Text that must not shout: captions under panels, names of quantities nobody reads twice.
 QUIET = "#555555"
 #: Lines that only guide the eye.
@@ -30,8 +32,7 @@ FAINT = "#d9d9d9"
 
 _RC: dict[str, Any] = {
     "figure.facecolor": "white",
-    "figure.dpi": PIXELS,
-    "savefig.dpi": PIXELS,
+    "savefig.dpi": "figure",
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -63,32 +64,33 @@ _RC: dict[str, Any] = {
 }
 
 
-class Picture(Figure):
-    """A matplotlib figure that carries its own alternative text and shows itself in Jupyter.
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A figure with its alternative text, which shows itself in Jupyter.
+
+    It holds the matplotlib figure and is none: for a figure, the inline back end would choose
+    size and cropping, and drop the alternative text.
 
     Attributes:
+        figure: The matplotlib figure, to add to or to change.
         alt: What the figure shows, in words, for those who cannot see it; it goes into the
             notebook's output and into saved files.
     """
 
-    alt: str = ""
+    figure: Figure
+    alt: str
 
     def png(self) -> bytes:
         """The figure as PNG; the same figure gives the same bytes."""
         buffer = io.BytesIO()
         with styled():
-            self.savefig(buffer, format="png", metadata=_metadata("png", self.alt))
+            self.figure.savefig(buffer, format="png", metadata=_metadata("png", self.alt))
         return buffer.getvalue()
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        size = {
-            "width": round(100 * self.get_figwidth()),
-            "height": round(100 * self.get_figheight()),
-        }
-        return (
-            {"image/png": self.png(), "text/plain": self.alt},
-            {"image/png": {**size, "alt": self.alt}},
-        )
+        width, height = self.figure.get_size_inches()
+        shown = {"width": round(100 * width), "height": round(100 * height), "alt": self.alt}
+        return {"image/png": self.png(), "text/plain": self.alt}, {"image/png": shown}
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,24 @@ class MethodStyle:
         colour: Hex colour, from Okabe and Ito's set for all kinds of colour vision.
         marker: Matplotlib marker.
         line: Matplotlib line style.
+        filled: Whether the marker is filled.
     """
 
     colour: str
     marker: str
     line: str = "-"
+    filled: bool = True
+
+    def mark(self) -> dict[str, Any]:
+        """Keywords of a matplotlib mark."""
+        face = self.colour if self.filled else "white"
+        return {
+            "color": self.colour,
+            "marker": self.marker,
+            "markerfacecolor": face,
+            "markeredgecolor": self.colour,
+            "markeredgewidth": 1.3,
+        }
 
 
 _BLUE, _SKY, _GREEN = "#0072B2", "#56B4E9", "#009E73"
@@ -137,7 +152,8 @@ def method_styles(names: Sequence[str]) -> dict[str, MethodStyle]:
     """A style for each name, known methods first; a method looks alike in every figure.
 
     Pseudo-labels are dashed in the colour of their loss, ImageNet weights and frozen networks
-    dotted. Names that are no method of this package share the same colours in their order.
+    dotted, all with open markers. Names that are no method of this package share the same
+    colours in their order.
     """
     found: dict[str, MethodStyle] = {}
     unknown = 0
@@ -149,45 +165,46 @@ def method_styles(names: Sequence[str]) -> dict[str, MethodStyle]:
             unknown += 1
             continue
         line = ":" if base != name else "--" if base.startswith("pseudo") else "-"
-        found[name] = MethodStyle(style.colour, style.marker, line)
+        found[name] = MethodStyle(style.colour, style.marker, line, filled=line == "-")
     return found
 
 
-def picture(width: float, height: float, *, alt: str, tight: bool = True) -> Picture:
-    """An empty figure of a size in inches; call it and draw on it inside :func:`styled`.
+def new_figure(width: float, height: float, *, tight: bool = True, pixels: int = PIXELS) -> Figure:
+    """An empty figure, unknown to pyplot; make it and draw on it inside :func:`styled`.
 
     Args:
         width: Inches.
         height: Inches.
-        alt: Alternative text.
         tight: Let matplotlib place the axes so that nothing overlaps; else the caller does.
+        pixels: Pixels of a PNG an inch.
     """
-    figure = Picture(figsize=(width, height), layout="constrained" if tight else None)
-    figure.alt = alt
-    return figure
+    return Figure(figsize=(width, height), dpi=pixels, layout="constrained" if tight else None)
 
 
-def legend_below(figure: Picture, panels: Iterable[Any]) -> None:
+def legend_below(figure: Figure, panels: Iterable[Any]) -> None:
     """One legend under the figure for all its panels, each name once."""
     entries = {
         label: handle
         for axes in panels
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
+    names = sorted(entries, key=lambda name: method_order(name)[:2])
+    # Letters and the sample of the line, in inches at the legend's type size.
+    widest = 0.066 * max(map(len, entries)) + 0.5
     figure.legend(
-        list(entries.values()),
-        list(entries),
+        [entries[name] for name in names],
+        names,
         loc="outside lower center",
-        ncols=min(3, len(entries)),
+        ncols=max(1, min(len(entries), int(figure.get_figwidth() / widest))),
         labelcolor=QUIET,
     )
 
 
-def save(figure: Picture, path: Path | str) -> None:
-    """Write a figure, whole or not at all; the same figure gives the same bytes.
+def save(picture: Picture, path: Path | str) -> None:
+    """Write a picture, whole or not at all; the same picture gives the same bytes.
 
     Args:
-        figure: Any figure of this package.
+        picture: Any picture of this package.
         path: Ends in ``.png`` or ``.svg``.
 
     Raises:
@@ -195,9 +212,9 @@ def save(figure: Picture, path: Path | str) -> None:
     """
     kind = Path(path).suffix.lower().lstrip(".")
     if kind not in ("png", "svg"):
-        raise ValueError(f"{path}: figures are saved as .png or .svg")
+        raise ValueError(f"{path}: pictures are saved as .png or .svg")
     with atomic_path(path) as side, styled():
-        figure.savefig(side, format=kind, metadata=_metadata(kind, figure.alt))
+        picture.figure.savefig(side, format=kind, metadata=_metadata(kind, picture.alt))
 
 
 def _metadata(kind: str, alt: str) -> dict[str, Any]:

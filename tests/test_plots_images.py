@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from segnb.datasets.base import DatasetInfo
+from segnb.errors import DataError
+from segnb.plots import (
+    Picture,
+    colour_mask,
+    contact_sheet,
+    embedding_maps,
+    overlay,
+    predictions,
+    save,
+    tsne,
+    views,
+)
+
+INFO = DatasetInfo(
+    name="toys",
+    class_names=("floor", "ball", "cube"),
+    palette=((10, 20, 30), (200, 0, 0), (0, 0, 200)),
+    licence="",
+    homepage="",
+)
+IMAGE = np.full((6, 8, 3), 100, dtype=np.uint8)
+MASK = np.zeros((6, 8), dtype=np.uint8)
+MASK[:3, :4] = 1
+MASK[5] = 255
+
+
+def legend_names(figure: Picture) -> list[list[str]]:
+    return [[text.get_text() for text in legend.get_texts()] for legend in figure.figure.legends]
+
+
+def titles(figure: Picture) -> list[str]:
+    return [axes.get_title() for axes in figure.figure.axes if axes.get_title()]
+
+
+def test_colours_are_the_palette_and_void_is_none_of_them() -> None:
+    coloured = colour_mask(MASK, INFO)
+    assert coloured.shape == (6, 8, 3)
+    assert tuple(coloured[0, 0]) == INFO.palette[1]
+    assert tuple(coloured[4, 7]) == INFO.palette[0]
+    assert tuple(coloured[5, 0]) not in INFO.palette
+    assert np.array_equal(colour_mask(torch.from_numpy(MASK).long(), INFO), coloured)
+
+
+@pytest.mark.parametrize("label", [3, 254, -1])
+def test_label_outside_the_classes_is_named(label: int) -> None:
+    with pytest.raises(DataError, match=f"toys: the mask holds class {label};"):
+        colour_mask(np.full((2, 2), label, dtype=np.int64), INFO)
+
+
+def test_overlay_blends_and_leaves_void_alone() -> None:
+    blend = overlay(IMAGE, MASK, INFO, opacity=0.5)
+    assert blend[0, 0].tolist() == [150, 50, 50]
+    assert blend[5, 0].tolist() == [100, 100, 100]
+    assert np.array_equal(overlay(IMAGE, MASK, INFO, opacity=0), IMAGE)
+    tensor = torch.from_numpy(IMAGE).permute(2, 0, 1) / 255
+    assert np.array_equal(overlay(tensor, MASK, INFO, opacity=0.5), blend)
+
+
+def test_overlay_refuses_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"image \(6, 8\) and mask \(3, 8\)"):
+        overlay(IMAGE, MASK[:3], INFO)
+    with pytest.raises(ValueError, match="opacity is 2"):
+        overlay(IMAGE, MASK, INFO, opacity=2)
+    with pytest.raises(ValueError, match=r"an image is \[H, W, 3\]"):
+        overlay(IMAGE[..., 0], MASK, INFO)
+
+
+def test_predictions_show_who_is_right_where() -> None:
+    wrong = np.zeros_like(MASK)
+    figure = predictions(
+        [IMAGE, IMAGE], [MASK, wrong], {"good": [MASK, wrong], "poor": [wrong, wrong]}, INFO
+    )
+    assert len(figure.figure.axes) == 8
+    assert titles(figure) == ["image", "truth", "good", "poor"]
+    # 12 of the 40 labelled pixels are ball; void counts nowhere.
+    captions = [axes.get_xlabel() for axes in figure.figure.axes if axes.get_xlabel()]
+    assert captions == ["100 % right", "70 % right", "100 % right", "100 % right"]
+    assert legend_names(figure) == [["floor", "ball", "void"], ["floor"]]
+    assert "good 100, 100; poor 70, 100" in figure.alt
+    shown = figure.figure.axes[2].images[0].get_array()
+    assert np.array_equal(shown, colour_mask(MASK, INFO))
+    assert figure.figure.axes[2].images[0].get_interpolation() == "nearest"
+
+
+def test_rows_with_the_same_classes_share_a_legend() -> None:
+    figure = predictions([IMAGE] * 3, [MASK] * 3, {"masks": [MASK] * 3}, INFO)
+    assert legend_names(figure) == [["floor", "ball", "void"]]
+
+
+def test_all_void_image_has_no_share() -> None:
+    void = np.full_like(MASK, 255)
+    assert "m –" in predictions([IMAGE], [void], {"m": [MASK]}, INFO).alt
+
+
+def test_lengths_must_agree() -> None:
+    with pytest.raises(ValueError, match="2 images but 1 for 'm'"):
+        predictions([IMAGE] * 2, [MASK] * 2, {"m": [MASK]}, INFO)
+    with pytest.raises(ValueError, match="no images"):
+        contact_sheet([], [], INFO)
+    with pytest.raises(ValueError, match="1 images but 2 for 'titles'"):
+        contact_sheet([IMAGE], [MASK], INFO, titles=["a", "b"])
+
+
+def test_contact_sheet() -> None:
+    figure = contact_sheet([IMAGE] * 5, [MASK] * 5, INFO, titles=list("abcde"), columns=3)
+    assert len(figure.figure.axes) == 10
+    assert titles(figure) == list("abcde")
+    assert legend_names(figure) == [["floor", "ball", "void"]]
+    assert "5 images of toys" in figure.alt
+
+
+def test_panels_do_not_overlap() -> None:
+    figure = predictions([IMAGE] * 3, [MASK] * 3, {"a": [MASK] * 3}, INFO)
+    boxes = [axes.get_position() for axes in figure.figure.axes]
+    assert all(0 <= box.x0 < box.x1 <= 1.001 and 0 <= box.y0 < box.y1 <= 1 for box in boxes)
+    assert not any(
+        a.x0 < b.x1 - 1e-6 and b.x0 < a.x1 - 1e-6 and a.y0 < b.y1 - 1e-6 and b.y0 < a.y1 - 1e-6
+        for i, a in enumerate(boxes)
+        for b in boxes[i + 1 :]
+    )
+
+
+def test_views() -> None:
+    figure = views([IMAGE, IMAGE], {"strength 1": torch.rand(2, 3, 6, 8)})
+    assert len(figure.figure.axes) == 4
+    assert titles(figure) == ["original", "strength 1"]
+    assert "strength 1" in figure.alt
+
+
+def test_embedding_maps_colour_by_class() -> None:
+    labels = np.array([0, 1, 1, 2])
+    xy = np.arange(8.0).reshape(4, 2)
+    figure = embedding_maps({"before": (xy, labels), "after": (xy[:2], labels[:2])}, INFO)
+    assert titles(figure) == ["before", "after"]
+    assert legend_names(figure) == [["floor", "ball", "cube"]]
+    drawn = figure.figure.axes[0].collections[0]
+    place = {
+        tuple(p): tuple(c[:3])
+        for p, c in zip(drawn.get_offsets(), drawn.get_facecolors(), strict=True)
+    }
+    for point, label in zip(xy, labels, strict=True):
+        assert place[tuple(point)] == pytest.approx(np.array(INFO.palette[label]) / 255)
+    assert "before, 4 pixels; after, 2 pixels" in figure.alt
+
+
+def test_embedding_maps_refuse_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="no embeddings"):
+        embedding_maps({}, INFO)
+    with pytest.raises(ValueError, match=r"'a': places are \(3, 2\), labels \(2,\)"):
+        embedding_maps({"a": (np.zeros((3, 2)), np.zeros(2))}, INFO)
+
+
+def test_tsne_keeps_neighbours_and_repeats_itself() -> None:
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], 20)
+    points = np.eye(3, 10)[labels] + 0.05 * generator.normal(size=(60, 10))
+    xy = tsne(points, seed=3, perplexity=8)
+    assert xy.shape == (60, 2)
+    assert np.array_equal(xy, tsne(torch.from_numpy(5 * points), seed=3, perplexity=8)) or (
+        np.allclose(xy, tsne(5 * points, seed=3, perplexity=8), atol=1e-3)
+    )
+    gaps = np.linalg.norm(xy[:, None] - xy[None], axis=-1)
+    np.fill_diagonal(gaps, np.inf)
+    assert (labels[gaps.argmin(1)] == labels).all()
+
+
+def test_tsne_refuses_with_a_reason() -> None:
+    with pytest.raises(ValueError, match="at most 5000"):
+        tsne(np.zeros((5001, 2)))
+    with pytest.raises(ValueError, match=r"perplexity is 30\.0; it must be below the 10 points"):
+        tsne(np.zeros((10, 2)))
+    with pytest.raises(ValueError, match="not finite"):
+        tsne(np.full((40, 2), np.nan))
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_saved_files_are_whole_alike_and_carry_the_alt_text(ending: str, tmp_path: Path) -> None:
+    def draw() -> Picture:
+        return embedding_maps({"a": (np.arange(8.0).reshape(4, 2), [0, 1, 1, 2])}, INFO)
+
+    first, second = tmp_path / f"one.{ending}", tmp_path / f"two.{ending}"
+    save(draw(), first)
+    save(draw(), second)
+    assert first.read_bytes() == second.read_bytes()
+    assert b"Pixel embeddings of toys" in first.read_bytes()
+    assert b"atplotlib v" not in first.read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"one.{ending}", f"two.{ending}"]
+
+
+def test_other_endings_are_refused_and_leave_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"\.png or \.svg"):
+        save(views([IMAGE], {}), tmp_path / "figure.jpg")
+    assert list(tmp_path.iterdir()) == []

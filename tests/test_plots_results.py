@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from segnb.datasets.base import DatasetInfo
+from segnb.errors import ConfigError
+from segnb.plots import (
+    Picture,
+    compactness_scatter,
+    compactness_stages,
+    cost,
+    gain,
+    iou_per_class,
+    label_curve,
+    loss_curves,
+    method_styles,
+    spearman,
+    temperature_curve,
+)
+from segnb.recipe import Recipe, Stage
+from segnb.table import select
+
+INFO = DatasetInfo(
+    name="toys",
+    class_names=("floor", "ball", "cube"),
+    palette=((10, 20, 30), (200, 0, 0), (0, 0, 200)),
+    licence="",
+    homepage="",
+)
+CE, LONG, CROSS = "cross-entropy", "cross-entropy, same compute", "contrastive (paper, cross)"
+
+
+def row(miou: float | None, **changes: Any) -> dict[str, Any]:
+    """A ledger row as a run writes it."""
+    own = {
+        name: changes.pop(name, default)
+        for name, default in {"labelled": 18, "seconds": 100.0, "device": "CPU"}.items()
+    }
+    measures = {
+        name: changes.pop(name, None)
+        for name in ("intra", "inter", "fisher", "silhouette", "knn_miou", "probe_miou")
+    }
+    recipe = Recipe(fraction=changes.pop("fraction", 1 / 16)).replace(**changes)
+    contrastive = recipe.uses_contrastive
+    value = miou or 0.0
+    return {
+        **{name: getattr(recipe, name) for name in ("dataset", "tier", "method", "seed")},
+        "form": recipe.form if contrastive else None,
+        "scope": recipe.scope if contrastive else None,
+        "temperature": recipe.temperature if contrastive else None,
+        "fraction": recipe.fraction,
+        **own,
+        **measures,
+        "miou_val": miou,
+        "miou_test": None,
+        "iou": {"val": [value, value / 2, None]},
+        "compactness": {"finetuned": measures, **({"initial": {"fisher": 0.1}})},
+        "recipe": recipe.to_dict(),
+        "recipe_hash": recipe.hash,
+    }
+
+
+ROWS = [
+    row(25.0, method="ce", seed=0),
+    row(27.0, method="ce", seed=1),
+    row(44.0, method="ce_long", seed=0),
+    row(45.0, method="ce_long", seed=1),
+    row(40.0, seed=0),
+    row(48.0, seed=1),
+    row(60.0, seed=0, fraction=1.0, labelled=300),
+]
+
+
+def lines(axes: Any) -> dict[str, Any]:
+    """Labelled lines of a panel by name."""
+    return {a.get_label(): a for a in axes.get_lines() if not a.get_label().startswith("_")}
+
+
+def legend_names(figure: Picture) -> list[str]:
+    return [text.get_text() for text in figure.figure.legends[0].get_texts()]
+
+
+def test_label_curve_holds_the_means() -> None:
+    figure = label_curve(ROWS)
+    (axes,) = figure.figure.axes
+    drawn = lines(axes)
+    assert [*drawn] == legend_names(figure) == [CE, LONG, CROSS]
+    assert drawn[CROSS].get_ydata() == pytest.approx([44.0, 60.0])
+    assert drawn[CE].get_ydata() == pytest.approx([26.0])
+    assert drawn[CROSS].get_xdata() == pytest.approx([18, 300], rel=0.1)
+    assert axes.get_xscale() == "log"
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["18\n1/16", "300\nall"]
+    assert axes.get_ylabel() == "mIoU, val, %"
+    assert f"{CROSS}: 18 images 44.0" in figure.alt
+    assert "300 images 60.0 (one seed)" in figure.alt
+
+
+def test_intervals_and_dots_for_several_seeds_alone() -> None:
+    (axes,) = label_curve(ROWS).figure.axes
+    unlabelled = [line for line in axes.get_lines() if line.get_label().startswith("_")]
+    # Three groups of two seeds: an interval and dots each; the single seed gets neither.
+    assert len(unlabelled) == 6
+    low, high = unlabelled[0].get_ydata()
+    # Mean 26, standard deviation sqrt(2), t(0.975, 1) = 12.706.
+    assert (high - low) / 2 == pytest.approx(12.706, abs=1e-3)
+    (axes,) = label_curve(ROWS[-1:]).figure.axes
+    assert len(axes.get_lines()) == 1
+
+
+def test_gain_is_paired_by_seed() -> None:
+    figure = gain([*ROWS, row(90.0, seed=7)])
+    over_ce, over_long = figure.figure.axes
+    assert over_ce.get_title() == f"over {CE}"
+    assert over_long.get_title() == f"over {LONG}"
+    assert [*lines(over_ce)] == [LONG, CROSS]
+    assert [*lines(over_long)] == [CROSS]
+    # Seeds 0 and 1: 40 - 25 and 48 - 27; seed 7 and 300 images have no baseline.
+    assert lines(over_ce)[CROSS].get_ydata() == pytest.approx([18.0])
+    assert lines(over_long)[CROSS].get_ydata() == pytest.approx([(-4 + 3) / 2])
+    assert (
+        "Over cross-entropy, same compute: contrastive (paper, cross) 18 images -0.5" in figure.alt
+    )
+
+
+def test_gain_compares_like_weights_with_like() -> None:
+    rows = [row(50.0, method="ce", encoder_weights="imagenet"), row(51.0), row(20.0, method="ce")]
+    (axes,) = gain(rows).figure.axes
+    assert lines(axes)[CROSS].get_ydata() == pytest.approx([31.0])
+    rows.append(row(58.0, encoder_weights="imagenet"))
+    (axes,) = gain(rows).figure.axes
+    assert lines(axes)[f"{CROSS}, ImageNet"].get_ydata() == pytest.approx([8.0])
+
+
+def test_gain_without_baseline_says_so() -> None:
+    with pytest.raises(ConfigError, match="no run can be compared"):
+        gain(ROWS[4:])
+    # One baseline is enough for one panel.
+    assert len(gain([r for r in ROWS if r["method"] != "ce_long"]).figure.axes) == 1
+
+
+def test_temperature_curve() -> None:
+    rows = [*ROWS, row(30.0, temperature=0.5), row(35.0, temperature=0.03)]
+    figure = temperature_curve(rows)
+    (axes,) = figure.figure.axes
+    drawn = lines(axes)
+    assert drawn[CROSS].get_ydata() == pytest.approx([35.0, 44.0, 30.0])
+    assert drawn[CROSS].get_xdata() == pytest.approx([0.03, 0.07, 0.5])
+    assert drawn[CE].get_ydata() == pytest.approx([26.0, 26.0])
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.03", "0.07", "0.5"]
+    assert axes.get_xlabel() == "temperature τ, 18 labelled images"
+    assert "0.5 30.0 (one seed)" in figure.alt
+    with pytest.raises(ConfigError, match="two temperatures"):
+        temperature_curve(ROWS)
+
+
+def test_sweep_rows_are_not_averaged_into_the_label_curve() -> None:
+    rows = [*ROWS, row(30.0, temperature=0.5)]
+    with pytest.raises(ConfigError, match="differ in temperature"):
+        label_curve(rows)
+    (axes,) = label_curve(select(rows, temperature=0.07)).figure.axes
+    assert lines(axes)[CROSS].get_ydata() == pytest.approx([44.0, 60.0])
+
+
+def test_spearman() -> None:
+    x = np.array([1.0, 2.0, 3.0, 10.0])
+    assert spearman(x, x**3) == pytest.approx(1.0)
+    assert spearman(x, -x) == pytest.approx(-1.0)
+    assert spearman(x, np.ones(4)) is None
+    # Both rise with the group, but inside each group they go against each other.
+    a = np.array([1.0, 2.0, 3.0, 11.0, 12.0, 13.0])
+    b = np.array([3.0, 2.0, 1.0, 13.0, 12.0, 11.0])
+    whole = spearman(a, b)
+    assert whole is not None
+    assert whole > 0.5
+    assert spearman(a, b, within=np.array([0, 0, 0, 1, 1, 1])) == pytest.approx(-1.0)
+
+
+def test_compactness_scatter_over_all_runs() -> None:
+    rows = [row(20.0 + i, seed=i, fisher=float(i), silhouette=-float(i)) for i in range(5)]
+    rows += [row(50.0, method="ce", fisher=None, silhouette=0.5), row(None, seed=9, fisher=3.0)]
+    figure = compactness_scatter(rows)
+    fisher, silhouette = figure.figure.axes
+    assert fisher.get_xlabel() == "Fisher ratio"
+    assert fisher.get_title() == "ρ = +1.00, 5 runs"
+    assert silhouette.get_title().endswith("6 runs")
+    assert lines(fisher)[CROSS].get_xdata() == pytest.approx(range(5))
+    assert CE in lines(silhouette)
+    assert "Fisher ratio: ρ = +1.00, 5 runs." in figure.alt
+    with pytest.raises(ConfigError, match="none of the 2 rows has any of intra"):
+        compactness_scatter([row(1.0), row(2.0)], against=["intra"])
+
+
+def test_compactness_scatter_tells_labels_from_methods() -> None:
+    rows = [row(10.0 + i, seed=i, fisher=1.0 - i / 10, labelled=9) for i in range(3)]
+    rows += [row(40.0 + i, seed=i, fisher=9.0 - i / 10) for i in range(3)]
+    title = compactness_scatter(rows, against=["fisher"]).figure.axes[0].get_title()
+    assert title == "ρ = +0.54, 6 runs\nat equal labels ρ = −1.00"
+
+
+def test_compactness_stages() -> None:
+    rows = [
+        row(40.0, fisher=2.0),
+        row(42.0, seed=1, fisher=4.0),
+        row(20.0, method="ce", fisher=1.0),
+    ]
+    figure = compactness_stages(rows)
+    (axes,) = figure.figure.axes
+    assert axes.get_title() == "Fisher ratio"
+    assert lines(axes)[CROSS].get_ydata() == pytest.approx([0.1, 3.0])
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["before", "stage 1", "stage 2"]
+    assert f"{CROSS} before 0.1, stage 2 3" in figure.alt
+    with pytest.raises(ConfigError, match="18, 300 labelled images"):
+        compactness_stages(ROWS)
+
+
+def test_cost_joins_recipes_of_different_length() -> None:
+    longer = Stage(steps=900, lr=0.05, schedule="poly")
+    rows = [
+        row(25.0, method="ce", seconds=100.0),
+        row(27.0, method="ce", seconds=110.0, seed=1),
+        row(34.0, method="ce", seconds=330.0, finetune=longer),
+        row(40.0, seconds=900.0),
+        row(60.0, seconds=900.0, labelled=300, fraction=1.0),
+    ]
+    figure = cost(rows)
+    few, many = figure.figure.axes
+    assert few.get_title() == "18 labelled images"
+    assert lines(few)[CE].get_xdata() == pytest.approx([105.0, 330.0])
+    assert lines(few)[CE].get_ydata() == pytest.approx([26.0, 34.0])
+    assert [*lines(many)] == [CROSS]
+    assert few.get_xscale() == "log"
+    assert "on CPU" in figure.alt
+
+
+def test_cost_does_not_compare_devices() -> None:
+    with pytest.raises(ConfigError, match="seconds on CPU and on GPU cannot be compared"):
+        cost([row(1.0), row(2.0, seed=1, device="GPU")])
+    with pytest.raises(ConfigError, match="none of the rows tells the seconds"):
+        cost([row(1.0, seconds=None)])
+
+
+def test_iou_per_class() -> None:
+    figure = iou_per_class(ROWS[:6], INFO)
+    (axes,) = figure.figure.axes
+    # Sorted by the last method: floor 44, ball 22, cube in no image.
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["cube", "ball", "floor"]
+    assert legend_names(figure) == [CE, LONG, CROSS]
+    means = [line.get_xdata()[0] for line in axes.get_lines() if line.get_markersize() == 5]
+    assert sorted(means) == pytest.approx(sorted([26, 13, 44.5, 22.25, 44, 22]))
+    assert f"cube: {CE} not there" in figure.alt
+    assert axes.get_xlabel() == "IoU on val, %, with 18 labelled images"
+    with pytest.raises(ConfigError, match="18, 300 labelled images"):
+        iou_per_class(ROWS, INFO)
+    with pytest.raises(ConfigError, match="IoU of 3 classes, two has 2"):
+        iou_per_class(ROWS[:2], DatasetInfo("two", ("a", "b"), ((0, 0, 0), (1, 1, 1)), "", ""))
+
+
+def test_loss_curves() -> None:
+    log = [{"stage": "finetune", "step": s, "loss": 2.0} for s in range(0, 100, 10)]
+    logs = {
+        CE: [*log, {"stage": "finetune", "step": 100, "loss": float("nan")}, {"stage": "eval"}],
+        CROSS: [*log[:5], {"stage": "pretrain", "step": 0, "loss": 7.0}],
+        "mine": [],
+    }
+    figure = loss_curves(logs)
+    assert [axes.get_title() for axes in figure.figure.axes] == [
+        "stage 1: contrastive loss",
+        "stage 2: cross-entropy",
+    ]
+    assert [*lines(figure.figure.axes[0])] == [CROSS]
+    # A constant loss stays constant when smoothed, from the first value on.
+    assert lines(figure.figure.axes[1])[CE].get_ydata() == pytest.approx([2.0] * 10)
+    assert "finetune, cross-entropy: 2.00 at step 90" in figure.alt
+    with pytest.raises(ConfigError, match="no rows with a loss"):
+        loss_curves({CE: []})
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [label_curve, gain, temperature_curve, compactness_scatter, compactness_stages, cost],
+)
+def test_no_rows_is_a_clear_error(figure: Callable[[list[Any]], Picture]) -> None:
+    with pytest.raises(ConfigError, match="no rows"):
+        figure([])
+    with pytest.raises(ConfigError, match="none of the 1 rows has a value for 'miou_val'"):
+        figure([row(None)])
+
+
+def test_methods_look_alike_everywhere_and_differ_from_each_other() -> None:
+    names = [CE, LONG, CROSS, "contrastive (official, within)", "pseudo-labels (paper, cross)"]
+    styles = method_styles(names)
+    assert method_styles([CROSS])[CROSS] == styles[CROSS]
+    assert len({(s.colour, s.marker, s.line, s.filled) for s in styles.values()}) == len(names)
+    assert styles["pseudo-labels (paper, cross)"].colour == styles[CROSS].colour
+    assert method_styles(["b", "a"])["b"] != method_styles(["b", "a"])["a"]
+
+
+def test_figures_leave_no_trace_in_matplotlib() -> None:
+    before = dict(matplotlib.rcParams)
+    label_curve(ROWS).png()
+    assert dict(matplotlib.rcParams) == before
+    if "matplotlib.pyplot" in sys.modules:
+        assert sys.modules["matplotlib.pyplot"].get_fignums() == []
+
+
+def test_jupyter_shows_one_picture_with_its_alt_text() -> None:
+    formatters = pytest.importorskip("IPython.core.formatters")
+    display = formatters.DisplayFormatter()
+    # The inline back end registers a printer for every matplotlib figure.
+    display.formatters["image/png"].for_type(Figure, lambda figure: b"not this one")
+    figure = label_curve(ROWS)
+    data, metadata = display.format(figure)
+    assert data["image/png"].startswith(b"\x89PNG")
+    assert data["text/plain"] == figure.alt
+    assert metadata["image/png"]["alt"] == figure.alt
+    assert metadata["image/png"]["width"] == 720
