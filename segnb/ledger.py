@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -90,17 +89,3 @@ def add(path: Path, row: Row) -> None:
     with FileLock(f"{path}.lock"):
         rows = [old for old in read(path) if old["recipe_hash"] != row["recipe_hash"]]
         write_atomic(path, "".join(json.dumps(one) + "\n" for one in [*rows, row]))
-
-
-def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
-    """Rows in which every named field has the value, or passes the test, that is given.
-
-    ``select(rows, dataset="camvid", fraction=lambda f: f < 0.1)``
-    """
-    return [row for row in rows if all(_fits(row.get(k), v) for k, v in wanted.items())]
-
-
-def _fits(value: Any, wanted: Any) -> bool:
-    if isinstance(wanted, Callable):  # type: ignore[arg-type]
-        return bool(wanted(value))
-    return bool(value == wanted)

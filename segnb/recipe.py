@@ -251,7 +251,7 @@ class Recipe:
 
     def command(self) -> str:
         """The one command that runs this recipe again."""
-        words = ["segnb", "run", self.dataset, self.tier]
+        words = ["segnb", "run", "--dataset", self.dataset, "--tier", self.tier]
         for name, value in self.changes().items():
             flag = "--" + name.replace("_", "-")
             if isinstance(value, bool):

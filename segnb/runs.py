@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ import segnb
 from segnb import datasets, evaluation, ledger
 from segnb.datasets import SegmentationDataset, WorkingSet
 from segnb.device import describe
-from segnb.errors import DataError
+from segnb.errors import ConfigError, DataError
 from segnb.files import atomic_path, write_atomic
 from segnb.metrics.segmentation import Score
 from segnb.models import SegmentationNetwork, build_network
@@ -105,7 +105,8 @@ def run(
     progress_bar: bool = True,
     on_log: Callable[[LogRow], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
-) -> ledger.Row:
+    until: Literal["pretrain", "end"] = "end",
+) -> ledger.Row | None:
     """Train and measure a recipe, or finish what an earlier call began.
 
     Args:
@@ -117,13 +118,16 @@ def run(
         progress_bar: Show progress.
         on_log: Called with every row of the training log.
         should_stop: Asked after every step; true stops with a checkpoint.
+        until: ``pretrain`` stops after stage 1; the next call goes on from there.
 
     Returns:
-        The ledger row.
+        The ledger row; ``None`` after stage 1 alone.
 
     Raises:
         SegnbError: Bad input, a loss that is not a number, or a stop asked for.
     """
+    if until == "pretrain" and not recipe.uses_contrastive:
+        raise ConfigError(f"method {recipe.method!r} has no stage 1")
     folder = run_folder(recipe, runs)
     accelerator = make_accelerator(recipe.precision, cpu=cpu)
     finished = folder / "metrics.json"
@@ -139,7 +143,9 @@ def run(
         if accelerator.is_main_process:
             _describe(folder, recipe, splits, session)
         accelerator.wait_for_everyone()
-        measured = _train_and_measure(recipe, splits, session, folder)
+        measured = _train_and_measure(recipe, splits, session, folder, until=until)
+        if measured is None:
+            return None
         if accelerator.is_main_process:
             write_atomic(finished, json.dumps(measured, indent=1) + "\n")
             # All that a checkpoint is for is done; the weights stay.
@@ -208,8 +214,13 @@ def _describe(folder: Path, recipe: Recipe, splits: Splits, session: Session) ->
 
 
 def _train_and_measure(
-    recipe: Recipe, splits: Splits, session: Session, folder: Path
-) -> ledger.Row:
+    recipe: Recipe,
+    splits: Splits,
+    session: Session,
+    folder: Path,
+    *,
+    until: Literal["pretrain", "end"],
+) -> ledger.Row | None:
     started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     accelerator = session.accelerator
     probe = _Probe(splits, session)
@@ -222,6 +233,8 @@ def _train_and_measure(
         probe.measure("pretrained", network)
         if session.is_main:
             save_weights(folder / "pretrained.safetensors", network)
+        if until == "pretrain":
+            return None
     logs.append(finetune(network, splits.labelled_set, recipe, session=session))
 
     if recipe.method == "pseudo":

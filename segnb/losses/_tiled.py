@@ -659,11 +659,10 @@ def _register_total(operator: Any, number: int) -> None:
 
     def backward(ctx: Any, gradient: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         _once_differentiable()
-        rest = (None,) * (ctx.inputs - number)
-        if gradient is None:
-            return (None,) * number + rest
-        gradients = [(gradient * saved).to(saved.dtype) for saved in ctx.saved_tensors]
-        return (*gradients, *rest)
+        gradients: list[Tensor | None] = [None] * number
+        if gradient is not None:
+            gradients = [(gradient * saved).to(saved.dtype) for saved in ctx.saved_tensors]
+        return (*gradients, *(None,) * (ctx.inputs - number))
 
     operator.register_fake(_fake_total)
     operator.register_autograd(backward, setup_context=setup_context)

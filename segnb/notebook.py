@@ -1,0 +1,179 @@
+"""What the notebooks share: their tier, figures with alt text, and what Colab needs.
+
+A notebook's first code cell is inserted when it is built (``notebooks/src/_setup.py``): on Colab
+it fetches the repository and installs segnb, then calls :func:`install_missing`; elsewhere it
+does nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from segnb.errors import ConfigError
+from segnb.recipe import Tier
+
+#: Packages of Colab's that are never replaced: the rest of its image is built around them.
+KEPT = ("torch", "torchvision", "torchaudio", "numpy", "pandas")
+
+#: Dots per inch a figure is drawn at, and how many of them make one pixel of the page.
+_DPI, _DOTS_PER_PIXEL = 160, 2
+
+
+def tier(default: Tier = "quick") -> Tier:
+    """The size a notebook runs at: the environment variable ``SEGNB_TIER``, else ``default``.
+
+    Raises:
+        ConfigError: The variable names no tier.
+    """
+    name = os.environ.get("SEGNB_TIER") or default
+    if name not in get_args(Tier):
+        raise ConfigError(f"SEGNB_TIER is {name!r}; it must be one of {', '.join(get_args(Tier))}")
+    return cast(Tier, name)
+
+
+def project_path(name: str) -> Path:
+    """A path inside the repository, from wherever in it the notebook runs.
+
+    Args:
+        name: Relative to the repository's root, as ``results/ledger.jsonl``.
+
+    Returns:
+        The path; below the working folder where that is in no checkout of segnb.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "segnb" / "recipe.py").is_file() and (folder / "pyproject.toml").is_file():
+            return folder / name
+    return here / name
+
+
+def show(figure: Any, alt: str) -> None:
+    """Display a matplotlib figure once, crisp, with a text for readers who cannot see it.
+
+    The figure is closed, so that the inline back end does not display it a second time.
+
+    Args:
+        figure: A ``matplotlib.figure.Figure``.
+        alt: What the figure shows, in a sentence.
+
+    Raises:
+        ConfigError: ``alt`` is empty.
+    """
+    from IPython.display import display
+    from matplotlib import pyplot
+
+    if not alt.strip():
+        raise ConfigError(
+            "show(figure, alt): alt is empty; say in a sentence what the figure shows"
+        )
+    stream = io.BytesIO()
+    figure.savefig(
+        stream,
+        format="png",
+        dpi=_DPI,
+        bbox_inches="tight",
+        metadata={"Software": None},  # the version of matplotlib would differ in every rebuild
+        pil_kwargs={"optimize": True},
+    )
+    pyplot.close(figure)
+    png = stream.getvalue()
+    # Width and height stand at fixed places in a PNG's header.
+    width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
+    size = {"width": width // _DOTS_PER_PIXEL, "height": height // _DOTS_PER_PIXEL}
+    display(
+        {"image/png": png, "text/plain": alt},
+        metadata={"image/png": {"alt": alt, **size}},
+        raw=True,
+    )
+
+
+def in_colab() -> bool:
+    """Whether this process is a Colab kernel."""
+    return "google.colab" in sys.modules
+
+
+def mount_drive(folder: str = "segnb") -> Path | None:
+    """Mount Google Drive, after saying what that lets this notebook see.
+
+    Never called unless the reader asks for it: runs are kept on Drive so that they outlive the
+    session.
+
+    Args:
+        folder: The folder under ``MyDrive`` that segnb reads and writes; made if missing.
+
+    Returns:
+        That folder; ``None`` outside Colab, where there is nothing to mount.
+    """
+    if not in_colab():
+        print("This is not Colab: nothing to mount, files stay on this machine.")
+        return None
+    print(
+        "Google will ask for access to your whole Drive; it offers no less. Code in this notebook "
+        f"can then see every file there. segnb reads and writes only MyDrive/{folder}. Decline, "
+        "and everything still works, but is lost when the session ends."
+    )
+    importlib.import_module("google.colab.drive").mount("/content/drive")
+    home = Path("/content/drive/MyDrive") / folder
+    home.mkdir(parents=True, exist_ok=True)
+    return home
+
+
+def install_missing(run: Callable[[Sequence[str]], None] | None = None) -> list[str]:
+    """Install what segnb needs and this environment lacks, replacing none of :data:`KEPT`.
+
+    Args:
+        run: Runs a command; a subprocess where it is ``None``.
+
+    Returns:
+        The requirements that were installed.
+
+    Raises:
+        ConfigError: One of :data:`KEPT` itself is missing or too old.
+    """
+    from packaging.requirements import Requirement
+
+    missing = []
+    for line in metadata.requires("segnb") or []:
+        requirement = Requirement(line)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        version = _version(requirement.name)
+        if version is not None and requirement.specifier.contains(version, prereleases=True):
+            continue
+        if requirement.name in KEPT:
+            here = f"{requirement.name} {version}" if version else f"no {requirement.name}"
+            raise ConfigError(
+                f"segnb needs {requirement}, and this runtime has {here}; choose a newer runtime "
+                "(segnb does not replace it, other packages here depend on it)"
+            )
+        missing.append(f"{requirement.name}{requirement.specifier}")
+    if not missing:
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        constraints = Path(folder) / "keep.txt"
+        kept = [f"{name}=={version}\n" for name in KEPT if (version := _version(name))]
+        constraints.write_text("".join(kept))
+        command = [sys.executable, "-m", "pip", "install", "--quiet"]
+        (run or _run)([*command, "--constraint", str(constraints), *missing])
+    importlib.invalidate_caches()
+    return missing
+
+
+def _run(command: Sequence[str]) -> None:
+    subprocess.run(command, check=True)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,99 @@
+"""What a few runs look like side by side: the table and the figures of ``make reproduce``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from segnb import datasets, ledger, plots, table
+from segnb.errors import DataError
+from segnb.files import write_atomic
+from segnb.plots import Picture
+from segnb.recipe import Recipe
+from segnb.training.log import read_log
+
+
+def read_preview(row: ledger.Row, results: Path) -> Mapping[str, np.ndarray]:
+    """The small arrays kept of a run: ``ids``, ``predictions``, ``labels``, ``embeddings_*``.
+
+    Raises:
+        DataError: The file is missing.
+    """
+    path = results / "previews" / f"{row['recipe_hash']}.npz"
+    if not path.exists():
+        raise DataError(f"{path} is missing; run `{row['command']}` again")
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def comparison(
+    rows: Sequence[ledger.Row], results: Path, *, root: Path | None = None
+) -> dict[str, Picture]:
+    """Figures that compare runs on one data set, one run a method.
+
+    Args:
+        rows: Rows of one data set at one number of labelled images; the first of each method is
+            shown where there are several seeds.
+        results: The folder the rows, logs and previews are in.
+        root: Where the data sets are.
+
+    Returns:
+        ``predictions``, ``loss_curves``, ``iou_per_class``, and ``embeddings`` where a
+        contrastive run is among the rows.
+    """
+    shown: dict[str, ledger.Row] = {}
+    for row in rows:
+        shown.setdefault(table.method_name(row), row)
+    recipe = Recipe.from_dict(dict(next(iter(shown.values()))["recipe"]))
+    info = datasets.info(recipe.dataset)
+    previews = {name: read_preview(row, results) for name, row in shown.items()}
+    ids = [str(one) for one in next(iter(previews.values()))["ids"]]
+    split = datasets.load(recipe.dataset, "val", root=root, size=recipe.size)
+    val = datasets.working_set(split, size=recipe.size, ids=ids)
+    logs = {name: read_log(results / row["log"]) for name, row in shown.items()}
+
+    figures = {
+        "predictions": plots.predictions(
+            list(val.images),
+            list(val.masks),
+            {name: list(preview["predictions"]) for name, preview in previews.items()},
+            info,
+        ),
+        "loss_curves": plots.loss_curves(logs),
+        "iou_per_class": plots.iou_per_class(rows, info),
+    }
+    for name, row in shown.items():
+        if row["method"] == "contrastive":
+            figures["embeddings"] = plots.embedding_maps(embedding_points(previews[name]), info)
+            break
+    return figures
+
+
+def embedding_points(
+    preview: Mapping[str, np.ndarray], *, seed: int = 0, perplexity: float = 30.0
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """t-SNE places of a run's pixel features at each stage, of the same pixels each time."""
+    titles = {
+        "initial": "before training",
+        "pretrained": "after stage 1",
+        "finetuned": "after stage 2",
+    }
+    points = {}
+    for stage, title in titles.items():
+        if f"embeddings_{stage}" in preview:
+            embeddings = preview[f"embeddings_{stage}"].astype(np.float32)
+            perplexity = min(perplexity, (len(embeddings) - 1) / 3)
+            places = plots.tsne(embeddings, seed=seed, perplexity=perplexity)
+            points[title] = (places, preview["labels"])
+    return points
+
+
+def write_report(rows: Sequence[ledger.Row], results: Path, *, root: Path | None = None) -> str:
+    """Write figures and table beside the ledger; return the table."""
+    for name, figure in comparison(rows, results, root=root).items():
+        plots.save(figure, results / "figures" / f"{name}.png")
+    text = table.results_table(rows)
+    write_atomic(results / "table.md", text + "\n")
+    return text
