@@ -128,12 +128,10 @@ class Table:
     Attributes:
         dataset: Only this data set.
         tier: Only this tier.
-        write: Also put the tables between the markers of this markdown file.
     """
 
     dataset: DatasetName | None = None
     tier: Tier | None = None
-    write: Path | None = None
     places: Annotated[Places, tyro.conf.arg(name="")] = field(default_factory=Places)
 
 
@@ -268,17 +266,12 @@ def predict(options: Predict) -> int:
 
 
 def table(options: Table) -> int:
-    """Print, and where asked write, the tables of the ledger."""
+    """Print the tables of the ledger."""
     from segnb import ledger
     from segnb.summary import tables
 
     rows = ledger.read(ledger.ledger_path(options.places.results))
-    text = tables(rows, dataset=options.dataset, tier=options.tier)
-    print(text)
-    if options.write is not None:
-        from segnb.table import write_block
-
-        write_block(options.write, "results", text)
+    print(tables(rows, dataset=options.dataset, tier=options.tier))
     return 0
 
 
