@@ -53,7 +53,7 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
 
 lab: $(READY)
-	$(BIN)/jupyter lab --notebook-dir=notebooks
+	SEGNB_DATA="$${SEGNB_DATA:-$(CURDIR)/data}" $(BIN)/jupyter lab --notebook-dir=notebooks
 
 bench: $(BENCH)
 	$(BIN)/python -m benchmarks.loss

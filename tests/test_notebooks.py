@@ -1,0 +1,564 @@
+"""The notebooks are in step with their sources, clean, and run; so does what makes them."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import contextlib
+import importlib
+import inspect
+import os
+import shutil
+import subprocess
+import sys
+import types
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from segnb import notebook as helpers
+from segnb.errors import ConfigError
+from tools import notebooks
+from tools.notebooks import NotebookError
+
+SOURCES = sorted(notebooks.SOURCES.glob("[0-9]*.py"))
+
+each_source = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+
+
+# The series itself
+
+
+@each_source
+def test_source_and_notebook_are_in_step(source: Path) -> None:
+    assert notebooks.differences(source) == [], "run: python tools/notebooks.py build"
+
+
+@each_source
+def test_the_saved_notebook_is_clean(source: Path) -> None:
+    saved = nbformat.read(notebooks.target(source), as_version=4)
+    assert notebooks.faults(saved) == []
+    pictures = [
+        output
+        for cell in saved.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    assert pictures, "a reader on GitHub sees no picture"
+
+
+def test_no_notebook_without_a_source() -> None:
+    made = {notebooks.target(source) for source in SOURCES}
+    assert set(notebooks.SOURCES.parent.glob("*.ipynb")) <= made
+
+
+@pytest.mark.slow
+@each_source
+def test_it_runs_alone_at_smoke(source: Path) -> None:
+    notebook = notebooks.make(source)
+    notebooks.execute(notebook, name=source.name, tier="smoke", timeout=120)
+    codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in codes)
+
+
+# Exercises
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """A stub and its solution, with the imports of the cells before them."""
+
+    where: str
+    name: str
+    imports: str
+    stub: str
+    solution: str
+
+    def function(self, code: str) -> Callable[..., Any]:
+        """The function a cell defines, made with the notebook's imports and nothing else."""
+        names = [node.name for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)]
+        space: dict[str, Any] = {}
+        exec(self.imports + "\n" + code, space)
+        found: Callable[..., Any] = space[names[-1]]
+        return found
+
+
+def exercises(source: Path) -> Iterator[Exercise]:
+    imports: list[str] = []
+    stubs: dict[str, str] = {}
+    before: dict[str, str] = {}
+    for cell in notebooks.make(source).cells[1:]:
+        if cell.cell_type != "code":
+            continue
+        first = cell.source.split("\n", 1)[0]
+        if first.startswith("# EXERCISE "):
+            name = first.removeprefix("# EXERCISE ").strip()
+            stubs[name], before[name] = cell.source, "\n".join(imports)
+        elif first.startswith("# SOLUTION "):
+            name = first.removeprefix("# SOLUTION ").strip()
+            where = f"{source.stem}: {name}"
+            assert "solution" in cell.metadata.get("tags", []), f"{where}: not tagged"
+            assert name in stubs, f"{where}: a solution without an exercise"
+            yield Exercise(where, name, before[name], stubs.pop(name), cell.source)
+        with contextlib.suppress(SyntaxError):  # a cell with shell commands imports nothing
+            imports += [
+                ast.unparse(node)
+                for node in ast.parse(cell.source).body
+                if isinstance(node, ast.Import | ast.ImportFrom)
+            ]
+    assert not stubs, f"{source.stem}: exercises without a solution: {sorted(stubs)}"
+
+
+EXERCISES = [exercise for source in SOURCES for exercise in exercises(source)]
+
+each_exercise = pytest.mark.parametrize("exercise", EXERCISES, ids=lambda each: each.where)
+
+
+@each_exercise
+def test_a_stub_fails_its_checker_and_the_solution_passes(exercise: Exercise) -> None:
+    checks = importlib.import_module("segnb.checks")
+    check = getattr(checks, f"check_{exercise.name}")
+    with pytest.raises(checks.Hint) as hint:
+        check(exercise.function(exercise.stub))
+    assert str(hint.value).strip(), "a hint says something"
+    check(exercise.function(exercise.solution))
+
+
+@each_exercise
+def test_stub_and_solution_have_one_signature(exercise: Exercise) -> None:
+    stub, solution = (exercise.function(code) for code in (exercise.stub, exercise.solution))
+    assert stub.__name__ == solution.__name__
+    assert inspect.signature(stub) == inspect.signature(solution)
+
+
+# What makes them
+
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"\0" * 24).decode()
+
+SOURCE = """\
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # A title
+
+# %% [markdown]
+# Why this cell.
+
+# %%
+import os
+import sys
+
+print(os.environ["SEGNB_TIER"], os.getcwd(), hex(2**40))
+print("careful", file=sys.stderr)
+
+# %% [markdown]
+# Your turn.
+
+# %%
+# EXERCISE double
+def double(x: float) -> float:
+    ...
+
+# %% [markdown]
+# A way to do it.
+
+# %% tags=["solution"]
+# SOLUTION double
+def double(x: float) -> float:
+    return 2 * x
+"""
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> Path:
+    """A folder like the repository's with one source; returns the source."""
+    folder = tmp_path / "notebooks" / "src"
+    folder.mkdir(parents=True)
+    text = notebooks.SETUP.read_text(encoding="utf-8")
+    (folder / "_setup.py").write_text(notebooks._REPO_LINE.sub('REPO = ""', text))
+    source = folder / "00_made.py"
+    source.write_text(SOURCE)
+    return source
+
+
+def setup_of(source: Path) -> Path:
+    return source.parent / "_setup.py"
+
+
+def test_a_source_becomes_an_executed_clean_notebook_in_step(
+    series: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notebook = notebooks.make(series, setup_of(series))
+    notebooks.execute(notebook, name="made", tier="smoke", timeout=60)
+    notebooks.save(notebook, notebooks.target(series))
+    assert notebooks.differences(series, setup_of(series)) == []
+
+    saved = nbformat.read(notebooks.target(series), as_version=4)
+    kinds = [cell.cell_type for cell in saved.cells]
+    assert kinds == ["markdown", "markdown", "code"] + ["markdown", "code"] * 3
+    assert saved.cells[2].source.startswith("REPO = ")
+    assert saved.cells[2].outputs == []
+    printed = saved.cells[4].outputs[0].text
+    assert printed == "smoke ./notebooks 0x...\n"
+    assert len(saved.cells[4].outputs) == 1, "the error stream is not saved"
+    assert "careful" in capsys.readouterr().err, "but it is shown to whoever builds"
+    assert saved.cells[-1].metadata == {
+        "tags": ["solution"],
+        "jupyter": {"source_hidden": True},
+        "cellView": "form",
+    }
+    assert set(saved.metadata) == {"kernelspec", "language_info"}
+    assert str(Path.home()) not in notebooks.target(series).read_text()
+
+
+def test_making_is_repeatable_and_ids_are_stable(series: Path) -> None:
+    first = notebooks.make(series, setup_of(series))
+    assert first == notebooks.make(series, setup_of(series))
+    ids = [cell.id for cell in first.cells]
+    assert len(set(ids)) == len(ids)
+    series.write_text(SOURCE.replace("# Your turn.", "# Your turn, then."))
+    changed = [cell.id for cell in notebooks.make(series, setup_of(series)).cells]
+    assert sum(a != b for a, b in zip(ids, changed, strict=True)) == 1
+
+
+def test_equal_cells_get_ids_of_their_own(series: Path) -> None:
+    series.write_text(SOURCE + "\n# %% [markdown]\n# Your turn.\n")
+    notebook = notebooks.make(series, setup_of(series))
+    nbformat.validate(notebook)
+
+
+def test_a_changed_source_is_seen(series: Path) -> None:
+    assert notebooks.differences(series, setup_of(series)) == ["00_made.ipynb is missing"]
+    write_as_executed(series)
+    assert notebooks.differences(series, setup_of(series)) == []
+    series.write_text(SOURCE.replace("2 * x", "x + x"))
+    assert "cell 8 differs in its source" in notebooks.differences(series, setup_of(series))[0]
+    series.write_text(SOURCE + "\n# %% [markdown]\n# More.\n")
+    assert "9 cells, its source makes 10" in notebooks.differences(series, setup_of(series))[0]
+
+
+def write_as_executed(source: Path) -> None:
+    notebook = notebooks.make(source, setup_of(source))
+    codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for number, cell in enumerate(codes):
+        cell.execution_count = number + 1
+    notebooks.save(notebook, notebooks.target(source))
+
+
+def test_a_failing_cell_is_named_with_its_error(series: Path) -> None:
+    series.write_text("# %% [markdown]\n# # T\n\n# %%\nraise ValueError('no positives')\n")
+    with pytest.raises(NotebookError, match=r"made(.|\n)*ValueError: no positives"):
+        notebooks.execute(notebooks.make(series, setup_of(series)), name="made", tier="smoke")
+
+
+def test_a_source_needs_a_title(series: Path) -> None:
+    series.write_text("# %%\n1\n")
+    with pytest.raises(NotebookError, match=r"00_made\.py.*title"):
+        notebooks.make(series, setup_of(series))
+
+
+def made_with(output: dict[str, Any]) -> nbformat.NotebookNode:
+    cell = nbformat.v4.new_code_cell("x", execution_count=1)
+    display = {"metadata": {}, "output_type": "display_data"}
+    whole = output if "output_type" in output else {**display, **output}
+    cell.outputs = [nbformat.from_dict(whole)]
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("Why."), cell])
+
+
+@pytest.mark.parametrize(
+    ("output", "fault"),
+    [
+        ({"data": {notebooks._WIDGET: {"model_id": "1"}}}, "widget"),
+        ({"data": {"image/png": PNG}}, "alt text"),
+        ({"data": {"text/plain": "/home/ann/segnb/x.py"}}, "/home/ann/segnb/x.py"),
+        ({"data": {"text/html": "<b>/usr/lib/site-packages/a.py</b>"}}, "site-packages"),
+        ({"data": {"text/plain": "x" * 3_000_001}}, "3.0 MB"),
+        (
+            {"output_type": "error", "ename": "KeyError", "evalue": "", "traceback": []},
+            "KeyError",
+        ),
+    ],
+)
+def test_what_must_not_be_saved_is_refused(
+    output: dict[str, Any], fault: str, tmp_path: Path
+) -> None:
+    with pytest.raises(NotebookError, match=f"bad.ipynb.*{fault}"):
+        notebooks.save(made_with(output), tmp_path / "bad.ipynb")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_address_is_no_path_of_a_machine(tmp_path: Path) -> None:
+    notebook = made_with({"data": {"text/plain": "see https://example.org/home/ann or a/tmp/b"}})
+    assert notebooks.faults(notebook) == []
+
+
+def test_a_picture_with_alt_text_is_welcome(tmp_path: Path) -> None:
+    metadata_ = {"image/png": {"alt": "Two curves"}}
+    notebooks.save(
+        made_with({"data": {"image/png": PNG}, "metadata": metadata_}), tmp_path / "x.ipynb"
+    )
+    assert (tmp_path / "x.ipynb").is_file()
+
+
+def test_code_without_a_reason_and_widget_metadata_are_faults() -> None:
+    notebook = made_with({"data": {"text/plain": "x"}})
+    notebook.metadata["widgets"] = {}
+    del notebook.cells[0]
+    notebook.cells[0].execution_count = None
+    found = "\n".join(notebooks.faults(notebook))
+    assert "widgets" in found
+    assert "says why" in found
+    assert "not executed" in found
+
+
+def test_widgets_leave_a_line_and_progress_bars_nothing() -> None:
+    notebook = made_with(
+        {"data": {notebooks._WIDGET: {"model_id": "1"}, "text/plain": "HBox(children=())"}}
+    )
+    bar = {notebooks._WIDGET: {"model_id": "2"}, "text/plain": " 10%|#   | 1/10 [00:01<00:09]"}
+    notebook.cells[1].outputs.append(nbformat.v4.new_output("display_data", data=bar))
+    notebook.metadata["widgets"] = {"state": {}}
+    notebooks.clean(notebook, {})
+    (left,) = notebook.cells[1].outputs
+    assert left.data == {"text/plain": notebooks._INTERACTIVE}
+    assert "widgets" not in notebook.metadata
+
+
+def test_the_longest_path_is_taken_out_first() -> None:
+    notebook = made_with({"data": {"text/plain": "/a/b/c.txt and /a/d.txt"}})
+    notebooks.clean(notebook, {"/a": "~", "/a/b": "."})
+    assert notebook.cells[1].outputs[0].data["text/plain"] == "./c.txt and ~/d.txt"
+
+
+def test_badges_reach_set_up_notebooks_and_readme(series: Path, tmp_path: Path) -> None:
+    write_as_executed(series)
+    page = tmp_path / "README.md"
+    page.write_text("| 00 | <!-- colab: 00_made --><!-- end colab --> |\n")
+    for repo in ("ann/segnb", "bob/other.name"):
+        notebooks.write_badges(repo, setup_of(series), page)
+        assert notebooks.repository_name(setup_of(series)) == repo
+        assert notebooks.differences(series, setup_of(series)) == []
+        saved = nbformat.read(notebooks.target(series), as_version=4)
+        assert f"github/{repo}/blob/main/notebooks/00_made.ipynb" in saved.cells[0].source
+        assert saved.cells[4].execution_count == 2, "outputs stay"
+        assert page.read_text().count("colab-badge.svg") == 1
+        assert repo in page.read_text()
+
+
+@pytest.mark.parametrize("repo", ["", "segnb", "a/b/c", 'a/b"\nimport os'])
+def test_a_badge_needs_owner_and_name(repo: str, series: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotebookError, match="not owner/name"):
+        notebooks.write_badges(repo, setup_of(series), tmp_path / "README.md")
+
+
+def test_badges_do_not_hide_that_a_notebook_is_late(series: Path, tmp_path: Path) -> None:
+    write_as_executed(series)
+    series.write_text(SOURCE.replace("2 * x", "x + x"))
+    with pytest.raises(NotebookError, match="rebuild first"):
+        notebooks.write_badges("ann/segnb", setup_of(series), tmp_path / "README.md")
+
+
+def test_sources_are_found_by_the_beginning_of_their_name(series: Path) -> None:
+    assert notebooks.sources(["00"], series.parent) == [series]
+    assert notebooks.sources([], series.parent) == [series]
+    with pytest.raises(NotebookError, match="'42'"):
+        notebooks.sources(["42"], series.parent)
+
+
+def test_exercises_are_found_with_their_solutions(
+    series: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notebooks.make, "__defaults__", (setup_of(series),))
+    (found,) = exercises(series)
+    assert found.name == "double"
+    assert found.function(found.solution)(4) == 8
+    assert found.function(found.stub)(4) is None
+    series.write_text(SOURCE.replace("# SOLUTION double", "# SOLUTION other"))
+    with pytest.raises(AssertionError, match="without an exercise"):
+        list(exercises(series))
+
+
+# The set-up cell
+
+
+@pytest.fixture
+def colab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
+    """A machine that looks like Colab; the commands that were run on it."""
+    commands: list[list[str]] = []
+
+    def run(command: Sequence[object], check: bool) -> None:
+        commands.append([str(word) for word in command])
+        if "clone" in commands[-1]:
+            copy_repository(Path(commands[-1][-1]))
+
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setenv("SEGNB_DATA", "")
+    monkeypatch.delenv("SEGNB_DATA")
+    monkeypatch.chdir(tmp_path)
+    yield commands
+    os.environ.pop("SEGNB_DATA", None)
+
+
+def copy_repository(to: Path) -> None:
+    (to / "notebooks").mkdir(parents=True)
+    shutil.copy(notebooks.REPOSITORY / "pyproject.toml", to)
+
+
+def setup_code(content: Path, repo: str) -> str:
+    text = notebooks._REPO_LINE.sub(f'REPO = "{repo}"', notebooks.SETUP.read_text(), count=1)
+    return text.replace("/content", str(content))
+
+
+def test_set_up_does_nothing_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "google.colab", raising=False)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("ran something"))
+    here = Path.cwd()
+    exec(setup_code(tmp_path, "ann/segnb"), {})
+    assert Path.cwd() == here
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_set_up_on_colab_clones_and_installs_without_dependencies(
+    tmp_path: Path, colab: list[list[str]]
+) -> None:
+    exec(setup_code(tmp_path, "ann/segnb"), {})
+    clone, install = colab
+    assert "https://github.com/ann/segnb" in clone
+    assert "--no-deps" in install
+    assert install[-1] == str(tmp_path / "segnb")
+    assert Path.cwd() == tmp_path / "segnb" / "notebooks"
+    assert os.environ["SEGNB_DATA"] == str(tmp_path / "segnb" / "data")
+
+
+def test_set_up_on_colab_prefers_an_uploaded_copy(tmp_path: Path, colab: list[list[str]]) -> None:
+    with zipfile.ZipFile(tmp_path / "my-segnb-main.zip", "w") as archive:
+        archive.writestr("segnb-main/pyproject.toml", "")
+        archive.writestr("segnb-main/notebooks/x", "")
+    exec(setup_code(tmp_path, ""), {})
+    (install,) = colab
+    assert install[-1] == str(tmp_path / "segnb" / "segnb-main")
+    assert Path.cwd() == tmp_path / "segnb" / "segnb-main" / "notebooks"
+
+
+def test_set_up_on_colab_without_an_address_says_what_to_do(
+    tmp_path: Path, colab: list[list[str]]
+) -> None:
+    with pytest.raises(RuntimeError, match=r"Upload.*segnb\.zip"):
+        exec(setup_code(tmp_path, ""), {})
+    assert colab == []
+
+
+# segnb.notebook
+
+
+def test_tier_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SEGNB_TIER", raising=False)
+    assert helpers.tier() == "quick"
+    assert helpers.tier("colab") == "colab"
+    monkeypatch.setenv("SEGNB_TIER", "smoke")
+    assert helpers.tier("colab") == "smoke"
+    monkeypatch.setenv("SEGNB_TIER", "huge")
+    with pytest.raises(ConfigError, match=r"'huge'.*smoke, quick"):
+        helpers.tier()
+
+
+def test_project_path_finds_the_repository_from_its_notebooks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(notebooks.SOURCES.parent)
+    assert helpers.project_path("results") == notebooks.REPOSITORY / "results"
+    monkeypatch.chdir(tmp_path)
+    assert helpers.project_path("results") == tmp_path / "results"
+
+
+def test_show_displays_once_with_alt_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    import IPython.display
+    from matplotlib import pyplot
+
+    shown: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    monkeypatch.setattr(
+        IPython.display, "display", lambda data, *, metadata, raw: shown.append((data, metadata))
+    )
+    figure = pyplot.figure(figsize=(3, 2))
+    figure.add_subplot().plot([0, 1])
+    number = figure.number
+    helpers.show(figure, "A line that rises.")
+    ((data, extra),) = shown
+    assert data["image/png"].startswith(b"\x89PNG")
+    assert data["text/plain"] == extra["image/png"]["alt"] == "A line that rises."
+    assert 200 < extra["image/png"]["width"] < 300
+    assert not pyplot.fignum_exists(number)
+    with pytest.raises(ConfigError, match="alt"):
+        helpers.show(figure, " ")
+
+
+def test_mounting_outside_colab_is_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert helpers.mount_drive() is None
+    assert "not Colab" in capsys.readouterr().out
+
+
+def test_mounting_says_first_what_it_sees(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    said_before = []
+    drive = types.ModuleType("google.colab.drive")
+    drive.mount = lambda _: said_before.append(capsys.readouterr().out)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    monkeypatch.setitem(sys.modules, "google.colab.drive", drive)
+    monkeypatch.setattr(helpers, "Path", lambda _: tmp_path)
+    assert helpers.mount_drive("mine") == tmp_path / "mine"
+    assert "whole Drive" in said_before[0]
+    assert (tmp_path / "mine").is_dir()
+
+
+def lacking(versions: dict[str, str | None]) -> Callable[[str], str | None]:
+    def version(name: str) -> str | None:
+        return versions[name] if name in versions else metadata.version(name)
+
+    return version
+
+
+def test_install_missing_takes_only_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+    kept: list[str] = []
+
+    def run(command: Sequence[str]) -> None:
+        commands.append(list(command))
+        kept.append(Path(command[command.index("--constraint") + 1]).read_text())
+
+    needs = ["torch>=2.6", "numpy>=1.26", "tyro>=0.9", "accelerate>=1.0", 'ruff>=1; extra == "dev"']
+    monkeypatch.setattr(metadata, "requires", lambda _: needs)
+    versions = {"tyro": None, "accelerate": "0.30", "torch": "2.9.0+cu126", "pandas": "2.2.2"}
+    monkeypatch.setattr(helpers, "_version", lacking({**versions, "torchaudio": None}))
+    assert helpers.install_missing(run) == ["tyro>=0.9", "accelerate>=1.0"]
+    assert commands[0][-2:] == ["tyro>=0.9", "accelerate>=1.0"]
+    assert "torch==2.9.0+cu126\n" in kept[0]
+    assert "pandas==2.2.2\n" in kept[0]
+    assert "torchaudio" not in kept[0]
+
+
+def test_install_missing_does_nothing_when_all_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata, "requires", lambda _: ["tyro>=0.9"])
+    assert helpers.install_missing(lambda _: pytest.fail("ran pip")) == []
+
+
+@pytest.mark.parametrize("version", ["2.1.0", None])
+def test_install_missing_never_replaces_torch(
+    version: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metadata, "requires", lambda _: ["torch>=2.6"])
+    monkeypatch.setattr(helpers, "_version", lacking({"torch": version}))
+    with pytest.raises(ConfigError, match=r"torch>=2\.6.*newer runtime"):
+        helpers.install_missing(lambda _: pytest.fail("ran pip"))
