@@ -1,0 +1,7 @@
+"""``python -m segnb``, and what ``accelerate launch -m segnb`` runs on every process."""
+
+import sys
+
+from segnb.cli import main
+
+sys.exit(main())
