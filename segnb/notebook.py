@@ -1,4 +1,4 @@
-"""What the notebooks share: their tier, figures with alt text, and what Colab needs.
+"""What the notebooks share: their tier, where things are, and what Colab needs.
 
 A notebook's first code cell is inserted when it is built (``notebooks/src/_setup.py``): on Colab
 it fetches the repository and installs segnb, then calls :func:`install_missing`; elsewhere it
@@ -8,7 +8,6 @@ does nothing.
 from __future__ import annotations
 
 import importlib
-import io
 import os
 import subprocess
 import sys
@@ -16,16 +15,13 @@ import tempfile
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 from segnb.errors import ConfigError
 from segnb.recipe import Tier
 
 #: Packages of Colab's that are never replaced: the rest of its image is built around them.
 KEPT = ("torch", "torchvision", "torchaudio", "numpy", "pandas")
-
-#: Dots per inch a figure is drawn at, and how many of them make one pixel of the page.
-_DPI, _DOTS_PER_PIXEL = 160, 2
 
 
 def tier(default: Tier = "quick") -> Tier:
@@ -54,46 +50,6 @@ def project_path(name: str) -> Path:
         if (folder / "segnb" / "recipe.py").is_file() and (folder / "pyproject.toml").is_file():
             return folder / name
     return here / name
-
-
-def show(figure: Any, alt: str) -> None:
-    """Display a matplotlib figure once, crisp, with a text for readers who cannot see it.
-
-    The figure is closed, so that the inline back end does not display it a second time.
-
-    Args:
-        figure: A ``matplotlib.figure.Figure``.
-        alt: What the figure shows, in a sentence.
-
-    Raises:
-        ConfigError: ``alt`` is empty.
-    """
-    from IPython.display import display
-    from matplotlib import pyplot
-
-    if not alt.strip():
-        raise ConfigError(
-            "show(figure, alt): alt is empty; say in a sentence what the figure shows"
-        )
-    stream = io.BytesIO()
-    figure.savefig(
-        stream,
-        format="png",
-        dpi=_DPI,
-        bbox_inches="tight",
-        metadata={"Software": None},  # the version of matplotlib would differ in every rebuild
-        pil_kwargs={"optimize": True},
-    )
-    pyplot.close(figure)
-    png = stream.getvalue()
-    # Width and height stand at fixed places in a PNG's header.
-    width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
-    size = {"width": width // _DOTS_PER_PIXEL, "height": height // _DOTS_PER_PIXEL}
-    display(
-        {"image/png": png, "text/plain": alt},
-        metadata={"image/png": {"alt": alt, **size}},
-        raw=True,
-    )
 
 
 def in_colab() -> bool:

@@ -37,8 +37,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("metrics",),
     ("evaluation",),
     ("runs", "ledger"),
-    ("table", "plots"),
-    ("widgets", "checks", "notebook", "doctor", "cli", "__main__"),
+    ("cost", "sweep"),
+    ("table",),
+    ("plots",),
+    ("summary", "report", "predict"),
+    ("widgets", "checks", "notebook", "doctor"),
+    ("cli", "__main__"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
@@ -166,7 +170,7 @@ def broken_links(path: Path) -> list[str]:
     return broken
 
 
-@pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_links_lead_somewhere(path: Path) -> None:
     assert broken_links(path) == []
 

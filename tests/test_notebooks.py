@@ -483,27 +483,6 @@ def test_project_path_finds_the_repository_from_its_notebooks(
     assert helpers.project_path("results") == tmp_path / "results"
 
 
-def test_show_displays_once_with_alt_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    import IPython.display
-    from matplotlib import pyplot
-
-    shown: list[tuple[dict[str, Any], dict[str, Any]]] = []
-    monkeypatch.setattr(
-        IPython.display, "display", lambda data, *, metadata, raw: shown.append((data, metadata))
-    )
-    figure = pyplot.figure(figsize=(3, 2))
-    figure.add_subplot().plot([0, 1])
-    number = figure.number
-    helpers.show(figure, "A line that rises.")
-    ((data, extra),) = shown
-    assert data["image/png"].startswith(b"\x89PNG")
-    assert data["text/plain"] == extra["image/png"]["alt"] == "A line that rises."
-    assert 200 < extra["image/png"]["width"] < 300
-    assert not pyplot.fignum_exists(number)
-    with pytest.raises(ConfigError, match="alt"):
-        helpers.show(figure, " ")
-
-
 def test_mounting_outside_colab_is_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert helpers.mount_drive() is None
     assert "not Colab" in capsys.readouterr().out

@@ -277,7 +277,7 @@ def _cell_faults(cell: NotebookNode) -> list[str]:
             if kind == _WIDGET:
                 found.append("a widget without its state")
             if kind.startswith("image/") and not output.metadata.get(kind, {}).get("alt"):
-                found.append("a picture without alt text: use segnb.notebook.show")
+                found.append("a picture without alt text: end the cell with a segnb.plots.Picture")
         if output.output_type == "error" and "raises-exception" not in cell.metadata.get(
             "tags", []
         ):
