@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -157,7 +158,6 @@ def train_stage(
     log = session.log()
     log.resume(name, done.step)
 
-    wrapped, wrapped_optimizer = accelerator.prepare(network, optimizer)
     before, started = done.seconds, time.perf_counter()
 
     def save(step: int) -> None:
@@ -183,7 +183,11 @@ def train_stage(
     )
     saved_at = logged_at = time.perf_counter()
     logged_step = done.step
-    with _held_interrupt() as interrupted, contextlib.closing(bar):
+    with (
+        _prepared(accelerator, network, optimizer) as (wrapped, wrapped_optimizer),
+        _held_interrupt() as interrupted,
+        contextlib.closing(bar),
+    ):
         for step in range(done.step, stage.steps):
             rate = learning_rate(stage, step)
             for group in optimizer.param_groups:
@@ -221,7 +225,6 @@ def train_stage(
             asked = session.should_stop is not None and session.should_stop()
             if not last and (asked or interrupted()):
                 save(taken)
-                accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
                 message = f"stopped at step {taken} of {stage.steps} ({name})"
                 if asked:
                     raise TrainingStopped(message)
@@ -229,8 +232,6 @@ def train_stage(
                 raise KeyboardInterrupt
     if done.step < stage.steps or (path is not None and not path.exists()):
         save(stage.steps)
-    # Accelerate wraps forward for its precision; the network leaves as it came.
-    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
     return [row for row in log.rows if row["stage"] == name]
 
 
@@ -248,6 +249,21 @@ def _check_finite(value: float, name: str, step: int, rate: float, path: Path | 
         "can't recover from that: lower the learning rate, lengthen the warm-up, or use fp32 "
         f"(precision='fp32').{kept}"
     )
+
+
+@contextlib.contextmanager
+def _prepared(
+    accelerator: Accelerator, network: nn.Module, optimizer: torch.optim.Optimizer
+) -> Iterator[tuple[nn.Module, AcceleratedOptimizer]]:
+    """Wrap for precision and processes; the network leaves as it came."""
+    try:
+        wrapped, wrapped_optimizer = accelerator.prepare(network, optimizer)
+        yield wrapped, wrapped_optimizer
+    finally:
+        accelerator.unwrap_model(network, keep_fp32_wrapper=False)
+        accelerator.free_memory()
+        # Else the next stage would take the network for wrapped, and train it in fp32.
+        network._is_accelerate_prepared = False  # type: ignore[assignment]
 
 
 @contextlib.contextmanager
