@@ -119,7 +119,10 @@ def test_contact_sheet() -> None:
 
 
 def test_panels_do_not_overlap() -> None:
-    figure = predictions([IMAGE] * 3, [MASK] * 3, {"a": [MASK] * 3}, INFO)
+    # Neighbours of different shape, one of them upright.
+    images = [IMAGE, IMAGE.transpose(1, 0, 2), IMAGE]
+    masks = [MASK, MASK.T, MASK]
+    figure = predictions(images, masks, {"a": masks}, INFO)
     boxes = [axes.get_position() for axes in figure.figure.axes]
     assert all(0 <= box.x0 < box.x1 <= 1.001 and 0 <= box.y0 < box.y1 <= 1 for box in boxes)
     assert not any(

@@ -193,6 +193,8 @@ def test_compactness_scatter_over_all_runs() -> None:
     assert lines(fisher)[CROSS].get_xdata() == pytest.approx(range(5))
     assert CE in lines(silhouette)
     assert "Fisher ratio: ρ = +1.00, 5 runs." in figure.alt
+    few = compactness_scatter(rows[:4], against=["fisher"])
+    assert few.figure.axes[0].get_title() == "4 runs, too few for ρ"
     with pytest.raises(ConfigError, match="none of the 2 rows has any of intra"):
         compactness_scatter([row(1.0), row(2.0)], against=["intra"])
 

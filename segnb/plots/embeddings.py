@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segnb.datasets.base import DatasetInfo
-from segnb.plots.images import class_handles
+from segnb.plots.images import class_handles, legend_columns
 from segnb.plots.style import FAINT, WIDTH, Picture, new_figure, styled
 
 #: More points than this make a picture no clearer and t-SNE slow.
@@ -81,8 +81,9 @@ def embedding_maps(points: Mapping[str, tuple[Any, Any]], info: DatasetInfo) -> 
         + "; ".join(f"{title}, {len(ids)} pixels" for title, (_, ids) in maps.items())
         + "."
     )
-    side = WIDTH / max(columns, 2)
-    lines = -(-len(present) // 6)
+    side = WIDTH / max(columns, 1.6)
+    across = legend_columns(present, info, side * columns)
+    lines = -(-len(present) // across)
     with styled():
         figure = new_figure(side * columns, (side + 0.22) * rows + 0.1 + 0.2 * lines)
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -106,7 +107,7 @@ def embedding_maps(points: Mapping[str, tuple[Any, Any]], info: DatasetInfo) -> 
         figure.legend(
             handles=class_handles(present, info),
             loc="outside lower center",
-            ncols=min(6, len(present)),
+            ncols=across,
             fontsize=8,
             handlelength=1.0,
             handletextpad=0.4,

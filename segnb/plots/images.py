@@ -118,6 +118,7 @@ def predictions(
     legends = {i for i, classes in enumerate(present) if present[i + 1 : i + 2] != [classes]}
     bands = [
         _Band(
+            aspect=_aspect(images[i : i + 1]),
             title_lines=_most_lines(titles) if i == 0 else 0,
             caption=True,
             legend_lines=_legend_lines(present[i], info) if i in legends else 0,
@@ -125,7 +126,7 @@ def predictions(
         for i in range(len(present))
     ]
     with styled():
-        page = _Page(images, len(titles), bands)
+        page = _Page(len(titles), bands)
         for i, image in enumerate(images):
             page.panel(i, 0, _as_image(image), title=titles[0])
             page.panel(i, 1, colour_mask(truths[i], info), title=titles[1], exact=True)
@@ -161,21 +162,24 @@ def contact_sheet(
     """
     _same_length(images, {"masks": masks} | ({} if titles is None else {"titles": titles}))
     columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
     present = _classes(*(_as_mask(mask) for mask in masks))
     alt = (
         f"Contact sheet of {len(images)} images of {info.name}, each above its mask. "
         f"Classes: {', '.join(_class_names(present, info))}."
     )
-    bands = [_Band(title_lines=0 if titles is None else 1, gap=0.02), _Band(gap=0.1)] * rows
-    bands[-1] = _Band(legend_lines=_legend_lines(present, info))
+    bands = []
+    for start in range(0, len(images), columns):
+        aspect = _aspect(images[start : start + columns])
+        bands += [_Band(aspect, title_lines=int(titles is not None), gap=0.02)]
+        bands += [_Band(aspect, gap=0.1)]
+    bands[-1] = _Band(aspect, legend_lines=_legend_lines(present, info))
     with styled():
-        page = _Page(images, columns, bands)
+        page = _Page(columns, bands)
         for i, (image, mask) in enumerate(zip(images, masks, strict=True)):
             row, column = 2 * (i // columns), i % columns
             page.panel(row, column, _as_image(image), title=titles[i] if titles else "")
             page.panel(row + 1, column, colour_mask(mask, info), exact=True)
-        page.legend(2 * rows - 1, present, info)
+        page.legend(len(bands) - 1, present, info)
         return Picture(page.figure, alt)
 
 
@@ -192,9 +196,12 @@ def views(images: Sequence[Any], others: Mapping[str, Sequence[Any]]) -> Picture
     _same_length(images, others)
     alt = f"{len(images)} images, one a row, as they are and as: {', '.join(others)}."
     titles = _columns(["original", *others])
-    bands = [_Band(title_lines=_most_lines(titles) if i == 0 else 0) for i in range(len(images))]
+    bands = [
+        _Band(_aspect(images[i : i + 1]), title_lines=_most_lines(titles) if i == 0 else 0)
+        for i in range(len(images))
+    ]
     with styled():
-        page = _Page(images, len(titles), bands)
+        page = _Page(len(titles), bands)
         for i, image in enumerate(images):
             page.panel(i, 0, _as_image(image), title=titles[0])
             for column, found in enumerate(others.values(), start=1):
@@ -204,8 +211,9 @@ def views(images: Sequence[Any], others: Mapping[str, Sequence[Any]]) -> Picture
 
 @dataclass(frozen=True)
 class _Band:
-    """One row of panels: lines of text above them, a caption and lines of legend below."""
+    """One row of panels: height over width, text above them, caption and legend below."""
 
+    aspect: float
     title_lines: int = 0
     caption: bool = False
     legend_lines: int = 0
@@ -225,19 +233,18 @@ class _Band:
 
 
 class _Page:
-    """Panels of one size in rows, measured in inches, each row with room for its words."""
+    """Panels of one width in rows, measured in inches, each row with room for its words."""
 
-    def __init__(self, images: Sequence[Any], columns: int, bands: Sequence[_Band]) -> None:
+    def __init__(self, columns: int, bands: Sequence[_Band]) -> None:
         self.width = max(WIDTH, 1.5 * columns)
         self.panel_width = (self.width - _GAP * (columns - 1)) / max(columns, 2)
-        shapes = [_as_image(image).shape for image in images]
-        self.panel_height = self.panel_width * max(h / w for h, w, _ in shapes)
+        self.heights = [self.panel_width * band.aspect for band in bands]
         self.bands = bands
         self.tops: list[float] = []
         place = 0.0
-        for band in bands:
+        for band, height in zip(bands, self.heights, strict=True):
             self.tops.append(place + band.above)
-            place += band.above + self.panel_height + band.below + band.legend
+            place += band.above + height + band.below + band.legend
         self.height = place + 0.02
         self.figure = new_figure(self.width, self.height, tight=False, pixels=PHOTO_PIXELS)
 
@@ -245,9 +252,9 @@ class _Page:
         self, row: int, column: int, image: Bytes, *, title: str = "", exact: bool = False
     ) -> Axes:
         left = column * (self.panel_width + _GAP) / self.width
-        bottom = 1 - (self.tops[row] + self.panel_height) / self.height
+        bottom = 1 - (self.tops[row] + self.heights[row]) / self.height
         axes = self.figure.add_axes(
-            (left, bottom, self.panel_width / self.width, self.panel_height / self.height)
+            (left, bottom, self.panel_width / self.width, self.heights[row] / self.height)
         )
         # Classes must not be blended into colours that mean another class.
         axes.imshow(image, interpolation="nearest" if exact else "antialiased")
@@ -260,12 +267,12 @@ class _Page:
         return axes
 
     def legend(self, row: int, classes: Sequence[int], info: DatasetInfo) -> None:
-        top = self.tops[row] + self.panel_height + self.bands[row].below
+        top = self.tops[row] + self.heights[row] + self.bands[row].below
         self.figure.legend(
             handles=class_handles(classes, info),
             loc="upper left",
             bbox_to_anchor=(0.0, 1 - top / self.height),
-            ncols=_legend_columns(classes, info),
+            ncols=legend_columns(classes, info),
             borderaxespad=0.0,
             borderpad=0.1,
             fontsize=7.5,
@@ -294,13 +301,20 @@ def _classes(*masks: Bytes) -> list[int]:
     return sorted({int(c) for mask in masks for c in np.unique(mask)})
 
 
-def _legend_columns(classes: Sequence[int], info: DatasetInfo) -> int:
+def legend_columns(classes: Sequence[int], info: DatasetInfo, width: float = WIDTH) -> int:
+    """How many columns a legend of these classes may have in a width in inches."""
     longest = max((len(name) for name in _class_names(classes, info)), default=1)
-    return max(1, min(len(classes), int(WIDTH / (0.062 * longest + 0.36))))
+    return max(1, min(len(classes), int(width / (0.064 * longest + 0.36))))
 
 
 def _legend_lines(classes: Sequence[int], info: DatasetInfo) -> int:
-    return -(-len(classes) // _legend_columns(classes, info)) if classes else 0
+    return -(-len(classes) // legend_columns(classes, info)) if classes else 0
+
+
+def _aspect(images: Sequence[Any]) -> float:
+    """Height over width of the tallest; an upright image is made narrower than its panel."""
+    shapes = [_as_image(image).shape for image in images]
+    return float(max(min(1.0, height / width) for height, width, _ in shapes))
 
 
 def _share_right(guess: Bytes, truth: Bytes) -> str:

@@ -56,6 +56,9 @@ COMPACTNESS_NAMES: dict[str, str] = {
 #: The stages a row measures compactness at, as they are called where people read them.
 _STAGES = {"initial": "before", "pretrained": "stage 1", "finetuned": "stage 2"}
 
+#: Fewer runs than this order themselves by chance too often for a correlation to be told.
+_FEWEST_RUNS = 5
+
 _BREAK = "\n"
 
 
@@ -499,6 +502,8 @@ def _correlations(rows: Sequence[Row], name: str, measure: str) -> str:
     x = np.array([row[name] for row in rows], dtype=float)
     y = np.array([row[measure] for row in rows], dtype=float)
     labelled = np.array([row["labelled"] for row in rows])
+    if len(rows) < _FEWEST_RUNS:
+        return f"{len(rows)} runs, too few for ρ"
     text = f"ρ = {_signed(spearman(x, y))}, {len(rows)} runs"
     if len(np.unique(labelled)) > 1:
         text += f"{_BREAK}at equal labels ρ = {_signed(spearman(x, y, within=labelled))}"
