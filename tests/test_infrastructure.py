@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -255,6 +257,40 @@ def test_no_large_file_is_tracked() -> None:
         if path.is_file() and path.stat().st_size > 3_000_000
     ]
     assert large == []
+
+
+def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    if shutil.which("make") is None:
+        pytest.skip("no make here")
+    for name in ("Makefile", "pyproject.toml"):
+        if not (folder / name).exists():
+            shutil.copy(REPOSITORY / name, folder)
+    # The tests themselves may run under make, whose flags are not meant for this one.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    command = ["make", "--no-print-directory", *words]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_an_old_python_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    done = make(tmp_path, "test", "PYTHON=false")
+    assert done.returncode != 0
+    assert "3.10 or newer" in done.stderr
+    assert "make test PYTHON=" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_an_environment_is_made_once_and_again_when_requirements_change(tmp_path: Path) -> None:
+    assert "pip install" in make(tmp_path, "--dry-run", "test").stdout
+    ready = tmp_path / ".venv" / ".ready"
+    ready.parent.mkdir()
+    ready.touch()
+    again = make(tmp_path, "--dry-run", "test").stdout
+    assert "pip install" not in again
+    assert again.count("\n") == 4, "ruff twice, mypy, pytest"
+    os.utime(tmp_path / "pyproject.toml", (ready.stat().st_mtime + 9,) * 2)
+    assert "pip install" in make(tmp_path, "--dry-run", "test").stdout
 
 
 def test_readme_tables_come_from_the_ledger() -> None:

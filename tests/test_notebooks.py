@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import types
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -62,7 +63,9 @@ def test_no_notebook_without_a_source() -> None:
 @each_source
 def test_it_runs_alone_at_smoke(source: Path) -> None:
     notebook = notebooks.make(source)
+    start = time.monotonic()
     notebooks.execute(notebook, name=source.name, tier="smoke", timeout=120)
+    assert time.monotonic() - start < 120, "two minutes on two cores is what a notebook may take"
     codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in codes)
 
