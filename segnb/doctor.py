@@ -117,8 +117,10 @@ def render(found: list[Check]) -> str:
     warned = sum(check.status == "warn" for check in found)
     if failed:
         lines.append(f"\n{failed} of {len(found)} checks failed: mend these first.")
+    elif warned:
+        lines.append(f"\nReady to train, with {warned} remark{'s' if warned > 1 else ''}.")
     else:
-        lines.append(f"\nReady to train ({warned} remarks)." if warned else "\nReady to train.")
+        lines.append("\nReady to train.")
     return "\n".join(lines)
 
 
