@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segnb.datasets import IGNORE, SegmentationDataset, WorkingSet
-from segnb.metrics.compactness import Compactness, compactness, sample_pixels
+from segnb.metrics.compactness import Compactness, compactness, pixel_positions
 from segnb.metrics.segmentation import ConfusionScore, Score
 from segnb.models import SegmentationNetwork
 from segnb.training.randomness import derive_seed
@@ -128,16 +128,24 @@ def sample_embeddings(
     same ones.
     """
     network.to(device).eval()
-    maps = []
+    generator = torch.Generator().manual_seed(derive_seed("embeddings", seed))
+    positions = labels = torch.empty(0, dtype=torch.int64)
+    found = torch.empty(0, network.feature_channels)
     for start in range(0, len(data.ids), EVALUATION_BATCH):
         images = data.images[start : start + EVALUATION_BATCH].to(device)
         with torch.inference_mode(), _precision(autocast):
-            maps.append(network.features(normalise(to_unit(images))).float().cpu())
-    generator = torch.Generator().manual_seed(derive_seed("embeddings", seed))
-    embeddings, labels = sample_pixels(
-        torch.cat(maps), data.masks.cpu(), per_class=per_class, generator=generator
-    )
-    return EmbeddingSample(embeddings, labels)
+            features = network.features(normalise(to_unit(images)))
+        if start == 0:
+            size = (features.shape[-2], features.shape[-1])
+            positions, labels = pixel_positions(
+                data.masks, size, per_class=per_class, generator=generator
+            )
+            found = torch.empty(len(labels), features.shape[1])
+        # Batch by batch: the feature maps of a whole split need not fit into memory.
+        here = (positions[:, 0] >= start) & (positions[:, 0] < start + len(images))
+        image, row, column = positions[here].to(features.device).unbind(1)
+        found[here] = features[image - start, :, row, column].float().cpu()
+    return EmbeddingSample(found, labels)
 
 
 def measure_compactness(
