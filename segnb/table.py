@@ -10,11 +10,9 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, Literal
 
 from segnb.errors import ConfigError
-from segnb.files import write_atomic
 from segnb.recipe import Recipe
 
 Row = Mapping[str, Any]
@@ -294,49 +292,6 @@ def overview_table(rows: Iterable[Row], *, measure: Measure = "miou_val") -> str
         lines.append(cells)
     head = [f"{MEASURE_NAMES[measure]}, by labelled images"]
     return _markdown(head + [columns[n] for n in sorted(columns)], lines, left=1)
-
-
-def replace_block(text: str, name: str, content: str) -> str:
-    """``text`` with ``content`` between the two comments that mark the block ``name``.
-
-    The block begins with ``<!-- segnb:NAME -->`` and ends with ``<!-- /segnb:NAME -->``.
-
-    Raises:
-        ConfigError: The markers are not there exactly once each and in order.
-    """
-    begin, end = f"<!-- segnb:{name} -->", f"<!-- /segnb:{name} -->"
-    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise ConfigError(f"there must be one '{begin}' and, after it, one '{end}'")
-    before, rest = text.split(begin)
-    _, after = rest.split(end)
-    return f"{before}{begin}\n{content.strip()}\n{end}{after}"
-
-
-def write_block(path: Path | str, name: str, content: str) -> None:
-    """Put ``content`` into the block ``name`` of a markdown file; see :func:`replace_block`.
-
-    Raises:
-        ConfigError: As there; the message names the file.
-    """
-    new = _replaced(path, name, content)
-    if new != Path(path).read_text(encoding="utf-8"):
-        write_atomic(path, new)
-
-
-def drifted(path: Path | str, name: str, content: str) -> bool:
-    """Whether the block ``name`` of a markdown file is not what :func:`write_block` would write.
-
-    Raises:
-        ConfigError: As there; the message names the file.
-    """
-    return _replaced(path, name, content) != Path(path).read_text(encoding="utf-8")
-
-
-def _replaced(path: Path | str, name: str, content: str) -> str:
-    try:
-        return replace_block(Path(path).read_text(encoding="utf-8"), name, content)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
 
 
 def _field(row: Row, name: str) -> Any:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import statistics
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,17 +10,14 @@ from hypothesis import strategies as st
 from segnb.errors import ConfigError
 from segnb.recipe import Recipe
 from segnb.table import (
-    drifted,
     fraction_name,
     groups,
     method_name,
     method_order,
     overview_table,
-    replace_block,
     results_table,
     select,
     summarise,
-    write_block,
 )
 
 
@@ -162,33 +158,3 @@ def test_overview_table() -> None:
         "| cross-entropy | 25.0 (1) | 44.0 (1) |",
         "| contrastive (paper, cross) | 40.0 (1) | – |",
     ]
-
-
-def test_block_is_written_and_drift_is_seen(tmp_path: Path) -> None:
-    page = tmp_path / "README.md"
-    page.write_text("# A\n<!-- segnb:camvid -->\nold\n<!-- /segnb:camvid -->\nrest é\n", "utf-8")
-    assert drifted(page, "camvid", "| new |\n")
-    write_block(page, "camvid", "| new |\n")
-    assert not drifted(page, "camvid", "| new |")
-    assert page.read_text("utf-8") == (
-        "# A\n<!-- segnb:camvid -->\n| new |\n<!-- /segnb:camvid -->\nrest é\n"
-    )
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "nothing",
-        "<!-- segnb:a -->",
-        "<!-- /segnb:a --> <!-- segnb:a -->",
-        "<!-- segnb:a --><!-- segnb:a --><!-- /segnb:a -->",
-    ],
-)
-def test_missing_or_doubled_markers_are_named(text: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="segnb:a"):
-        replace_block(text, "a", "x")
-    page = tmp_path / "page.md"
-    page.write_text(text)
-    with pytest.raises(ConfigError, match=r"page\.md"):
-        write_block(page, "a", "x")
-    assert page.read_text() == text
