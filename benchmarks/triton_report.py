@@ -1,0 +1,227 @@
+"""Registers, spills and shared memory of the loss kernels, for GPUs that need not be here.
+
+    python benchmarks/triton_report.py                     # the tiles the package chooses
+    python benchmarks/triton_report.py --arch 90 --kernel official_backward --tiles 128,64,8,3
+
+The kernels are compiled for the named architectures (Hopper 90, Ampere 80 and 86, Turing 75) and
+the assembler asked what they take. A kernel that spills, or asks for more shared memory than the
+chip has, is one to change before anybody times it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from segnb.losses import _triton_kernels
+from segnb.losses._triton import Tiles, tiles_for
+
+#: Shared memory a program can have, in bytes, by compute capability.
+SHARED_MEMORY = {75: 64 << 10, 80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10}
+#: Operand types: Triton's name, bytes, how products are made.
+OPERANDS = {
+    "bf16": ("bf16", 2, "tf32"),
+    "fp16": ("fp16", 2, "tf32"),
+    "tf32": ("fp32", 4, "tf32"),
+    "fp32": ("fp32", 4, "tf32x3"),
+    "ieee": ("fp32", 4, "ieee"),
+}
+_LSE_BACKWARD = {"PAIRS": "all", "EXCLUDE_SELF": False}
+#: Name here, kernel, what sets it apart.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "logsumexp_forward": ("logsumexp_forward", {"PAIRS": "all", "EXCLUDE_SELF": False}),
+    "logsumexp_forward_same": ("logsumexp_forward", {"PAIRS": "same", "EXCLUDE_SELF": False}),
+    "logsumexp_anchors": (
+        "logsumexp_backward",
+        {**_LSE_BACKWARD, "ROW_TERM": True, "COL_TERM": False},
+    ),
+    "logsumexp_keys": (
+        "logsumexp_backward",
+        {**_LSE_BACKWARD, "ROW_TERM": False, "COL_TERM": True},
+    ),
+    "logsumexp_one_set": (
+        "logsumexp_backward",
+        {"PAIRS": "all", "EXCLUDE_SELF": True, "ROW_TERM": True, "COL_TERM": True},
+    ),
+    "official_forward": ("official_forward", {}),
+    "official_backward": ("official_backward", {}),
+}
+
+_POINTERS = {
+    "order": "*i32",
+    "plan": "*i32",
+    "negative_plan": "*i32",
+    "positive_plan": "*i32",
+    "keys": "*i64",
+    "row_keys": "*i64",
+    "col_keys": "*i64",
+}
+_OPERAND_POINTERS = ("rows", "cols", "packed", "features")
+_INTEGERS = ("size", "row_size", "padded", "row_padded", "col_padded", "blocks", "width")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one compiled kernel takes.
+
+    Attributes:
+        registers: Of a thread.
+        spilled: Bytes of local memory of a thread: its stack, where spilled registers go.
+        shared: Bytes of shared memory of a program.
+        matrix_instruction: The tensor cores' instruction it uses.
+    """
+
+    registers: int
+    spilled: int
+    shared: int
+    matrix_instruction: str
+
+
+def compile_kernel(
+    variant: str, *, arch: int, operands: str, width: int, tiles: Tiles
+) -> Resources:
+    """Compile one kernel for an architecture and read what it takes.
+
+    Args:
+        variant: A key of ``VARIANTS``.
+        arch: Compute capability times ten.
+        operands: A key of ``OPERANDS``.
+        width: Padded number of channels.
+        tiles: How the kernel cuts the matrix of pairs.
+    """
+    name, constants = VARIANTS[variant]
+    kernel = getattr(_triton_kernels, name)
+    element, _, precision = OPERANDS[operands]
+    constants = {
+        **constants,
+        "BM": tiles.rows,
+        "BN": tiles.columns,
+        "D": width,
+        "PRECISION": precision,
+    }
+    signature = {}
+    for argument in kernel.arg_names:
+        if argument in constants:
+            signature[argument] = "constexpr"
+        elif argument in _OPERAND_POINTERS:
+            signature[argument] = f"*{element}"
+        elif argument in _INTEGERS:
+            signature[argument] = "i32"
+        elif argument == "c":
+            signature[argument] = "fp32"
+        elif argument == "out" and name.endswith("backward"):
+            signature[argument] = f"*{element}"
+        else:
+            signature[argument] = _POINTERS.get(argument, "*fp32")
+    aligned = {
+        (index,): [["tt.divisibility", 16]]
+        for index, argument in enumerate(kernel.arg_names)
+        if signature[argument].startswith("*") or argument == "width"
+    }
+    compiled = triton.compile(
+        ASTSource(kernel, signature, constexprs=constants, attrs=aligned),
+        target=GPUTarget("cuda", arch, 32),
+        options={
+            "num_warps": tiles.warps,
+            "num_stages": tiles.stages,
+            "enable_fp_fusion": True,
+        },
+    )
+    return _read(compiled)
+
+
+def _read(compiled: Any) -> Resources:
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as binary:
+        binary.write(compiled.asm["cubin"])
+        binary.flush()
+        usage = subprocess.run(
+            [str(tools / "cuobjdump"), "--dump-resource-usage", binary.name],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    instruction = re.search(r"wgmma\.mma_async\S*|mma\.sync\S*", compiled.asm["ptx"])
+    return Resources(
+        registers=_number("REG", usage),
+        spilled=_number("STACK", usage) + _number("LOCAL", usage),
+        shared=int(compiled.metadata.shared),
+        matrix_instruction=instruction[0] if instruction else "none (plain arithmetic)",
+    )
+
+
+def _number(name: str, usage: str) -> int:
+    found = re.search(rf"\b{name}:(\d+)", usage)
+    if found is None:
+        raise ValueError(f"the compiled kernel's resource usage lacks {name}: {usage}")
+    return int(found[1])
+
+
+def main() -> None:
+    """Print one row for each kernel, architecture, operand type and width."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--arch", type=int, nargs="+", default=[90, 80, 75])
+    parser.add_argument("--kernel", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--operands", nargs="+", choices=OPERANDS, default=["bf16", "tf32"])
+    parser.add_argument("--width", type=int, nargs="+", default=[256])
+    parser.add_argument("--tiles", nargs="+", help="rows,columns,warps,stages; several may follow")
+    options = parser.parse_args()
+    print(
+        "| arch | kernel | operands | D | rows x keys, warps, stages | registers | spilled, B "
+        "| shared, KiB | matrix instruction |"
+    )
+    print("| --- " * 9 + "|")
+    for arch, operands, width, variant in itertools.product(
+        options.arch, options.operands, options.width, options.kernel
+    ):
+        if arch < 80:
+            if OPERANDS[operands][1] == 4:
+                continue
+            operands = "fp16"
+        kind = "forward" if "forward" in variant else "backward"
+        choices = [
+            tiles_for(
+                kind,
+                width=width,
+                itemsize=OPERANDS[operands][1],
+                shared_memory=SHARED_MEMORY[arch],
+            )
+        ]
+        if options.tiles:
+            choices = [
+                Tiles(rows=int(r), columns=int(c), warps=int(w), stages=int(s))
+                for r, c, w, s in (text.split(",") for text in options.tiles)
+            ]
+        for tiles in choices:
+            cut = f"{tiles.rows} x {tiles.columns}, {tiles.warps}, {tiles.stages}"
+            head = f"| {arch} | {variant} | {operands} | {width} | {cut} "
+            try:
+                took = compile_kernel(
+                    variant, arch=arch, operands=operands, width=width, tiles=tiles
+                )
+            except Exception as error:  # a tile the compiler refuses is a row of the table too
+                print(f"{head}| does not compile: {str(error).splitlines()[0][:80]} |", flush=True)
+                continue
+            shared = f"{took.shared / 1024:.0f}"
+            if took.shared > SHARED_MEMORY[arch]:
+                shared += " (too much)"
+            print(
+                f"{head}| {took.registers} | {took.spilled} | {shared} "
+                f"| {took.matrix_instruction} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
