@@ -442,7 +442,11 @@ def _official_tiles(
 
 def _positive_tiles(parts: list[slice]) -> list[Tile]:
     size = sum(part.stop - part.start for part in parts)
-    return list(_tiles.tiles_of_all_pairs(size, _tiles.POSITIVE_COLUMNS, diagonal=True))
+    return list(
+        _tiles.tiles_of_all_pairs(
+            size, _tiles.POSITIVE_ROWS, _tiles.POSITIVE_COLUMNS, diagonal=True
+        )
+    )
 
 
 def _official_pass(
