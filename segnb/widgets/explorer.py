@@ -1,0 +1,376 @@
+"""Two sliders, label fraction and temperature, over what the ledger holds; Run trains the point.
+
+The ledger's answer and the live run stand apart: they may be of different sizes, and a number of
+the one is no neighbour of a number of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segnb import datasets, ledger, plots, report, table
+from segnb.errors import DataError, SegnbError
+from segnb.plots import Picture
+from segnb.recipe import Recipe
+from segnb.runs import RUNS
+from segnb.widgets.training import TrainingPanel, drawing
+
+#: What the sliders offer beside what a sweep holds.
+FRACTIONS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
+TEMPERATURES = (0.03, 0.07, 0.2, 0.5)
+
+#: Validation images whose predictions are shown, and pixels a class in the maps.
+SHOWN_IMAGES = 3
+SHOWN_PIXELS = 30
+
+#: The line that marks the chosen point.
+_MARK: dict[str, Any] = {"color": "#D55E00", "alpha": 0.35, "linewidth": 6, "zorder": 0}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Ledger rows that differ in method, form, scope, label fraction, temperature and seed alone.
+
+    Attributes:
+        base: The recipe that they vary; its method is ``contrastive``.
+        rows: The rows, cross-entropy baselines among them.
+    """
+
+    base: Recipe
+    rows: tuple[ledger.Row, ...]
+
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        """Label fractions of the contrastive rows, ascending."""
+        return tuple(sorted({row["fraction"] for row in self._contrastive}))
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """Temperatures of the contrastive rows, ascending."""
+        return tuple(sorted({row["temperature"] for row in self._contrastive}))
+
+    @property
+    def _contrastive(self) -> list[ledger.Row]:
+        return [row for row in self.rows if row["method"] == "contrastive"]
+
+
+def point(base: Recipe, *, fraction: float, temperature: float) -> Recipe:
+    """The contrastive recipe at one place of the two sliders."""
+    return base.replace(method="contrastive", fraction=fraction, temperature=temperature)
+
+
+def find_sweep(
+    rows: Iterable[ledger.Row], *, dataset: str | None = None, tier: str | None = None
+) -> Sweep | None:
+    """The sweep that covers most pairs of label fraction and temperature; ``None`` without one.
+
+    Args:
+        rows: The ledger.
+        dataset: Only this data set.
+        tier: Only this tier.
+    """
+    rows = [
+        row
+        for row in rows
+        if row["fraction"] is not None
+        and dataset in (None, row["dataset"])
+        and tier in (None, row["tier"])
+    ]
+    families: dict[str, list[ledger.Row]] = {}
+    for row in rows:
+        if row["method"] == "contrastive":
+            families.setdefault(_family(_recipe(row)), []).append(row)
+    if not families:
+        return None
+    places = {
+        name: len({(row["fraction"], row["temperature"]) for row in found})
+        for name, found in families.items()
+    }
+    best = max(families, key=lambda name: (places[name], len(families[name])))
+    base = _recipe(families[best][0]).replace(seed=0)
+    wanted = {method: _family(base.replace(method=method)) for method in ("ce", "ce_long")}
+    baselines = [row for row in rows if wanted.get(row["method"], "") == _family(_recipe(row))]
+    return Sweep(base, (*baselines, *families[best]))
+
+
+def answer(
+    sweep: Sweep | None,
+    results: Path,
+    *,
+    fraction: float,
+    temperature: float,
+    root: Path | None = None,
+) -> dict[str, Picture | str]:
+    """What the ledger says of one place of the sliders, without any widget.
+
+    Args:
+        sweep: What :func:`find_sweep` found.
+        results: The folder of the ledger, with its previews.
+        fraction: Label fraction.
+        temperature: Temperature of the contrastive loss.
+        root: Where the data sets are.
+
+    Returns:
+        ``numbers`` (Markdown), ``labels`` and ``temperatures`` (curves with the place marked),
+        ``predictions``, ``embeddings``; words in the place of a picture that can't be drawn.
+    """
+    return {
+        name: make() for name, make in _parts(sweep, results, fraction, temperature, root).items()
+    }
+
+
+def run_pictures(row: ledger.Row, results: Path, *, root: Path | None = None) -> list[Picture]:
+    """Predictions and embeddings of one run.
+
+    Args:
+        row: The run.
+        results: The folder of its ledger, with its preview.
+        root: Where the data sets are.
+
+    Raises:
+        DataError: The preview or the data set is missing.
+    """
+    return [_predictions([row], results, root), _embeddings(row, results)]
+
+
+class Explorer:
+    """The two sliders, the ledger's answer, and a panel that trains the chosen point.
+
+    Show it by ending a cell with it.
+
+    Args:
+        sweep: What :func:`find_sweep` found; ``None`` leaves the live run alone.
+        live: The recipe that Run trains, but for its label fraction and temperature.
+        results: The folder of the ledger, with its previews.
+        runs: Folder of the live runs, and of a ledger of their own.
+        root: Where the data sets are.
+        cpu: Use the processor even where there is a GPU.
+
+    Attributes:
+        shown: What stands in the output areas now, by name.
+    """
+
+    def __init__(
+        self,
+        sweep: Sweep | None,
+        live: Recipe,
+        *,
+        results: Path,
+        runs: Path = RUNS,
+        root: Path | None = None,
+        cpu: bool = False,
+    ) -> None:
+        import ipywidgets as widgets
+
+        self.sweep = sweep
+        self.live = live
+        self.shown: dict[str, Picture | str] = {}
+        self._results, self._root = results, root
+        fractions, temperatures = slider_values(sweep)
+        train = len(datasets.load(live.dataset, "train", root=root, size=live.size))
+        names = [f"{table.fraction_name(f)} ({max(1, round(f * train))})" for f in fractions]
+        self.fraction = widgets.SelectionSlider(
+            options=[*zip(names, fractions, strict=True)],
+            value=_nearest(fractions, live.fraction),
+            description="labelled",
+            continuous_update=False,
+        )
+        self.temperature = widgets.SelectionSlider(
+            options=[(f"{t:g}", t) for t in temperatures],
+            value=_nearest(temperatures, live.temperature),
+            description="τ",
+            continuous_update=False,
+        )
+        self.outputs = {name: widgets.Output() for name in _PARTS}
+        self.panel = TrainingPanel(
+            self.recipe,
+            runs=runs,
+            results=runs,
+            root=root,
+            cpu=cpu,
+            outcome=lambda row: run_pictures(row, runs, root=root),
+        )
+        heading = widgets.HTML(f"<h4>Train this point here ({live.dataset}, {live.tier})</h4>")
+        self.widget = widgets.VBox(
+            [
+                widgets.HBox([self.fraction, self.temperature]),
+                *self.outputs.values(),
+                heading,
+                self.panel.widget,
+            ]
+        )
+        for slider in (self.fraction, self.temperature):
+            slider.observe(lambda _: self.update(), names="value")
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe at the sliders' place, as Run trains it."""
+        return point(self.live, fraction=self.fraction.value, temperature=self.temperature.value)
+
+    def update(self) -> None:
+        """Show the answer for the sliders' place; what can be told at once comes first."""
+        from IPython.display import Markdown, clear_output, display
+
+        self.panel.recipe = self.recipe
+        place = (self.fraction.value, self.temperature.value)
+        for name, make in _parts(self.sweep, self._results, *place, self._root).items():
+            with drawing:
+                part = make()
+                with self.outputs[name]:
+                    clear_output(wait=True)
+                    display(Markdown(part) if isinstance(part, str) else part)
+            self.shown[name] = part
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        display(self.widget)
+        self.update()
+
+
+def slider_values(sweep: Sweep | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Label fractions and temperatures to offer: the sweep's, or ours where it varies neither."""
+    fractions = sweep.fractions if sweep else ()
+    temperatures = sweep.temperatures if sweep else ()
+    return (
+        fractions if len(fractions) > 1 else tuple(sorted({*fractions, *FRACTIONS})),
+        temperatures if len(temperatures) > 1 else tuple(sorted({*temperatures, *TEMPERATURES})),
+    )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """One place of the sliders in a sweep, and the parts of the answer about it."""
+
+    sweep: Sweep
+    results: Path
+    fraction: float
+    temperature: float
+    root: Path | None
+
+    @property
+    def name(self) -> str:
+        return f"{table.fraction_name(self.fraction)} of the labels, τ {self.temperature:g}"
+
+    @property
+    def rows(self) -> list[table.Row]:
+        """Rows of this place, the baselines' included; words where no contrastive run is."""
+        rows = table.select(self.sweep.rows, fraction=self.fraction, temperature=self.temperature)
+        if not any(row["method"] == "contrastive" for row in rows):
+            raise DataError(f"the ledger holds no contrastive run at {self.name}; Run trains one")
+        return rows
+
+    def numbers(self) -> str:
+        base = self.sweep.base
+        heading = f"**{base.dataset}, {base.tier} tier, {self.name}**, from the ledger"
+        return f"{heading}\n\n{table.results_table(self.rows)}"
+
+    def labels(self) -> Picture:
+        rows = table.select(self.sweep.rows, temperature=self.temperature)
+        picture = plots.label_curve(rows)
+        for labelled in {row["labelled"] for row in rows if row["fraction"] == self.fraction}:
+            picture.figure.axes[0].axvline(labelled, **_MARK)
+        return Picture(picture.figure, f"{picture.alt} Marked: {self.name}.")
+
+    def temperatures(self) -> Picture:
+        picture = plots.temperature_curve(table.select(self.sweep.rows, fraction=self.fraction))
+        picture.figure.axes[0].axvline(self.temperature, **_MARK)
+        return Picture(picture.figure, f"{picture.alt} Marked: {self.name}.")
+
+    def predictions(self) -> Picture:
+        return _predictions(_first_of_each_method(self.rows), self.results, self.root)
+
+    def embeddings(self) -> Picture:
+        row = next(
+            row for row in _first_of_each_method(self.rows) if row["method"] == "contrastive"
+        )
+        return _embeddings(row, self.results)
+
+
+#: The parts of an answer, the quickest first.
+_PARTS = ("numbers", "labels", "temperatures", "predictions", "embeddings")
+
+_NO_SWEEP = (
+    "**The ledger holds no sweep here yet.** Run, below, trains the chosen point; `segnb sweep` "
+    "fills the ledger."
+)
+
+
+def _parts(
+    sweep: Sweep | None, results: Path, fraction: float, temperature: float, root: Path | None
+) -> dict[str, Callable[[], Picture | str]]:
+    """Functions that make the parts of an answer."""
+    if sweep is None:
+        return {name: partial(str, _NO_SWEEP if name == "numbers" else "") for name in _PARTS}
+    place = _Place(sweep, results, fraction, temperature, root)
+    return {name: partial(_or_words, getattr(place, name)) for name in _PARTS}
+
+
+def _or_words(make: Callable[[], Picture | str]) -> Picture | str:
+    try:
+        return make()
+    except SegnbError as error:
+        return f"*{error}*"
+
+
+def _predictions(rows: Sequence[table.Row], results: Path, root: Path | None) -> Picture:
+    recipe = _recipe(rows[0])
+    previews = {table.method_name(row): report.read_preview(dict(row), results) for row in rows}
+    ids = [str(one) for one in next(iter(previews.values()))["ids"]][:SHOWN_IMAGES]
+    split = datasets.load(recipe.dataset, "val", root=root, size=recipe.size)
+    val = datasets.working_set(split, size=recipe.size, ids=ids)
+    return plots.predictions(
+        list(val.images),
+        list(val.masks),
+        {name: list(found["predictions"][: len(ids)]) for name, found in previews.items()},
+        split.info,
+    )
+
+
+def _embeddings(row: table.Row, results: Path) -> Picture:
+    return _embedding_maps(str(results), row["recipe_hash"], row["dataset"], row["command"])
+
+
+@lru_cache(maxsize=64)
+def _embedding_maps(results: str, recipe_hash: str, dataset: str, command: str) -> Picture:
+    # Kept, because placing the points takes seconds and a reader slides back and forth.
+    row = {"recipe_hash": recipe_hash, "command": command}
+    preview = _thinned(report.read_preview(row, Path(results)))
+    return plots.embedding_maps(report.embedding_points(preview), datasets.info(dataset))
+
+
+def _thinned(preview: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    labels = preview["labels"]
+    kept = np.concatenate([np.flatnonzero(labels == c)[:SHOWN_PIXELS] for c in np.unique(labels)])
+    return {
+        name: values[kept]
+        for name, values in preview.items()
+        if name == "labels" or name.startswith("embeddings_")
+    }
+
+
+def _first_of_each_method(rows: Sequence[table.Row]) -> list[table.Row]:
+    found: dict[str, table.Row] = {}
+    for row in sorted(rows, key=lambda row: int(row["seed"])):
+        found.setdefault(table.method_name(row), row)
+    return [found[name] for name in sorted(found, key=table.method_order)]
+
+
+def _recipe(row: table.Row) -> Recipe:
+    return Recipe.from_dict(dict(row["recipe"]))
+
+
+def _family(recipe: Recipe) -> str:
+    # A recipe's hash leaves out what its method does not use, as the temperature of "ce".
+    neutral = recipe.replace(seed=0, fraction=1.0, temperature=1.0, form="paper", scope="cross")
+    return f"{recipe.method}-{neutral.hash}"
+
+
+def _nearest(values: Sequence[float], wanted: float) -> float:
+    return min(values, key=lambda value: abs(np.log(value / wanted)))
