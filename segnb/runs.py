@@ -7,11 +7,12 @@ to resume a run is to start it again.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -124,7 +125,8 @@ def run(
         The ledger row; ``None`` after stage 1 alone.
 
     Raises:
-        SegnbError: Bad input, a loss that is not a number, or a stop asked for.
+        SegnbError: Bad input, a loss that is not a number, a stop asked for, or another process
+            at work on the same run.
     """
     if until == "pretrain" and not recipe.uses_contrastive:
         raise ConfigError(f"method {recipe.method!r} has no stage 1")
@@ -140,29 +142,33 @@ def run(
             on_log=on_log,
             should_stop=should_stop,
         )
-        if accelerator.is_main_process:
-            _describe(folder, recipe, splits, session)
-        accelerator.wait_for_everyone()
-        measured = _train_and_measure(recipe, splits, session, folder, until=until)
-        if measured is None:
-            return None
-        if accelerator.is_main_process:
-            write_atomic(finished, json.dumps(measured, indent=1) + "\n")
-            # All that a checkpoint is for is done; the weights stay.
-            for checkpoint in folder.glob("*.pt"):
-                checkpoint.unlink()
-        accelerator.wait_for_everyone()
-    row: ledger.Row = json.loads(finished.read_text())
-    if results is not None and accelerator.is_main_process:
-        publish(folder, row, results)
-    return row
+        with _claimed(folder) if accelerator.is_main_process else contextlib.nullcontext():
+            if accelerator.is_main_process:
+                _describe(folder, recipe, splits, session)
+            accelerator.wait_for_everyone()
+            measured = _train_and_measure(recipe, splits, session, folder, until=until)
+            if measured is None:
+                return None
+            if accelerator.is_main_process:
+                write_atomic(finished, json.dumps(measured, indent=1) + "\n")
+    if accelerator.is_main_process:
+        # All that a checkpoint is for is done; the weights stay.
+        for checkpoint in folder.glob("*.pt"):
+            checkpoint.unlink()
+        if results is not None:
+            publish(folder, _read_json(finished), results)
+    accelerator.wait_for_everyone()
+    return _read_json(finished)
 
 
 def publish(folder: Path, row: ledger.Row, results: Path) -> None:
     """Copy a finished run's small files beside the ledger, then add its row."""
     name = row["recipe_hash"]
     write_atomic(results / "logs" / f"{name}.jsonl", (folder / "log.jsonl").read_bytes())
-    write_atomic(results / "logs" / f"{name}.ids.json", (folder / "ids.json").read_bytes())
+    for kind in ("ids", "environment"):
+        write_atomic(
+            results / "logs" / f"{name}.{kind}.json", (folder / f"{kind}.json").read_bytes()
+        )
     write_atomic(results / "previews" / f"{name}.npz", (folder / "preview.npz").read_bytes())
     ledger.add(ledger.ledger_path(results), row)
 
@@ -189,12 +195,43 @@ def read_recipe(folder: Path) -> Recipe:
     """The recipe of a run folder.
 
     Raises:
-        DataError: The folder holds no run.
+        DataError: The folder holds no run, or not one that this version can read.
     """
     path = folder / "recipe.json"
     if not path.exists():
         raise DataError(f"{folder} holds no run: there is no recipe.json in it")
-    return Recipe.from_dict(json.loads(path.read_text()))
+    try:
+        return Recipe.from_dict(_read_json(path))
+    except ValueError as error:
+        raise DataError(f"{path} holds no recipe of this version: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON ({error}); delete it and run again") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} holds no JSON object; delete it and run again")
+    return found
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Keep a run to one process: two would write one log and one set of checkpoints."""
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    name = ".lock"
+    try:
+        with FileLock(folder / name, timeout=0):
+            # Halves of files that a killed process left behind.
+            for left in folder.glob(".*"):
+                if left.name != name:
+                    left.unlink()
+            yield
+    except Timeout as error:
+        raise ConfigError(f"another process is at work on {folder}; wait for it") from error
 
 
 def _describe(folder: Path, recipe: Recipe, splits: Splits, session: Session) -> None:
