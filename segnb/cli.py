@@ -6,6 +6,9 @@ Everything that takes time to import is imported by the command that needs it.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -333,8 +336,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Errors that a user can act on are one line on standard error, without a traceback.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] not in COMMANDS:
-        return _overview(asked=not words or words[0] in ("-h", "--help"))
+    # Several processes do the same, and one of them tells it.
+    silent = contextlib.redirect_stdout(io.StringIO())
+    first = os.environ.get("RANK", "0") == "0"
+    try:
+        with contextlib.nullcontext() if first else silent:
+            try:
+                return _command(words)
+            finally:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # Who reads has left, as `head` does; Python would say so once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _command(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        return _overview()
+    if words[0] not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        print(f"segnb: there is no command {words[0]!r}; there are {known}", file=sys.stderr)
+        return 2
     options, act = COMMANDS[words[0]]
     try:
         return act(_parse(options, words[0], words[1:]))
@@ -355,7 +378,9 @@ def _parse(options: type[Any], name: str, words: list[str]) -> Any:
     """Parse the words of one command; a recipe starts from the preset that they name."""
     default: Any = tyro.MISSING_NONPROP
     if issubclass(options, Run):
-        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        first = argparse.ArgumentParser(
+            prog=f"segnb {name}", usage="%(prog)s [options]", add_help=False, allow_abbrev=False
+        )
         first.add_argument("--dataset", choices=get_args(DatasetName), default="shapes")
         first.add_argument("--tier", choices=get_args(Tier), default="quick")
         chosen, _ = first.parse_known_args(words)
@@ -364,12 +389,12 @@ def _parse(options: type[Any], name: str, words: list[str]) -> Any:
     return tyro.cli(options, args=words, prog=f"segnb {name}", **kept)
 
 
-def _overview(*, asked: bool) -> int:
+def _overview() -> int:
     lines = ["usage: segnb COMMAND [options]      segnb COMMAND --help", ""]
     for name, (options, _) in COMMANDS.items():
         lines.append(f"  {name:<10} {(options.__doc__ or '').splitlines()[0]}")
-    print("\n".join(lines), file=sys.stdout if asked else sys.stderr)
-    return 0 if asked else 2
+    print("\n".join(lines))
+    return 0
 
 
 def _run_places(places: Places) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from segnb.models import count_parameters
 from segnb.recipe import VIEWS_PER_STEP, Recipe
 from segnb.runs import initial_network
 from segnb.training import contrastive_loss, make_accelerator
+from segnb.training.loop import check_batch
 from segnb.training.stages import cross_entropy, nearest_labels
 
 #: Steps that are timed, after one that is not.
@@ -48,9 +49,10 @@ def foretell(recipe: Recipe, *, cpu: bool = False) -> Cost:
     """Time a few steps of each stage on random images and tell the cost of the whole run.
 
     Raises:
-        ConfigError: The network can't be built.
+        ConfigError: The network can't be built, or a batch is too small.
     """
     accelerator = make_accelerator(recipe.precision, cpu=cpu)
+    check_batch(recipe.cross_entropy_stage(), accelerator.num_processes)
     device, classes = accelerator.device, 8
     network = initial_network(recipe).to(device).train()
     parameters = count_parameters(network)
@@ -80,6 +82,7 @@ def foretell(recipe: Recipe, *, cpu: bool = False) -> Cost:
         return (time.perf_counter() - started) / _TIMED
 
     if recipe.uses_contrastive:
+        check_batch(recipe.pretrain, accelerator.num_processes)
         batch = recipe.pretrain.batch
         both, labels = images(VIEWS_PER_STEP * batch), masks(batch)
         network.attach_projection()

@@ -64,6 +64,8 @@ def read(path: Path | str = RESULTS / "ledger.jsonl") -> list[Row]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise DataError(f"{source} line {number} is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{source} line {number} is not a row but {line.strip()[:40]!r}")
         missing = [name for name in REQUIRED if name not in row]
         if missing:
             raise DataError(f"{source} line {number} has no {missing[0]!r}")

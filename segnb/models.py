@@ -151,9 +151,12 @@ def _smp(recipe: Recipe) -> SegmentationNetwork:
     options: dict[str, Any] = {"encoder_depth": recipe.encoder_depth}
     if "encoder_output_stride" in accepted:
         options["encoder_output_stride"] = recipe.output_stride
-    # Only where it is one number: U-Net and its kin want one for each level, and keep theirs.
-    if isinstance(getattr(accepted.get("decoder_channels"), "default", None), int):
+    default = getattr(accepted.get("decoder_channels"), "default", None)
+    if isinstance(default, int):
         options["decoder_channels"] = recipe.decoder_channels
+    elif isinstance(default, tuple):
+        # U-Net and its kin want one for each level: theirs, as many as there are levels.
+        options["decoder_channels"] = default[: recipe.encoder_depth]
     weights: str | bool | None = recipe.encoder_weights
     if weights is not None and recipe.encoder.startswith("tu-"):
         weights = True  # timm encoders name their weights themselves

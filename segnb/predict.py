@@ -81,9 +81,16 @@ def _one_image(sample: Sample, size: tuple[int, int], info: DatasetInfo) -> Work
 def _files(images: Path) -> list[Path]:
     if images.is_file():
         return [images]
-    found = sorted(path for path in images.glob("*") if path.suffix.lower() in ENDINGS)
+    if not images.is_dir():
+        raise DataError(f"{images} is not there; name a folder of images, or one image")
+    found = sorted(path for path in images.iterdir() if path.suffix.lower() in ENDINGS)
     if not found:
         raise DataError(f"{images} holds no images; known endings are {', '.join(ENDINGS)}")
+    by_stem: dict[str, Path] = {}
+    for path in found:
+        other = by_stem.setdefault(path.stem, path)
+        if other != path:
+            raise DataError(f"{other} and {path} would give the same file names; rename one")
     return found
 
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
+import numbers
+import shlex
 import types
 import typing
 from dataclasses import dataclass, field
@@ -53,9 +56,10 @@ class Stage:
     warmup: int = 0
 
     def __post_init__(self) -> None:
+        _as_floats(self, "lr", "momentum", "weight_decay")
         _need(self.steps >= 0, "steps", self.steps, "0 or more")
         _need(self.batch >= 1, "batch", self.batch, "1 or more")
-        _need(self.lr > 0, "lr", self.lr, "above 0")
+        _need(0 < self.lr < math.inf, "lr", self.lr, "above 0")
         _need(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
         _need(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         _need(self.schedule in get_args(Schedule), "schedule", self.schedule, get_args(Schedule))
@@ -135,22 +139,26 @@ class Recipe:
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
+        _as_floats(
+            self, "fraction", "distortion", "finetune_distortion", "temperature", "pseudo_threshold"
+        )
+        object.__setattr__(self, "scale", tuple(map(float, self.scale)))
         for name, choices in _CHOICES.items():
             _need(getattr(self, name) in choices, name, getattr(self, name), choices)
         _need(0 < self.fraction <= 1, "fraction", self.fraction, "in (0, 1]")
-        _need(self.temperature > 0, "temperature", self.temperature, "above 0")
-        _need(self.distortion >= 0, "distortion", self.distortion, "0 or more")
-        _need(
-            self.finetune_distortion >= 0,
-            "finetune_distortion",
-            self.finetune_distortion,
-            "0 or more",
-        )
+        _need(0 < self.temperature < math.inf, "temperature", self.temperature, "above 0")
+        for name in ("distortion", "finetune_distortion"):
+            _need(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more")
         _need(self.output_stride in (8, 16), "output_stride", self.output_stride, "8 or 16")
         _need(3 <= self.encoder_depth <= 5, "encoder_depth", self.encoder_depth, "3 to 5")
-        _need(0 < self.scale[0] <= self.scale[1], "scale", self.scale, "0 < low <= high")
+        _need(self.decoder_channels >= 1, "decoder_channels", self.decoder_channels, "1 or more")
+        for name in ("scale", "size", "crop", "loss_size"):
+            pair = getattr(self, name)
+            _need(pair is None or len(pair) == 2, name, pair, "two numbers")
+        _need(0 < self.scale[0] <= self.scale[1] < math.inf, "scale", self.scale, "0 < low <= high")
         _need(min(self.size) >= 16, "size", self.size, "16 pixels or more")
         _need(min(self.crop) >= 16, "crop", self.crop, "16 pixels or more")
+        _need(min(self.loss_size or (1, 1)) >= 1, "loss_size", self.loss_size, "1 or more")
         _need(
             0 <= self.pseudo_threshold < 1, "pseudo_threshold", self.pseudo_threshold, "in [0, 1)"
         )
@@ -260,7 +268,7 @@ class Recipe:
                 words += [flag, *map(str, value)]
             else:
                 words += [flag, str(value)]
-        return " ".join(words)
+        return shlex.join(words)
 
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
@@ -365,9 +373,21 @@ def _need(ok: bool, name: str, value: object, allowed: object) -> None:
         raise ValueError(f"recipe: {name} is {value!r}; it must be {allowed}")
 
 
+def _as_floats(target: object, *names: str) -> None:
+    """Make whole numbers floats, so that 1 and 1.0 are one recipe with one hash."""
+    for name in names:
+        value = getattr(target, name)
+        _need(isinstance(value, numbers.Real), name, value, "a number")
+        object.__setattr__(target, name, float(value))
+
+
 def _revive(hint: Any, value: Any) -> Any:
     """JSON has no tuples and no dataclasses: make them again from the field's type."""
     if isinstance(value, dict):
+        known = {one.name for one in dataclasses.fields(Stage)}
+        unknown = sorted(set(value) - known)
+        if unknown:
+            raise ValueError(f"a stage has no field {unknown[0]!r}; it has {sorted(known)}")
         return Stage(**value)
     origin = typing.get_origin(hint)
     if isinstance(value, list) and (origin is tuple or origin in (typing.Union, types.UnionType)):

@@ -73,16 +73,23 @@ def load_checkpoint(
         raise DataError(
             f"checkpoint {path} can't be read ({error}); delete it to start the stage afresh"
         ) from error
-    if content.get("key") != key:
+    found = content.get("key") if isinstance(content, dict) else None
+    if found != key:
         raise DataError(
-            f"checkpoint {path} belongs to {content.get('key')!r}, not to {key!r}; "
+            f"checkpoint {path} belongs to {found!r}, not to {key!r}; "
             "delete it or choose another folder"
         )
-    network.load_state_dict(content["network"])
-    optimizer.load_state_dict(content["optimizer"])
-    if scaler is not None and content["scaler"] is not None:
-        scaler.load_state_dict(content["scaler"])
-    return Progress(step=content["step"], seconds=content["seconds"])
+    try:
+        network.load_state_dict(content["network"])
+        optimizer.load_state_dict(content["optimizer"])
+        if scaler is not None and content["scaler"]:
+            scaler.load_state_dict(content["scaler"])
+        return Progress(step=content["step"], seconds=content["seconds"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise DataError(
+            f"checkpoint {path} does not fit this network ({error}); it may come from another "
+            "version: delete it to start the stage afresh"
+        ) from error
 
 
 def save_weights(path: Path, network: nn.Module) -> None:

@@ -22,12 +22,10 @@ class TrainingLog:
         self.rows: list[LogRow] = [] if path is None else read_log(path)
 
     def resume(self, stage: str, step: int) -> None:
-        """Forget rows of ``stage`` after ``step``."""
-        kept = [row for row in self.rows if row["stage"] != stage or row["step"] <= step]
-        if len(kept) != len(self.rows):
-            self.rows = kept
-            if self.path is not None:
-                write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        """Forget rows of ``stage`` after ``step``, and a line that a kill cut short."""
+        self.rows = [row for row in self.rows if row["stage"] != stage or row["step"] <= step]
+        if self.path is not None and self.path.exists():
+            write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def append(self, row: LogRow) -> None:
         """Add one row."""

@@ -91,8 +91,10 @@ def make_accelerator(precision: Precision = "auto", *, cpu: bool = False) -> Acc
     Raises:
         ConfigError: The device does not have the precision that is asked for.
     """
-    # Accelerate keeps one precision for the life of the process; a notebook trains with several.
-    AcceleratorState._reset_state()
+    # Accelerate keeps one device and one precision for the life of the process; a notebook trains
+    # with several. Processes that have found each other stay together.
+    alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+    AcceleratorState._reset_state(reset_partial_state=alone)
     device = Accelerator(mixed_precision="no", cpu=cpu).device
     chosen = choose_precision(precision, device)
     AcceleratorState._reset_state()
@@ -126,16 +128,12 @@ def train_stage(
 
     Raises:
         ConfigError: Too few images a process for BatchNorm.
-        SegnbError: The loss is not a number.
+        DataError: The checkpoint can't be used.
+        SegnbError: The loss or the weights are not finite; the last checkpoint stays as it was.
         TrainingStopped: ``session.should_stop`` said so.
     """
     accelerator = session.accelerator
-    processes = accelerator.num_processes
-    if stage.batch % processes or stage.batch // processes < 2:
-        raise ConfigError(
-            f"batch {stage.batch} over {processes} process(es): each needs the same number of "
-            "images and at least 2, since the pooled branch of the network normalises over them"
-        )
+    check_batch(stage, accelerator.num_processes)
     network.to(accelerator.device)
     trained = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(
@@ -161,8 +159,9 @@ def train_stage(
     before, started = done.seconds, time.perf_counter()
 
     def save(step: int) -> None:
-        accelerator.wait_for_everyone()
         if path is not None and session.is_main:
+            if not _all_finite(network):
+                raise _diverged("weights are not finite", name, step, optimizer, path)
             seconds = before + time.perf_counter() - started
             save_checkpoint(
                 path,
@@ -202,7 +201,8 @@ def train_stage(
             taken, last = step + 1, step + 1 == stage.steps
             if taken % LOG_EVERY == 0 or taken == 1 or last:
                 value = loss.item()
-                _check_finite(value, name, step, rate, path)
+                if not math.isfinite(value):
+                    raise _diverged(f"loss is {value}", name, taken, optimizer, path)
                 now = time.perf_counter()
                 speed = (taken - logged_step) * stage.batch / max(now - logged_at, 1e-9)
                 row: LogRow = {
@@ -219,12 +219,14 @@ def train_stage(
                     session.on_log(row)
                 logged_at, logged_step = now, taken
             if not last and time.perf_counter() - saved_at > session.checkpoint_seconds:
-                _check_finite(loss.item(), name, step, rate, path)
                 save(taken)
                 saved_at = time.perf_counter()
             asked = session.should_stop is not None and session.should_stop()
-            if not last and (asked or interrupted()):
+            asked, stopped = _agreed(accelerator, taken, asked, interrupted())
+            if not last and (asked or stopped):
                 save(taken)
+                # The first process to end takes the others with it.
+                accelerator.wait_for_everyone()
                 message = f"stopped at step {taken} of {stage.steps} ({name})"
                 if asked:
                     raise TrainingStopped(message)
@@ -232,6 +234,10 @@ def train_stage(
                 raise KeyboardInterrupt
     if done.step < stage.steps or (path is not None and not path.exists()):
         save(stage.steps)
+    if accelerator.num_processes > 1:
+        # Each process has running statistics of its own batches; those of the first are kept.
+        for buffer in network.buffers():
+            torch.distributed.broadcast(buffer, 0)
     return [row for row in log.rows if row["stage"] == name]
 
 
@@ -240,15 +246,48 @@ def stage_seconds(rows: list[LogRow]) -> float:
     return float(rows[-1]["seconds"]) if rows else 0.0
 
 
-def _check_finite(value: float, name: str, step: int, rate: float, path: Path | None) -> None:
-    if math.isfinite(value):
-        return
+def check_batch(stage: Stage, processes: int) -> None:
+    """Refuse a batch that can't be trained on.
+
+    Raises:
+        ConfigError: Too few images a process for BatchNorm, or not the same number for each.
+    """
+    if stage.batch % processes or stage.batch // processes < 2:
+        raise ConfigError(
+            f"batch {stage.batch} over {processes} process(es): each needs the same number of "
+            "images and at least 2, since the pooled branch of the network normalises over them"
+        )
+
+
+def _all_finite(network: nn.Module) -> bool:
+    state = [v for v in network.state_dict().values() if v.is_floating_point()]
+    return bool(torch.stack([value.isfinite().all() for value in state]).all())
+
+
+def _diverged(
+    what: str, name: str, step: int, optimizer: torch.optim.Optimizer, path: Path | None
+) -> SegnbError:
+    rate = optimizer.param_groups[0]["lr"]
     kept = "" if path is None or not path.exists() else f" The last good state is in {path}."
-    raise SegnbError(
-        f"the loss is {value} at step {step + 1} of {name} (learning rate {rate:.4g}). Training "
+    return SegnbError(
+        f"the {what} at step {step} of {name} (learning rate {rate:.4g}). Training "
         "can't recover from that: lower the learning rate, lengthen the warm-up, or use fp32 "
         f"(precision='fp32').{kept}"
     )
+
+
+def _agreed(accelerator: Accelerator, taken: int, *flags: bool) -> tuple[bool, ...]:
+    """Flags that any process has raised.
+
+    Several processes ask each other only where they wait for the loss anyway; one that stopped
+    alone would leave the others waiting for ever.
+    """
+    if accelerator.num_processes == 1:
+        return flags
+    if taken % LOG_EVERY:
+        return tuple(False for _ in flags)
+    found = torch.tensor(flags, dtype=torch.float32, device=accelerator.device)
+    return tuple(bool(value) for value in accelerator.reduce(found, "sum").tolist())
 
 
 @contextlib.contextmanager

@@ -1,0 +1,134 @@
+"""A data set and a recipe so small that whole runs are tested in a second or two.
+
+A pytest plugin: a test module that says ``pytest_plugins = ["tiny"]`` has these fixtures, and all
+modules share the finished runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segnb import ledger
+from segnb.recipe import Method, Recipe, Stage, preset
+from segnb.runs import run, run_folder
+
+#: Images of each split; native height and width, which no recipe here works at.
+COUNTS = {"train": 12, "val": 4, "test": 3}
+NATIVE = (45, 60)
+
+STEPS = 6
+
+
+def make_camvid(root: Path) -> Path:
+    """The true layout with made images: upright bands of a few classes, each of its own colour."""
+    colours = np.random.default_rng(0).integers(0, 256, (12, 3))
+    for number, (split, count) in enumerate(COUNTS.items()):
+        for index in range(count):
+            draw = np.random.default_rng([number, index])
+            bands = np.append(draw.permutation(11)[:5], 11)  # the last one is void
+            mask = np.repeat(bands, NATIVE[1] // len(bands)).astype(np.uint8)
+            mask = np.tile(mask, (NATIVE[0], 1))
+            noise = draw.normal(0, 20, (*NATIVE, 3))
+            image = np.clip(colours[mask] + noise, 0, 255).astype(np.uint8)
+            for folder, pixels in ((split, image), (f"{split}annot", mask)):
+                path = root / "CamVid" / folder / f"{split}_{index:02d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+    return root
+
+
+def tiny_recipe(method: Method = "contrastive", **changes: Any) -> Recipe:
+    """A recipe of a few steps of a narrow, shallow network in float32."""
+    return preset("camvid", "smoke").replace(
+        method=method,
+        **{
+            "size": (32, 48),
+            "crop": (32, 32),
+            "encoder_depth": 3,
+            "decoder_channels": 16,
+            "fraction": 0.5,
+            "pretrain": Stage(steps=STEPS, batch=4, lr=0.1, warmup=1),
+            "finetune": Stage(steps=STEPS, batch=4, lr=0.05, schedule="poly"),
+            "precision": "fp32",
+            **changes,
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that went to its end without a break."""
+
+    recipe: Recipe
+    folder: Path
+    row: dict[str, Any]
+    results: Path
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data root."""
+    return make_camvid(tmp_path_factory.mktemp("tiny") / "data")
+
+
+@pytest.fixture
+def places(tiny_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Data and cache are found there, by this process and those it starts."""
+    monkeypatch.setenv("SEGNB_DATA", str(tiny_root))
+    monkeypatch.setenv("SEGNB_CACHE", str(tiny_root / ".cache"))
+    # Many small products are slower on several threads, and slower still on a busy machine.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tiny_root
+
+
+@pytest.fixture(scope="session")
+def finished(
+    tiny_root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Finished]:
+    """``finished(method, **changes)``: a finished run, trained once and shared."""
+    home = tmp_path_factory.mktemp("finished")
+    held: dict[str, Finished] = {}
+
+    def finish(method: Method = "contrastive", **changes: Any) -> Finished:
+        recipe = tiny_recipe(method, **changes)
+        if recipe.hash not in held:
+            results = home / "results"
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("SEGNB_CACHE", str(tiny_root / ".cache"))
+                row = run(
+                    recipe,
+                    runs=home / "runs",
+                    results=results,
+                    root=tiny_root,
+                    cpu=True,
+                    progress_bar=False,
+                )
+            assert row is not None
+            held[recipe.hash] = Finished(recipe, run_folder(recipe, home / "runs"), row, results)
+        return held[recipe.hash]
+
+    return finish
+
+
+def ledger_row(recipe: Recipe, **values: Any) -> ledger.Row:
+    """A complete row that no run made; for the ledger's own tests."""
+    row: ledger.Row = dict.fromkeys(ledger.REQUIRED)
+    row.update(
+        dataset=recipe.dataset,
+        tier=recipe.tier,
+        method=recipe.method,
+        seed=recipe.seed,
+        labelled=6,
+        miou_val=10.0,
+        recipe_hash=recipe.hash,
+        recipe=recipe.to_dict(),
+        changes=recipe.changes(),
+    )
+    return {**row, **values}
