@@ -175,7 +175,8 @@ def execute(notebook: NotebookNode, *, name: str, tier: str, timeout: int | None
             kernel_name="python3",
             record_timing=False,
             coalesce_streams=True,
-            store_widget_state=False,
+            # nbclient loses its way in Output widgets without; clean() takes it out again.
+            store_widget_state=True,
             resources={"metadata": {"path": str(folder)}},
         )
         try:
