@@ -23,6 +23,9 @@ PROJECTION_LAYERS = 3
 
 TORCHVISION_DEEPLAB = "torchvision-DeepLabV3"
 
+#: Architectures that join no levels, and so take images of any size (513 is DeepLab's custom).
+_LAST_LEVEL_ONLY = ("DeepLabV3", "PSPNet")
+
 
 class ProjectionHead(nn.Module):
     """Three 1x1 convolutions of 256 channels, ReLU between, unit-normalised outputs (the paper).
@@ -172,7 +175,8 @@ def _smp(recipe: Recipe) -> SegmentationNetwork:
     except OSError as error:
         raise _no_weights(recipe, error) from error
     divisor = int(getattr(model.encoder, "output_stride", 1))
-    if getattr(model, "requires_divisible_input_shape", True):
+    joins = recipe.architecture not in _LAST_LEVEL_ONLY
+    if joins and getattr(model, "requires_divisible_input_shape", True):
         for name in ("crop", "size"):
             shape = getattr(recipe, name)
             if any(side % divisor for side in shape):

@@ -89,9 +89,7 @@ def places(tiny_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(
-    tiny_root: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Finished]:
+def finished(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Finished]:
     """``finished(method, **changes)``: a finished run, trained once and shared."""
     home = tmp_path_factory.mktemp("finished")
     held: dict[str, Finished] = {}

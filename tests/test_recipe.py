@@ -1,0 +1,282 @@
+"""Recipes: what is in the hash, what survives JSON and the command line, what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import re
+import shlex
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segnb.cli import Run, _parse
+from segnb.recipe import (
+    VIEWS_PER_STEP,
+    DatasetName,
+    Form,
+    Method,
+    Precision,
+    Recipe,
+    Schedule,
+    Scope,
+    Stage,
+    Tier,
+    preset,
+)
+
+SIDES = st.tuples(st.integers(16, 600), st.integers(16, 600))
+PLAIN = {"allow_nan": False, "allow_infinity": False}
+
+stages = st.builds(
+    Stage,
+    steps=st.integers(0, 10**5),
+    batch=st.integers(1, 64),
+    lr=st.floats(1e-6, 10, **PLAIN),
+    momentum=st.floats(0, 0.99, **PLAIN),
+    weight_decay=st.floats(0, 0.1, **PLAIN),
+    schedule=st.sampled_from(get_args(Schedule)),
+    warmup=st.integers(0, 1000),
+)
+
+recipes = st.builds(
+    Recipe,
+    dataset=st.sampled_from(get_args(DatasetName)),
+    tier=st.sampled_from(get_args(Tier)),
+    method=st.sampled_from(get_args(Method)),
+    seed=st.integers(0, 10**6),
+    fraction=st.floats(1e-4, 1, **PLAIN),
+    split_list=st.none() | st.sampled_from(["labeled.txt", "a folder/1_8 labelled.txt"]),
+    size=SIDES,
+    crop=SIDES,
+    scale=st.tuples(st.floats(0.1, 1, **PLAIN), st.floats(1, 4, **PLAIN)),
+    flip=st.booleans(),
+    distortion=st.floats(0, 2, **PLAIN),
+    finetune_distortion=st.floats(0, 2, **PLAIN),
+    architecture=st.sampled_from(["DeepLabV3", "Unet"]),
+    encoder=st.sampled_from(["resnet50", "tu-resnet18"]),
+    encoder_depth=st.integers(3, 5),
+    encoder_weights=st.sampled_from([None, "imagenet"]),
+    output_stride=st.sampled_from([8, 16]),
+    decoder_channels=st.integers(1, 512),
+    form=st.just("paper"),
+    scope=st.sampled_from(get_args(Scope)),
+    temperature=st.floats(0.01, 2, **PLAIN),
+    loss_size=st.none() | st.tuples(st.integers(1, 99), st.integers(1, 99)),
+    freeze=st.booleans(),
+    pseudo_threshold=st.floats(0, 0.99, **PLAIN),
+    pretrain=stages,
+    finetune=stages,
+    precision=st.sampled_from(get_args(Precision)),
+) | st.builds(Recipe, form=st.just("official"), scope=st.sampled_from(["within", "cross"]))
+
+EVERY_PRESET = list(itertools.product(get_args(DatasetName), get_args(Tier)))
+
+
+@given(recipes)
+def test_json_gives_the_same_recipe_back(recipe: Recipe) -> None:
+    back = Recipe.from_dict(json.loads(json.dumps(recipe.to_dict())))
+    assert back == recipe
+    assert back.hash == recipe.hash
+
+
+@given(recipe=recipes)
+@settings(max_examples=25)  # the command line's parser is slow
+def test_the_command_gives_the_same_recipe_back(recipe: Recipe) -> None:
+    words = shlex.split(recipe.command())
+    assert words[:2] == ["segnb", "run"]
+    assert _parse(Run, "run", words[2:]).recipe == recipe
+
+
+def test_the_command_of_a_preset_names_nothing_else() -> None:
+    assert preset("voc", "paper").command() == "segnb run --dataset voc --tier paper"
+
+
+def test_the_command_tells_inner_fields_and_switches() -> None:
+    recipe = preset("shapes", "quick").replace(flip=False, pretrain=Stage(steps=7, warmup=50))
+    assert "--no-flip" in recipe.command()
+    assert "--pretrain.steps 7" in recipe.command()
+    assert "--pretrain.warmup" not in recipe.command()  # as in the preset
+
+
+STAGE_ONE = {
+    "form": "official",
+    "scope": "within",
+    "temperature": 0.5,
+    "loss_size": (9, 9),
+    "freeze": True,
+}
+
+
+@pytest.mark.parametrize(("name", "value"), STAGE_ONE.items())
+@pytest.mark.parametrize("method", ["ce", "ce_long"])
+def test_fields_of_stage_one_do_not_count_for_cross_entropy(
+    method: Method, name: str, value: Any
+) -> None:
+    recipe = preset("shapes").replace(method=method)
+    assert recipe.replace(**{name: value}).hash == recipe.hash
+    contrastive = preset("shapes")
+    assert contrastive.replace(**{name: value}).hash != contrastive.hash
+
+
+def test_stage_one_counts_for_long_cross_entropy_by_its_compute_alone() -> None:
+    base = preset("shapes")
+    changed = {
+        "other steps": base.replace(pretrain=dataclasses.replace(base.pretrain, steps=9)),
+        "other rate": base.replace(pretrain=dataclasses.replace(base.pretrain, lr=9.0)),
+        "other distortion": base.replace(distortion=0.3),
+    }
+
+    def same(name: str, method: Method) -> bool:
+        one, other = base.replace(method=method), changed[name].replace(method=method)
+        return one.hash == other.hash
+
+    assert [same(name, "ce") for name in changed] == [True, True, True]
+    assert [same(name, "ce_long") for name in changed] == [False, True, False]
+    assert [same(name, "contrastive") for name in changed] == [False, False, False]
+
+
+def test_the_hash_has_no_say_about_the_loss_back_end() -> None:
+    assert preset("shapes").replace(loss_backend="reference").hash == preset("shapes").hash
+
+
+def test_a_threshold_counts_for_pseudo_labels_alone() -> None:
+    for method in get_args(Method):
+        recipe = preset("shapes").replace(method=method)
+        differs = recipe.replace(pseudo_threshold=0.5).hash != recipe.hash
+        assert differs == (method == "pseudo")
+
+
+def test_a_split_list_takes_the_place_of_the_fraction() -> None:
+    recipe = preset("voc").replace(split_list="labeled.txt")
+    assert recipe.replace(fraction=0.5).hash == recipe.hash
+    assert recipe.replace(split_list="other.txt").hash != recipe.hash
+
+
+def test_methods_and_seeds_have_hashes_of_their_own() -> None:
+    hashes = {
+        preset("shapes").replace(method=method, seed=seed).hash
+        for method in get_args(Method)
+        for seed in range(3)
+    }
+    assert len(hashes) == 12
+
+
+def test_whole_numbers_and_floats_are_one_recipe() -> None:
+    whole = Recipe(
+        fraction=1, distortion=1, scale=(1, 2), temperature=1, pretrain=Stage(steps=1, lr=1)
+    )
+    real = Recipe(
+        fraction=1.0,
+        distortion=1.0,
+        scale=(1.0, 2.0),
+        temperature=1.0,
+        pretrain=Stage(steps=1, lr=1.0),
+    )
+    assert whole.hash == real.hash
+    assert whole.to_dict() == real.to_dict()
+
+
+@given(recipes)
+def test_long_cross_entropy_has_the_passes_of_both_stages(recipe: Recipe) -> None:
+    passes = {
+        method: recipe.replace(method=method).image_passes()
+        for method in ("ce", "ce_long", "contrastive", "pseudo")
+    }
+    stages = VIEWS_PER_STEP * recipe.pretrain.steps * recipe.pretrain.batch
+    assert passes["contrastive"] == passes["ce"] + stages
+    assert passes["pseudo"] == 2 * passes["contrastive"]
+    # Never less than the method it is compared with, and at most one batch more.
+    assert 0 <= passes["ce_long"] - passes["contrastive"] < recipe.finetune.batch
+
+
+@pytest.mark.parametrize(("dataset", "tier"), EVERY_PRESET)
+def test_presets_compare_at_exactly_the_same_compute(dataset: DatasetName, tier: Tier) -> None:
+    recipe = preset(dataset, tier)
+    long = recipe.replace(method="ce_long")
+    assert long.image_passes() == recipe.image_passes()
+    assert long.cross_entropy_distortion() == recipe.distortion
+    assert recipe.changes() == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("dataset", "imagenet"),
+        ("tier", "huge"),
+        ("method", "magic"),
+        ("form", "other"),
+        ("scope", "world"),
+        ("precision", "int8"),
+        ("encoder_weights", "coco"),
+        ("loss_backend", "fast"),
+        ("fraction", 0.0),
+        ("fraction", 1.5),
+        ("fraction", "half"),
+        ("temperature", 0.0),
+        ("temperature", -1.0),
+        ("temperature", float("nan")),
+        ("temperature", float("inf")),
+        ("distortion", -0.1),
+        ("distortion", float("inf")),
+        ("finetune_distortion", -0.1),
+        ("output_stride", 4),
+        ("encoder_depth", 6),
+        ("decoder_channels", 0),
+        ("scale", (2.0, 0.5)),
+        ("scale", (0.0, 1.0)),
+        ("scale", (1.0,)),
+        ("size", (8, 64)),
+        ("size", (64, 64, 3)),
+        ("crop", (8, 64)),
+        ("loss_size", (0, 5)),
+        ("pseudo_threshold", 1.0),
+    ],
+)
+def test_a_bad_value_is_named(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"recipe: {name} is {re.escape(repr(value))}"):
+        Recipe(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("steps", -1),
+        ("batch", 0),
+        ("lr", 0.0),
+        ("lr", float("inf")),
+        ("lr", float("nan")),
+        ("lr", None),
+        ("momentum", 1.0),
+        ("weight_decay", -1.0),
+        ("schedule", "linear"),
+        ("warmup", -1),
+    ],
+)
+def test_a_bad_value_of_a_stage_is_named(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"recipe: {name} is {value!r}"):
+        Stage(**{"steps": 1, name: value})
+
+
+def test_the_official_form_has_no_batch_loss() -> None:
+    with pytest.raises(ValueError, match="scope is 'batch'"):
+        Recipe(form="official", scope="batch")
+    assert Recipe(form="official", scope="within").form in get_args(Form)
+
+
+def test_unknown_fields_are_named() -> None:
+    values = preset("shapes").to_dict()
+    with pytest.raises(ValueError, match="no field 'colour'"):
+        Recipe.from_dict({**values, "colour": 1})
+    with pytest.raises(ValueError, match="no field 'epochs'"):
+        Recipe.from_dict({**values, "pretrain": {"steps": 3, "epochs": 1}})
+
+
+def test_a_preset_is_named_where_there_is_none() -> None:
+    with pytest.raises(ValueError, match="dataset is 'mnist'"):
+        preset("mnist")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="tier is 'tiny'"):
+        preset("shapes", "tiny")  # type: ignore[arg-type]
