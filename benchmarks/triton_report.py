@@ -14,7 +14,6 @@ import argparse
 import itertools
 import re
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,17 +24,16 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from segnb.losses import _triton_kernels
-from segnb.losses._triton import Tiles, tiles_for
+from segnb.losses._triton_launch import Pass, Tiles, tiles_for
 
 #: Shared memory a program can have, in bytes, by compute capability.
 SHARED_MEMORY = {75: 64 << 10, 80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10}
-#: Operand types: Triton's name, bytes, how products are made.
+#: Operand types: Triton's name, bytes, parts that a feature comes in.
 OPERANDS = {
-    "bf16": ("bf16", 2, "tf32"),
-    "fp16": ("fp16", 2, "tf32"),
-    "tf32": ("fp32", 4, "tf32"),
-    "fp32": ("fp32", 4, "tf32x3"),
-    "ieee": ("fp32", 4, "ieee"),
+    "bf16": ("bf16", 2, 1),
+    "fp16": ("fp16", 2, 1),
+    "tf32": ("fp32", 4, 1),
+    "fp32": ("bf16", 2, 3),
 }
 _LSE_BACKWARD = {"PAIRS": "all", "EXCLUDE_SELF": False}
 #: Name here, kernel, what sets it apart.
@@ -69,6 +67,7 @@ _POINTERS = {
 }
 _OPERAND_POINTERS = ("rows", "cols", "packed", "features")
 _INTEGERS = ("size", "row_size", "padded", "row_padded", "col_padded", "blocks", "width")
+_PART_STRIDES = ("parts", "row_parts", "col_parts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +101,14 @@ def compile_kernel(
     """
     name, constants = VARIANTS[variant]
     kernel = getattr(_triton_kernels, name)
-    element, _, precision = OPERANDS[operands]
+    element, _, parts = OPERANDS[operands]
     constants = {
         **constants,
         "BM": tiles.rows,
         "BN": tiles.columns,
         "D": width,
-        "PRECISION": precision,
+        "PARTS": parts,
+        "PRECISION": "tf32",
     }
     signature = {}
     for argument in kernel.arg_names:
@@ -118,6 +118,8 @@ def compile_kernel(
             signature[argument] = f"*{element}"
         elif argument in _INTEGERS:
             signature[argument] = "i32"
+        elif argument in _PART_STRIDES:
+            signature[argument] = "i64"
         elif argument == "c":
             signature[argument] = "fp32"
         elif argument == "out" and name.endswith("backward"):
@@ -127,7 +129,7 @@ def compile_kernel(
     aligned = {
         (index,): [["tt.divisibility", 16]]
         for index, argument in enumerate(kernel.arg_names)
-        if signature[argument].startswith("*") or argument == "width"
+        if signature[argument].startswith("*") or argument in ("width", *_PART_STRIDES)
     }
     compiled = triton.compile(
         ASTSource(kernel, signature, constexprs=constants, attrs=aligned),
@@ -139,6 +141,15 @@ def compile_kernel(
         },
     )
     return _read(compiled)
+
+
+def chosen_tiles(variant: str, *, arch: int, operands: str, width: int) -> Tiles:
+    """The tiles that the package would choose."""
+    kind: Pass = "forward" if "forward" in variant else "backward"
+    _, itemsize, parts = OPERANDS[operands]
+    return tiles_for(
+        kind, width=width, itemsize=itemsize, parts=parts, shared_memory=SHARED_MEMORY[arch]
+    )
 
 
 def _read(compiled: Any) -> Resources:
@@ -171,7 +182,7 @@ def _number(name: str, usage: str) -> int:
 def main() -> None:
     """Print one row for each kernel, architecture, operand type and width."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--arch", type=int, nargs="+", default=[90, 80, 75])
+    parser.add_argument("--arch", type=int, nargs="+", default=[90, 80, 86])
     parser.add_argument("--kernel", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--operands", nargs="+", choices=OPERANDS, default=["bf16", "tf32"])
     parser.add_argument("--width", type=int, nargs="+", default=[256])
@@ -185,19 +196,7 @@ def main() -> None:
     for arch, operands, width, variant in itertools.product(
         options.arch, options.operands, options.width, options.kernel
     ):
-        if arch < 80:
-            if OPERANDS[operands][1] == 4:
-                continue
-            operands = "fp16"
-        kind = "forward" if "forward" in variant else "backward"
-        choices = [
-            tiles_for(
-                kind,
-                width=width,
-                itemsize=OPERANDS[operands][1],
-                shared_memory=SHARED_MEMORY[arch],
-            )
-        ]
+        choices = [chosen_tiles(variant, arch=arch, operands=operands, width=width)]
         if options.tiles:
             choices = [
                 Tiles(rows=int(r), columns=int(c), warps=int(w), stages=int(s))
@@ -224,4 +223,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -15,10 +15,10 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("run by test_losses_triton.py with TRITON_INTERPRET=1", allow_module_level=True)
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from segnb.losses import _triton
+from segnb.losses import _triton, _triton_launch
 
-SMALL = _triton.Tiles(rows=16, columns=16, warps=4, stages=1)
-UNEVEN = _triton.Tiles(rows=32, columns=16, warps=4, stages=1)
+SMALL = _triton_launch.Tiles(rows=16, columns=16, warps=4, stages=1)
+UNEVEN = _triton_launch.Tiles(rows=32, columns=16, warps=4, stages=1)
 IGNORE = 255
 
 
@@ -108,7 +108,7 @@ def check_logsumexp(
     tiles=SMALL,
 ):
     one_set = keys is None
-    values, packed_anchors, packed_keys = _triton.masked_logsumexp(
+    values, packed_anchors, packed_keys = _triton_launch.masked_logsumexp(
         anchors,
         keys,
         anchor_labels,
@@ -132,7 +132,7 @@ def check_logsumexp(
 
     grad = gradient_weights(*values.shape, seed=7)
     expected[some].backward(grad[some].double())
-    gradients = _triton.masked_logsumexp_backward(
+    gradients = _triton_launch.masked_logsumexp_backward(
         grad,
         values,
         packed_anchors,
@@ -155,7 +155,7 @@ def check_logsumexp(
 
 
 def check_official(features, labels, images, *, temperature=0.07, tiles=SMALL):
-    losses, packed, state = _triton.official_anchor_losses(
+    losses, packed, state = _triton_launch.official_anchor_losses(
         features, labels, images, temperature=temperature, ignore_index=IGNORE, tiles=tiles
     )
     f = features.detach().double().requires_grad_()
@@ -167,7 +167,7 @@ def check_official(features, labels, images, *, temperature=0.07, tiles=SMALL):
 
     grad = gradient_weights(*losses.shape, seed=8)
     expected.backward(grad.double())
-    gradient = _triton.official_anchor_losses_backward(
+    gradient = _triton_launch.official_anchor_losses_backward(
         grad,
         packed,
         state,
@@ -342,7 +342,7 @@ def test_official_of_well_separated_classes_keeps_its_small_values():
     labels = torch.arange(60)[None] % 3
     features = torch.eye(8)[labels] + 0.01 * unit(1, 60, 8, seed=0)
     features = torch.nn.functional.normalize(features, dim=2)
-    losses, _, _ = _triton.official_anchor_losses(
+    losses, _, _ = _triton_launch.official_anchor_losses(
         features, labels, two_images(1, 60), temperature=0.06, ignore_index=IGNORE, tiles=SMALL
     )
     expected = plain_official(features.double(), labels, two_images(1, 60), 0.06)
@@ -361,7 +361,7 @@ def test_known_values_of_the_official_code(factor, images, expected):
     if factor is not None:
         features = torch.cat([features, factor * features], dim=1)
         labels = labels.repeat(1, 2)
-    losses, _, _ = _triton.official_anchor_losses(
+    losses, _, _ = _triton_launch.official_anchor_losses(
         features,
         labels,
         torch.arange(labels.shape[1])[None] // 16,
@@ -392,10 +392,10 @@ def test_what_ignored_pixels_hold_does_not_matter():
     spoilt = features.masked_fill((labels == IGNORE)[:, :, None], torch.nan)
     results = []
     for values in (features, spoilt):
-        losses, packed, state = _triton.official_anchor_losses(
+        losses, packed, state = _triton_launch.official_anchor_losses(
             values, labels, two_images(1, 50), temperature=0.07, ignore_index=IGNORE, tiles=SMALL
         )
-        gradient = _triton.official_anchor_losses_backward(
+        gradient = _triton_launch.official_anchor_losses_backward(
             torch.ones_like(losses),
             packed,
             state,
@@ -412,7 +412,7 @@ def test_what_ignored_pixels_hold_does_not_matter():
 def test_nan_in_a_used_pixel_shows():
     features = unit(1, 20, 8, seed=0)
     features[0, 5] = torch.nan
-    values, _, _ = _triton.masked_logsumexp(
+    values, _, _ = _triton_launch.masked_logsumexp(
         features,
         None,
         torch.zeros(1, 20).long(),
@@ -424,6 +424,9 @@ def test_nan_in_a_used_pixel_shows():
         tiles=SMALL,
     )
     assert values.isnan().all()
+
+
+# --- the back end as the losses call it ---
 
 
 def test_features_it_does_not_take():
@@ -438,16 +441,66 @@ def test_features_it_does_not_take():
             )
 
 
-def test_exclude_self_needs_one_set():
-    features, labels = unit(1, 4, 8, seed=0), torch.zeros(1, 4).long()
-    with pytest.raises(ValueError, match="exclude_self"):
-        _triton.masked_logsumexp(
-            features,
-            features.clone(),
-            labels,
-            labels,
-            temperature=0.07,
-            ignore_index=IGNORE,
-            pairs="all",
-            exclude_self=True,
+def test_operators_give_values_and_gradients():
+    anchors = unit(1, 20, 8, seed=0).requires_grad_()
+    keys = unit(1, 30, 8, seed=1).requires_grad_()
+    anchor_labels, key_labels = torch.arange(20)[None] % 2, torch.arange(30)[None] % 2
+    options = {"temperature": 0.07, "ignore_index": IGNORE}
+
+    def total(a, k, logsumexp, official):
+        return (
+            logsumexp(a, k, anchor_labels, key_labels, False).sum()
+            + 2 * logsumexp(a, a, anchor_labels, anchor_labels, True).sum()
+            + 3 * official(k).sum()
         )
+
+    total(
+        anchors,
+        keys,
+        lambda a, k, la, lk, alone: _triton.masked_logsumexp(
+            a, k, la, lk, pairs="same", exclude_self=alone, **options
+        ),
+        lambda k: _triton.official_anchor_losses(
+            k, key_labels, torch.zeros_like(key_labels), **options
+        ),
+    ).backward()
+    a, k = (f.detach().double().requires_grad_() for f in (anchors, keys))
+    total(
+        a,
+        k,
+        lambda a, k, la, lk, alone: plain_logsumexp(
+            a, k, allowed_pairs(la, lk, "same", alone), 0.07
+        )[0],
+        lambda k: plain_official(k, key_labels, torch.zeros_like(key_labels), 0.07),
+    ).backward()
+    assert_near(anchors.grad, a.grad, 2e-6, "anchors' gradient")
+    assert_near(keys.grad, k.grad, 2e-6, "keys' gradient")
+
+
+def test_differentiating_twice_is_refused():
+    features, labels = unit(1, 8, 4, seed=0).requires_grad_(), torch.arange(8)[None] % 2
+    losses = _triton.official_anchor_losses(
+        features, labels, torch.zeros_like(labels), temperature=0.07, ignore_index=IGNORE
+    )
+    with pytest.raises(RuntimeError, match="twice"):
+        torch.autograd.grad(losses.sum(), features, create_graph=True)
+
+
+def test_operators_keep_the_rules_for_custom_operators():
+    features, labels = unit(1, 8, 4, seed=0).requires_grad_(), torch.arange(8)[None] % 2
+    checks = ("test_schema", "test_faketensor", "test_autograd_registration")
+    torch.library.opcheck(
+        torch.ops.segnb.triton_official_losses,
+        (features, labels, torch.zeros_like(labels), 0.07, IGNORE),
+        test_utils=checks,
+    )
+    torch.library.opcheck(
+        torch.ops.segnb.triton_logsumexp,
+        (features, features.detach().clone(), labels, labels, 0.07, IGNORE, "all"),
+        test_utils=checks,
+    )
+    torch.library.opcheck(
+        torch.ops.segnb.triton_self_logsumexp,
+        (features, labels, 0.07, IGNORE, "all", True),
+        test_utils=checks,
+    )

@@ -1,274 +1,55 @@
-"""The core of the losses on NVIDIA GPUs: exact, linear in memory, in three kernels.
+"""The ``triton`` back end: exact and linear in memory, on NVIDIA GPUs.
 
-The kernels are in ``segnb.losses._triton_kernels``; ``segnb.losses._core`` states the mathematics.
-Here the pixels are sorted by batch element, ignored or not, image and class, packed into rows the
-kernels can read without a mask, and the kernels launched with tiles that suit the chip. Nothing
-waits for the device, and every sum runs in a fixed order: results repeat bit for bit.
-
-Operands are bf16, fp16 or fp32 as the features are (fp16 for bf16 where the chip only emulates
-it); sums, exponentials and results are fp32. Products of fp32 features follow
-``torch.backends.cuda.matmul.allow_tf32``: tf32 where it is set, else three tf32 products, which
-keep fp32's accuracy.
+Custom operators around :mod:`segnb.losses._triton_launch`, whose kernels compute a loss without
+ever holding its matrix of pairs and compute the tiles again in the backward pass. Nothing waits
+for the device, and results repeat bit for bit.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import math
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-Pairs = Literal["all", "same", "other"]
-#: The kernels whose tiles are chosen apart: a forward pass keeps no gradient in registers.
-Pass = Literal["forward", "backward"]
+from segnb.losses import _triton_launch as launch
+from segnb.losses._tiles import Pairs
+from segnb.losses._triton_launch import OfficialState, PackedPixels, supported, unsupported_reason
 
-#: Rows of zeros after the pixels of a packed set, so that no tile reads past its end.
-_PADDING = 256
-#: Features wider than this would not leave room for a tile in registers.
-MAX_WIDTH = 512
-
-_LABEL_OFFSET = 1 << 31
-_LOG2E = math.log2(math.e)
-# The gradient's tiles are rounded to the operands' type. Weights scaled to at most this keep
-# those of fp16 out of its subnormal numbers.
-_WEIGHT_RANGE = 1024.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tiles:
-    """How a kernel cuts the matrix of pairs.
-
-    Attributes:
-        rows: Rows a program holds; a power of two, 16 to 256.
-        columns: Keys a step; a power of two, 16 to 64.
-        warps: Warps a program.
-        stages: Depth of the software pipeline that loads keys.
-    """
-
-    rows: int
-    columns: int
-    warps: int
-    stages: int
-
-
-class PackedPixels(NamedTuple):
-    """A set of pixels in sorted order.
-
-    Attributes:
-        features: ``[B, N + padding, width]`` in the operands' type, the width a power of two.
-        keys: int64 ``[B, N + padding]``; see ``segnb.losses._triton_kernels``.
-        order: int32 ``[B, N]``: the pixel at each sorted place.
-    """
-
-    features: Tensor
-    keys: Tensor
-    order: Tensor
-
-
-class OfficialState(NamedTuple):
-    """What the official form's backward pass needs of its forward pass, in sorted order.
-
-    Attributes:
-        negatives: float32 ``[B, N + padding]``: log2 of the sum over the negatives.
-        sigmas: float32: mean over the positives of x / (1 + x).
-        counts: float32: number of positives.
-    """
-
-    negatives: Tensor
-    sigmas: Tensor
-    counts: Tensor
-
-
-def unsupported_reason(features: Tensor) -> str | None:
-    """Why these features cannot take this back end, in words for a user; None if they can."""
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed"
-    if features.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        return (
-            f"the Triton kernels take float32, float16 and bfloat16 features, not {features.dtype}"
-        )
-    if features.shape[-1] > MAX_WIDTH:
-        return f"the Triton kernels take up to {MAX_WIDTH} channels, not {features.shape[-1]}"
-    if _interpreted():
-        return None
-    if features.device.type != "cuda" or torch.version.hip is not None:
-        return f"the Triton kernels run on NVIDIA GPUs, not on {features.device.type}"
-    major, minor = torch.cuda.get_device_capability(features.device)
-    if (major, minor) < (7, 5):
-        return f"the Triton kernels need compute capability 7.5, this GPU has {major}.{minor}"
-    if features.dtype == torch.float32 and major < 8:
-        return f"compute capability {major}.{minor} has no tensor cores for float32 features"
-    return None
-
-
-def supported(features: Tensor) -> bool:
-    """Whether :func:`unsupported_reason` has nothing to say."""
-    return unsupported_reason(features) is None
+__all__ = [
+    "masked_logsumexp",
+    "official_anchor_losses",
+    "supported",
+    "unsupported_reason",
+]
 
 
 def masked_logsumexp(
     anchors: Tensor,
-    keys: Tensor | None,
+    keys: Tensor,
     anchor_labels: Tensor,
-    key_labels: Tensor | None,
+    key_labels: Tensor,
     *,
     temperature: float,
     ignore_index: int,
     pairs: Pairs,
     exclude_self: bool,
-    tiles: Tiles | None = None,
-) -> tuple[Tensor, PackedPixels, PackedPixels]:
-    """Logsumexp of the scores of each anchor over its allowed keys.
-
-    Args:
-        anchors: ``[B, N, D]``.
-        keys: ``[B, M, D]``, or None where the keys are the anchors.
-        anchor_labels: Integer ``[B, N]``, values within 32 bits.
-        key_labels: Integer ``[B, M]``, or None where the keys are the anchors.
-        temperature: Divides the scores.
-        ignore_index: Label of pixels that are neither anchor nor key.
-        pairs: Allow keys of any class, of the anchor's class, or of the other classes.
-        exclude_self: Leave key p out for anchor p. Anchors and keys must be one set.
-        tiles: In place of the choice made for the device.
-
-    Returns:
-        float32 ``[B, N]``, ``-inf`` for anchors that are ignored or have no key, and the packed
-        anchors and keys for the backward pass (the same object twice where they are one set).
+) -> Tensor:
+    """See :func:`segnb.losses._core.masked_logsumexp`. Labels must lie within 32 bits.
 
     Raises:
-        ValueError: Features that this back end does not take, or ``exclude_self`` with two sets.
+        ValueError: Features that this back end does not take; says why.
     """
     _check(anchors)
-    if exclude_self and keys is not None:
-        raise ValueError("exclude_self needs anchors and keys to be one set; pass keys=None")
-    packed_anchors = _pack(anchors, anchor_labels, None, ignore_index)
-    if keys is None or key_labels is None:
-        packed_keys = packed_anchors
+    if exclude_self or (keys is anchors and key_labels is anchor_labels):
+        result: Tensor = _self_logsumexp(
+            anchors, anchor_labels, temperature, ignore_index, pairs, exclude_self
+        )[0]
     else:
-        packed_keys = _pack(keys, key_labels, None, ignore_index)
-    tiles = tiles or choose_tiles("forward", packed_anchors.features)
-    batch, size, _ = anchors.shape
-    lse = torch.empty((batch, size), dtype=torch.float32, device=anchors.device)
-    plan = _plan(packed_anchors, packed_keys, pairs, exclude_self, tiles)
-    _launch(
-        "logsumexp_forward",
-        tiles,
-        plan,
-        packed_anchors.features,
-        packed_keys.features,
-        packed_anchors.keys,
-        packed_keys.keys,
-        packed_anchors.order,
-        plan,
-        lse,
-        size,
-        packed_anchors.keys.shape[1],
-        packed_keys.keys.shape[1],
-        plan.shape[1],
-        _LOG2E / temperature,
-        PAIRS=pairs,
-        EXCLUDE_SELF=exclude_self,
-        D=packed_anchors.features.shape[2],
-        PRECISION=_product_precision(packed_anchors.features),
-    )
-    return lse, packed_anchors, packed_keys
-
-
-def masked_logsumexp_backward(
-    grad: Tensor,
-    lse: Tensor,
-    packed_anchors: PackedPixels,
-    packed_keys: PackedPixels,
-    *,
-    width: int,
-    dtype: torch.dtype,
-    temperature: float,
-    pairs: Pairs,
-    exclude_self: bool,
-    needs: tuple[bool, bool] = (True, True),
-    tiles: Tiles | None = None,
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of :func:`masked_logsumexp` for anchors and keys.
-
-    Where the two are one set, one product with the symmetric matrix G + G^T gives the whole
-    gradient at once; else each set has a kernel of its own that sums over the other.
-
-    Args:
-        grad: Gradient of the result, ``[B, N]``.
-        lse: The result.
-        packed_anchors: As :func:`masked_logsumexp` gave them.
-        packed_keys: As :func:`masked_logsumexp` gave them.
-        width: D of the features.
-        dtype: Type of the features, and of the gradients.
-        temperature: As in the forward pass.
-        pairs: As in the forward pass.
-        exclude_self: As in the forward pass.
-        needs: Whether the anchors' and the keys' gradients are wanted.
-        tiles: In place of the choice made for the device.
-
-    Returns:
-        ``[B, N, D]`` and ``[B, M, D]``; None for one not wanted. Where the two are one set, the
-        whole gradient and None.
-    """
-    tiles = tiles or choose_tiles("backward", packed_anchors.features)
-    counts = torch.isfinite(lse)
-    shift = torch.where(counts, lse.float() * _LOG2E, torch.inf)
-    weight, scale = _scaled(torch.where(counts, grad.float(), 0.0))
-    anchor_shift = _sorted_values(shift, packed_anchors, torch.inf)
-    anchor_weight = _sorted_values(weight, packed_anchors, 0.0)
-    one_set = packed_keys is packed_anchors
-
-    def gradient(rows: PackedPixels, cols: PackedPixels, row_term: bool, col_term: bool) -> Tensor:
-        batch, size = rows.order.shape
-        out = torch.empty((batch, size, width), dtype=dtype, device=rows.order.device)
-        plan = _plan(rows, cols, pairs, exclude_self, tiles)
-        row_shift, row_weight, factor = anchor_shift, anchor_weight, scale / temperature
-        if not row_term:
-            # The kernel reads these, but does not use them.
-            row_shift = row_weight = torch.zeros_like(rows.keys, dtype=torch.float32)
-        elif not col_term:
-            # The weights come in at the end: the tiles hold plain softmax values, scaled here.
-            row_shift, factor = row_shift - math.log2(_WEIGHT_RANGE), factor / _WEIGHT_RANGE
-        _launch(
-            "logsumexp_backward",
-            tiles,
-            plan,
-            rows.features,
-            cols.features,
-            rows.keys,
-            cols.keys,
-            rows.order,
-            plan,
-            row_shift,
-            row_weight,
-            anchor_shift,
-            anchor_weight,
-            factor,
-            out,
-            size,
-            rows.keys.shape[1],
-            cols.keys.shape[1],
-            plan.shape[1],
-            width,
-            _LOG2E / temperature,
-            PAIRS=pairs,
-            EXCLUDE_SELF=exclude_self,
-            ROW_TERM=row_term,
-            COL_TERM=col_term,
-            D=rows.features.shape[2],
-            PRECISION=_product_precision(rows.features),
-        )
-        return out
-
-    if one_set:
-        return gradient(packed_anchors, packed_anchors, True, True), None
-    return (
-        gradient(packed_anchors, packed_keys, True, False) if needs[0] else None,
-        gradient(packed_keys, packed_anchors, False, True) if needs[1] else None,
-    )
+        result = _logsumexp(
+            anchors, keys, anchor_labels, key_labels, temperature, ignore_index, pairs
+        )[0]
+    return result
 
 
 def official_anchor_losses(
@@ -278,136 +59,15 @@ def official_anchor_losses(
     *,
     temperature: float,
     ignore_index: int,
-    tiles: Tiles | None = None,
-) -> tuple[Tensor, PackedPixels, OfficialState]:
-    """Loss of every anchor in the official form.
-
-    Args:
-        features: ``[B, N, D]``, anchors and keys at once.
-        labels: Integer ``[B, N]``, values within 32 bits.
-        images: Integer ``[B, N]``: which image a pixel belongs to, from 0. With more than two
-            images the result is right, but no tile is skipped for the positives.
-        temperature: Divides the scores.
-        ignore_index: Label of pixels that are neither anchor nor key.
-        tiles: In place of the choice made for the device.
-
-    Returns:
-        float32 ``[B, N]``, 0 for ignored anchors, and what the backward pass needs.
+) -> Tensor:
+    """See :func:`segnb.losses._core.official_anchor_losses`. Labels must lie within 32 bits.
 
     Raises:
-        ValueError: Features that this back end does not take.
+        ValueError: Features that this back end does not take; says why.
     """
     _check(features)
-    packed = _pack(features, labels, images, ignore_index)
-    tiles = tiles or choose_tiles("forward", packed.features)
-    batch, size, _ = features.shape
-    padded = packed.keys.shape[1]
-    loss = torch.empty((batch, size), dtype=torch.float32, device=features.device)
-    state = OfficialState(*packed.keys.new_zeros((3, batch, padded), dtype=torch.float32).unbind())
-    negative_plan = _plan(packed, packed, "other", False, tiles)
-    positive_plan = _plan(packed, packed, "same", False, tiles)
-    _launch(
-        "official_forward",
-        tiles,
-        negative_plan,
-        *packed,
-        negative_plan,
-        positive_plan,
-        loss,
-        *state,
-        size,
-        padded,
-        negative_plan.shape[1],
-        _LOG2E / temperature,
-        D=packed.features.shape[2],
-        PRECISION=_product_precision(packed.features),
-    )
-    return loss, packed, state
-
-
-def official_anchor_losses_backward(
-    grad: Tensor,
-    packed: PackedPixels,
-    state: OfficialState,
-    *,
-    width: int,
-    dtype: torch.dtype,
-    temperature: float,
-    tiles: Tiles | None = None,
-) -> Tensor:
-    """Gradient of :func:`official_anchor_losses` for the features.
-
-    Args:
-        grad: Gradient of the losses, ``[B, N]``.
-        packed: As :func:`official_anchor_losses` gave them.
-        state: As :func:`official_anchor_losses` gave it.
-        width: D of the features.
-        dtype: Type of the features, and of the gradient.
-        temperature: As in the forward pass.
-        tiles: In place of the choice made for the device.
-
-    Returns:
-        ``[B, N, D]``, zero for ignored pixels.
-    """
-    tiles = tiles or choose_tiles("backward", packed.features)
-    batch, size = packed.order.shape
-    out = torch.empty((batch, size, width), dtype=dtype, device=packed.order.device)
-    weight, scale = _scaled(grad.float())
-    weight = _sorted_values(weight, packed, 0.0)
-    negative_plan = _plan(packed, packed, "other", False, tiles)
-    positive_plan = _plan(packed, packed, "same", False, tiles)
-    _launch(
-        "official_backward",
-        tiles,
-        negative_plan,
-        *packed,
-        negative_plan,
-        positive_plan,
-        state.negatives,
-        weight * state.sigmas,
-        weight / state.counts.clamp_min(1.0),
-        scale / temperature,
-        out,
-        size,
-        packed.keys.shape[1],
-        negative_plan.shape[1],
-        width,
-        _LOG2E / temperature,
-        D=packed.features.shape[2],
-        PRECISION=_product_precision(packed.features),
-    )
-    return out
-
-
-def operand_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """Type of the products' operands: bf16 becomes fp16 where the chip only emulates it."""
-    if dtype == torch.bfloat16 and device.type == "cuda":
-        # Asked of the device itself: torch.cuda.is_bf16_supported looks at the current one.
-        return dtype if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
-    return dtype
-
-
-def choose_tiles(kind: Pass, packed: Tensor) -> Tiles:
-    """The tiles for a pass over packed features, by their bytes a row and the chip's memory."""
-    shared = 0
-    if packed.device.type == "cuda":
-        shared = torch.cuda.get_device_properties(packed.device).shared_memory_per_block_optin
-    return tiles_for(
-        kind, width=packed.shape[2], itemsize=packed.element_size(), shared_memory=shared
-    )
-
-
-def tiles_for(kind: Pass, *, width: int, itemsize: int, shared_memory: int) -> Tiles:
-    """The tiles for rows of ``width`` elements of ``itemsize`` bytes.
-
-    Args:
-        kind: Forward or backward pass.
-        width: Padded number of channels, a power of two.
-        itemsize: 2 or 4.
-        shared_memory: Bytes of shared memory a program can have: 227 KiB on Hopper, 163 on A100,
-            99 on consumer Ampere and Ada, 64 on Turing.
-    """
-    return Tiles(rows=128, columns=64, warps=8, stages=3)
+    result: Tensor = _official_losses(features, labels, images, temperature, ignore_index)[0]
+    return result
 
 
 def _check(features: Tensor) -> None:
@@ -416,131 +76,273 @@ def _check(features: Tensor) -> None:
         raise ValueError(f"backend='triton' cannot be used: {reason}")
 
 
-def _interpreted() -> bool:
-    """Whether Triton runs its kernels in Python, on the CPU (``TRITON_INTERPRET=1``)."""
-    from triton.runtime.interpreter import InterpretedFunction
-
-    from segnb.losses import _triton_kernels
-
-    return isinstance(_triton_kernels.pack, InterpretedFunction)
+# ------------------------------------------------------------------------- logsumexp, two sets
 
 
-def _product_precision(packed: Tensor) -> str:
-    """How products of fp32 operands are made; says nothing for the other types."""
-    if packed.dtype != torch.float32 or torch.backends.cuda.matmul.allow_tf32:
-        return "tf32"
-    return "tf32x3"
-
-
-def _pack(
-    features: Tensor, labels: Tensor, images: Tensor | None, ignore_index: int
-) -> PackedPixels:
-    """Sort the pixels and lay them out for the kernels."""
-    from segnb.losses import _triton_kernels as kernels
-
-    batch, size, width = features.shape
-    device = features.device
-    key = labels.long() + _LABEL_OFFSET
-    if images is not None:
-        key = key + images.long() * kernels.IMAGE.value
-    key = torch.where(labels == ignore_index, kernels.IGNORED.value, key)
-    key = key + (torch.arange(batch, device=device) << kernels.BATCH_SHIFT.value)[:, None]
-    # One sort of all, since a sort along a dimension is done a slice at a time.
-    key, place = torch.sort(key.flatten(), stable=True)
-    order = (place.view(batch, size) - torch.arange(batch, device=device)[:, None] * size).int()
-
-    if features.stride(2) != 1:
-        features = features.contiguous()
-    padded = size + _PADDING
-    dim = padded_width(width)
-    packed = PackedPixels(
-        torch.empty(
-            (batch, padded, dim), dtype=operand_dtype(features.dtype, device), device=device
-        ),
-        torch.empty((batch, padded), dtype=torch.int64, device=device),
-        order,
+@torch.library.custom_op("segnb::triton_logsumexp", mutates_args=())
+def _logsumexp(
+    anchors: Tensor,
+    keys: Tensor,
+    anchor_labels: Tensor,
+    key_labels: Tensor,
+    temperature: float,
+    ignore_index: int,
+    pairs: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    lse, packed_anchors, packed_keys = launch.masked_logsumexp(
+        anchors,
+        keys,
+        anchor_labels,
+        key_labels,
+        temperature=temperature,
+        ignore_index=ignore_index,
+        pairs=pairs,  # type: ignore[arg-type]
+        exclude_self=False,
     )
-    rows = max(1, 4096 // dim)
-    kernels.pack[(-(-padded // rows), batch)](
+    return (lse, *packed_anchors, *packed_keys)
+
+
+@_logsumexp.register_fake
+def _(anchors: Tensor, keys: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    return (_fake_rows(anchors), *_fake_packed(anchors), *_fake_packed(keys))
+
+
+@torch.library.custom_op("segnb::triton_logsumexp_backward", mutates_args=())
+def _logsumexp_backward(
+    gradient: Tensor,
+    saved: list[Tensor],
+    width: int,
+    dtype: torch.dtype,
+    temperature: float,
+    pairs: str,
+    for_anchors: bool,
+    for_keys: bool,
+) -> tuple[Tensor, Tensor]:
+    to_anchors, to_keys = launch.masked_logsumexp_backward(
+        gradient,
+        saved[0],
+        PackedPixels(*saved[1:4]),
+        PackedPixels(*saved[4:7]),
+        width=width,
+        dtype=dtype,
+        temperature=temperature,
+        pairs=pairs,  # type: ignore[arg-type]
+        exclude_self=False,
+        needs=(for_anchors, for_keys),
+    )
+    nothing = gradient.new_empty(0, dtype=dtype)
+    return (
+        nothing if to_anchors is None else to_anchors,
+        nothing.clone() if to_keys is None else to_keys,
+    )
+
+
+@_logsumexp_backward.register_fake
+def _(
+    gradient: Tensor,
+    saved: list[Tensor],
+    width: int,
+    dtype: torch.dtype,
+    temperature: float,
+    pairs: str,
+    for_anchors: bool,
+    for_keys: bool,
+) -> tuple[Tensor, ...]:
+    return tuple(
+        gradient.new_empty((*order.shape, width) if wanted else 0, dtype=dtype)
+        for order, wanted in ((saved[3], for_anchors), (saved[6], for_keys))
+    )
+
+
+def _logsumexp_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _save(ctx, inputs[0], output)
+    ctx.temperature, ctx.pairs = inputs[4], inputs[6]
+
+
+def _logsumexp_gradient(ctx: Any, gradient: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    _once_differentiable()
+    if gradient is None:
+        return (None,) * 7
+    wanted = ctx.needs_input_grad[:2]
+    results = _logsumexp_backward(
+        gradient,
+        list(ctx.saved_tensors),
+        ctx.width,
+        ctx.dtype,
+        ctx.temperature,
+        ctx.pairs,
+        wanted[0],
+        wanted[1],
+    )
+    given = (result if want else None for result, want in zip(results, wanted, strict=True))
+    return (*given, *(None,) * 5)
+
+
+_logsumexp.register_autograd(_logsumexp_gradient, setup_context=_logsumexp_context)
+
+
+# ------------------------------------------------------------ logsumexp, a set against itself
+
+
+@torch.library.custom_op("segnb::triton_self_logsumexp", mutates_args=())
+def _self_logsumexp(
+    features: Tensor,
+    labels: Tensor,
+    temperature: float,
+    ignore_index: int,
+    pairs: str,
+    exclude_self: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    lse, packed, _ = launch.masked_logsumexp(
         features,
-        key,
-        order,
-        packed.features,
-        packed.keys,
-        features.stride(0),
-        features.stride(1),
-        size,
-        padded,
-        width,
-        ROWS=rows,
-        D=dim,
+        None,
+        labels,
+        None,
+        temperature=temperature,
+        ignore_index=ignore_index,
+        pairs=pairs,  # type: ignore[arg-type]
+        exclude_self=exclude_self,
     )
-    return packed
+    return (lse, *packed)
 
 
-def padded_width(width: int) -> int:
-    """The power of two, at least 16, that ``width`` channels are padded to."""
-    return max(16, 1 << (width - 1).bit_length())
+@_self_logsumexp.register_fake
+def _(features: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    return (_fake_rows(features), *_fake_packed(features))
 
 
-def _plan(
-    rows: PackedPixels, cols: PackedPixels, pairs: Pairs, exclude_self: bool, tiles: Tiles
+@torch.library.custom_op("segnb::triton_self_logsumexp_backward", mutates_args=())
+def _self_logsumexp_backward(
+    gradient: Tensor,
+    saved: list[Tensor],
+    width: int,
+    dtype: torch.dtype,
+    temperature: float,
+    pairs: str,
+    exclude_self: bool,
 ) -> Tensor:
-    """Which tiles each block of rows needs: int32 ``[B, blocks, 8]``."""
-    from segnb.losses import _triton_kernels as kernels
-
-    batch, size = rows.order.shape
-    blocks = -(-size // tiles.rows)
-    plan = torch.empty(
-        (batch, blocks, kernels.PLAN.value), dtype=torch.int32, device=rows.keys.device
+    packed = PackedPixels(*saved[1:])
+    result, _ = launch.masked_logsumexp_backward(
+        gradient,
+        saved[0],
+        packed,
+        packed,
+        width=width,
+        dtype=dtype,
+        temperature=temperature,
+        pairs=pairs,  # type: ignore[arg-type]
+        exclude_self=exclude_self,
     )
-    lanes = 32
-    kernels.plan_tiles[(-(-blocks // lanes), batch)](
-        rows.keys,
-        cols.keys,
-        plan,
-        size,
-        cols.order.shape[1],
-        rows.keys.shape[1],
-        cols.keys.shape[1],
-        blocks,
-        cols.order.shape[1].bit_length()
-        if cols is rows
-        else max(size, cols.order.shape[1]).bit_length(),
-        PAIRS=pairs,
-        EXCLUDE_SELF=exclude_self,
-        BM=tiles.rows,
-        BN=tiles.columns,
-        LANES=lanes,
-        num_warps=1,
+    assert result is not None
+    return result
+
+
+def _self_logsumexp_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _save(ctx, inputs[0], output)
+    ctx.options = (inputs[2], *inputs[4:])
+
+
+def _self_logsumexp_gradient(
+    ctx: Any, gradient: Tensor | None, *_: Any
+) -> tuple[Tensor | None, ...]:
+    _once_differentiable()
+    result = None
+    if gradient is not None:
+        result = _self_logsumexp_backward(
+            gradient, list(ctx.saved_tensors), ctx.width, ctx.dtype, *ctx.options
+        )
+    return (result, *(None,) * 5)
+
+
+_self_logsumexp.register_autograd(_self_logsumexp_gradient, setup_context=_self_logsumexp_context)
+
+
+# --------------------------------------------------------------------------------- official form
+
+
+@torch.library.custom_op("segnb::triton_official_losses", mutates_args=())
+def _official_losses(
+    features: Tensor, labels: Tensor, images: Tensor, temperature: float, ignore_index: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    losses, packed, state = launch.official_anchor_losses(
+        features, labels, images, temperature=temperature, ignore_index=ignore_index
     )
-    return plan
+    return (losses, *packed, *state)
 
 
-def _launch(name: str, tiles: Tiles, plan: Tensor, *arguments: Any, **constants: Any) -> None:
-    """One program for each block of rows of each batch element."""
-    from segnb.losses import _triton_kernels as kernels
+@_official_losses.register_fake
+def _(features: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    packed = _fake_packed(features)
+    state = (torch.empty_like(packed[1], dtype=torch.float32) for _ in range(3))
+    return (_fake_rows(features), *packed, *state)
 
-    batch, blocks, _ = plan.shape
-    getattr(kernels, name)[(blocks, batch)](
-        *arguments,
-        **constants,
-        BM=tiles.rows,
-        BN=tiles.columns,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
-        enable_fp_fusion=True,
+
+@torch.library.custom_op("segnb::triton_official_losses_backward", mutates_args=())
+def _official_losses_backward(
+    gradient: Tensor, saved: list[Tensor], width: int, dtype: torch.dtype, temperature: float
+) -> Tensor:
+    return launch.official_anchor_losses_backward(
+        gradient,
+        PackedPixels(*saved[1:4]),
+        OfficialState(*saved[4:]),
+        width=width,
+        dtype=dtype,
+        temperature=temperature,
     )
 
 
-def _sorted_values(values: Tensor, pixels: PackedPixels, fill: float) -> Tensor:
-    """Values of pixels, ``[B, N]``, in sorted order and padded as the pixels are."""
-    ordered = values.gather(1, pixels.order.long())
-    return torch.nn.functional.pad(ordered, (0, _PADDING), value=fill)
+def _official_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _save(ctx, inputs[0], output)
+    ctx.temperature = inputs[3]
 
 
-def _scaled(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights ``[B, N]`` scaled to at most ``_WEIGHT_RANGE``, and the factor ``[B]`` to undo it."""
-    largest = weights.abs().amax(dim=1)
-    largest = torch.where(largest > 0, largest, 1.0)
-    return weights * (_WEIGHT_RANGE / largest)[:, None], largest / _WEIGHT_RANGE
+def _official_gradient(ctx: Any, gradient: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    _once_differentiable()
+    result = None
+    if gradient is not None:
+        result = _official_losses_backward(
+            gradient, list(ctx.saved_tensors), ctx.width, ctx.dtype, ctx.temperature
+        )
+    return (result, *(None,) * 4)
+
+
+_official_losses.register_autograd(_official_gradient, setup_context=_official_context)
+
+
+# ------------------------------------------------------------------------------- what they share
+
+
+@_self_logsumexp_backward.register_fake
+@_official_losses_backward.register_fake
+def _(gradient: Tensor, saved: list[Tensor], width: int, dtype: torch.dtype, *_: Any) -> Tensor:
+    return gradient.new_empty((*saved[3].shape, width), dtype=dtype)
+
+
+def _fake_rows(features: Tensor) -> Tensor:
+    return features.new_empty(features.shape[:2], dtype=torch.float32)
+
+
+def _fake_packed(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    batch, size, width = features.shape
+    shape, dtype = launch.packed_layout(batch, size, width, features.dtype, features.device)
+    return (
+        features.new_empty(shape, dtype=dtype),
+        features.new_empty(shape[1:3], dtype=torch.int64),
+        features.new_empty((batch, size), dtype=torch.int32),
+    )
+
+
+def _save(ctx: Any, features: Tensor, output: tuple[Tensor, ...]) -> None:
+    """Keep what the forward pass sorted and packed, so that the backward pass need not."""
+    ctx.save_for_backward(*output)
+    ctx.set_materialize_grads(False)
+    ctx.width, ctx.dtype = features.shape[2], features.dtype
+
+
+def _once_differentiable() -> None:
+    # The engine records a backward pass only when someone wants to differentiate it again.
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "the Triton contrastive loss cannot be differentiated twice; "
+            "use backend='reference' for second derivatives"
+        )

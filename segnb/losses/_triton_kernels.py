@@ -12,6 +12,10 @@ For a block of ``BM`` rows, :func:`plan_tiles` names the stretches of keys that 
 
 The two have loops of their own: a mask in every tile costs time and, in the backward pass,
 registers that are not there. Tiles that no row of the block needs are never read.
+
+fp32 features come as three 16-bit ``PARTS`` whose sum they are, and a product of two of them is
+six products of parts: the tensor cores' speed at fp32's accuracy, where a product of fp32 numbers
+would round to tf32. Where there is one part, the second and third are the first, and not used.
 """
 
 from __future__ import annotations
@@ -35,6 +39,15 @@ LN2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
+def _split(value, dtype: tl.constexpr):
+    """Three numbers of fewer bits whose sum is the value."""
+    first = value.to(dtype)
+    rest = value - first.to(tl.float32)
+    second = rest.to(dtype)
+    return first, second, (rest - second.to(tl.float32)).to(dtype)
+
+
+@triton.jit
 def pack(
     features,
     keys,
@@ -45,9 +58,11 @@ def pack(
     stride_row,
     pixels,
     padded,
+    part_stride,
     width,
     ROWS: tl.constexpr,
     D: tl.constexpr,
+    PARTS: tl.constexpr,
 ):
     """Features and keys in sorted order, padded with zero rows and zero columns.
 
@@ -67,11 +82,14 @@ def pack(
     )
     target = batch * padded + row
     inside = row < padded
-    tl.store(
-        packed + target[:, None] * D + column[None, :],
-        value.to(packed.dtype.element_ty),
-        mask=inside[:, None],
-    )
+    place = packed + target[:, None] * D + column[None, :]
+    if PARTS == 3:
+        first, second, third = _split(value.to(tl.float32), packed.dtype.element_ty)
+        tl.store(place, first, mask=inside[:, None])
+        tl.store(place + part_stride, second, mask=inside[:, None])
+        tl.store(place + part_stride * 2, third, mask=inside[:, None])
+    else:
+        tl.store(place, value.to(packed.dtype.element_ty), mask=inside[:, None])
     tl.store(packed_keys + target, key, mask=inside)
 
 
@@ -227,10 +245,50 @@ def _mixed_tile(tile, a0, a1, b0, b1, first, BN: tl.constexpr):
 
 
 @triton.jit
-def _load_rows(features, start, ROWS: tl.constexpr, D: tl.constexpr):
-    """A tile of packed rows. Packed sets are padded, so that no tile ends past their end."""
+def _load_rows(
+    features, start, part_stride, ROWS: tl.constexpr, D: tl.constexpr, PARTS: tl.constexpr
+):
+    """The parts of a tile of packed rows. Packed sets are padded: no tile ends past their end."""
     offsets = tl.arange(0, ROWS)[:, None] * D + tl.arange(0, D)[None, :]
-    return tl.load(features + start.to(tl.int64) * D + offsets)
+    place = features + start.to(tl.int64) * D + offsets
+    first = tl.load(place)
+    second = first
+    third = first
+    if PARTS == 3:
+        second = tl.load(place + part_stride)
+        third = tl.load(place + part_stride * 2)
+    return first, second, third
+
+
+@triton.jit
+def _scores(f0, f1, f2, k0, k1, k2, c, PARTS: tl.constexpr, PRECISION: tl.constexpr):
+    """Base-2 scores of a tile: the small products of parts first, for the rounding's sake."""
+    if PARTS == 3:
+        scores = tl.dot(f2, tl.trans(k0))
+        scores = tl.dot(f0, tl.trans(k2), scores)
+        scores = tl.dot(f1, tl.trans(k1), scores)
+        scores = tl.dot(f1, tl.trans(k0), scores)
+        scores = tl.dot(f0, tl.trans(k1), scores)
+        scores = tl.dot(f0, tl.trans(k0), scores)
+    else:
+        scores = tl.dot(f0, tl.trans(k0), input_precision=PRECISION)
+    return scores * c
+
+
+@triton.jit
+def _add_product(acc, gradient, k0, k1, k2, PARTS: tl.constexpr, PRECISION: tl.constexpr):
+    """``acc`` plus a tile of the gradient's matrix times its keys."""
+    if PARTS == 3:
+        g0, g1, g2 = _split(gradient, k0.dtype)
+        acc = tl.dot(g2, k0, acc)
+        acc = tl.dot(g0, k2, acc)
+        acc = tl.dot(g1, k1, acc)
+        acc = tl.dot(g1, k0, acc)
+        acc = tl.dot(g0, k1, acc)
+        acc = tl.dot(g0, k0, acc)
+    else:
+        acc = tl.dot(gradient.to(k0.dtype), k0, acc, input_precision=PRECISION)
+    return acc
 
 
 @triton.jit
@@ -274,10 +332,13 @@ def _add_to_logsumexp(top, total, scores):
 
 @triton.jit
 def _row_logsumexp(
-    f,
+    f0,
+    f1,
+    f2,
     row_key,
     row_index,
     cols,
+    col_parts,
     col_keys,
     plan,
     c,
@@ -286,6 +347,7 @@ def _row_logsumexp(
     BM: tl.constexpr,
     BN: tl.constexpr,
     D: tl.constexpr,
+    PARTS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Base-2 logsumexp of each row's scores over its allowed keys; -inf where there are none."""
@@ -294,14 +356,14 @@ def _row_logsumexp(
     left, left_tiles, right, tiles = _pure_stretches(plan)
     for tile in range(tiles):
         start = _pure_start(tile, left, left_tiles, right, BN)
-        k = _load_rows(cols, start, BN, D)
-        scores = tl.dot(f, tl.trans(k), input_precision=PRECISION) * c
+        k0, k1, k2 = _load_rows(cols, start, col_parts, BN, D, PARTS)
+        scores = _scores(f0, f1, f2, k0, k1, k2, c, PARTS, PRECISION)
         top, total = _add_to_logsumexp(top, total, scores)
     a0, a1, b0, b1, first, tiles = _mixed_stretches(plan, BN)
     for tile in range(tiles):
         start, stop = _mixed_tile(tile, a0, a1, b0, b1, first, BN)
-        k = _load_rows(cols, start, BN, D)
-        scores = tl.dot(f, tl.trans(k), input_precision=PRECISION) * c
+        k0, k1, k2 = _load_rows(cols, start, col_parts, BN, D, PARTS)
+        scores = _scores(f0, f1, f2, k0, k1, k2, c, PARTS, PRECISION)
         allowed = _allowed(row_key, row_index, col_keys, start, stop, PAIRS, EXCLUDE_SELF, BN)
         top, total = _add_to_logsumexp(top, total, tl.where(allowed, scores, float("-inf")))
     return top + tl.log2(total)
@@ -319,6 +381,8 @@ def logsumexp_forward(
     row_size,
     row_padded,
     col_padded,
+    row_parts,
+    col_parts,
     blocks,
     c,
     PAIRS: tl.constexpr,
@@ -326,6 +390,7 @@ def logsumexp_forward(
     BM: tl.constexpr,
     BN: tl.constexpr,
     D: tl.constexpr,
+    PARTS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Natural logsumexp of every anchor over its allowed keys, written in the anchors' order."""
@@ -333,12 +398,15 @@ def logsumexp_forward(
     batch = tl.program_id(1).to(tl.int64)
     row_keys += batch * row_padded
     row_index = block * BM + tl.arange(0, BM)
-    f = _load_rows(rows + batch * row_padded * D, block * BM, BM, D)
+    f0, f1, f2 = _load_rows(rows + batch * row_padded * D, block * BM, row_parts, BM, D, PARTS)
     lse = _row_logsumexp(
-        f,
+        f0,
+        f1,
+        f2,
         tl.load(row_keys + row_index),
         row_index,
         cols + batch * col_padded * D,
+        col_parts,
         col_keys + batch * col_padded,
         plan + (batch * blocks + block) * PLAN,
         c,
@@ -347,6 +415,7 @@ def logsumexp_forward(
         BM,
         BN,
         D,
+        PARTS,
         PRECISION,
     )
     used = tl.load(row_keys + row_index) < (batch << BATCH_SHIFT) + IGNORED
@@ -387,12 +456,15 @@ def _softmax_gradient(
 @triton.jit
 def _softmax_product(
     acc,
-    f,
+    f0,
+    f1,
+    f2,
     row_key,
     row_index,
     row_shift,
     row_weight,
     cols,
+    col_parts,
     col_keys,
     col_shift,
     col_weight,
@@ -404,29 +476,30 @@ def _softmax_product(
     COL_TERM: tl.constexpr,
     BN: tl.constexpr,
     D: tl.constexpr,
+    PARTS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """``acc`` plus the product of the softmax gradient's tiles with the keys."""
     left, left_tiles, right, tiles = _pure_stretches(plan)
     for tile in range(tiles):
         start = _pure_start(tile, left, left_tiles, right, BN)
-        k = _load_rows(cols, start, BN, D)
-        scores = tl.dot(f, tl.trans(k), input_precision=PRECISION) * c
+        k0, k1, k2 = _load_rows(cols, start, col_parts, BN, D, PARTS)
+        scores = _scores(f0, f1, f2, k0, k1, k2, c, PARTS, PRECISION)
         gradient = _softmax_gradient(
             scores, row_shift, row_weight, col_shift, col_weight, start, ROW_TERM, COL_TERM, BN
         )
-        acc = tl.dot(gradient.to(k.dtype), k, acc, input_precision=PRECISION)
+        acc = _add_product(acc, gradient, k0, k1, k2, PARTS, PRECISION)
     a0, a1, b0, b1, first, tiles = _mixed_stretches(plan, BN)
     for tile in range(tiles):
         start, stop = _mixed_tile(tile, a0, a1, b0, b1, first, BN)
-        k = _load_rows(cols, start, BN, D)
-        scores = tl.dot(f, tl.trans(k), input_precision=PRECISION) * c
+        k0, k1, k2 = _load_rows(cols, start, col_parts, BN, D, PARTS)
+        scores = _scores(f0, f1, f2, k0, k1, k2, c, PARTS, PRECISION)
         gradient = _softmax_gradient(
             scores, row_shift, row_weight, col_shift, col_weight, start, ROW_TERM, COL_TERM, BN
         )
         allowed = _allowed(row_key, row_index, col_keys, start, stop, PAIRS, EXCLUDE_SELF, BN)
         gradient = tl.where(allowed, gradient, 0.0)
-        acc = tl.dot(gradient.to(k.dtype), k, acc, input_precision=PRECISION)
+        acc = _add_product(acc, gradient, k0, k1, k2, PARTS, PRECISION)
     return acc
 
 
@@ -469,6 +542,8 @@ def logsumexp_backward(
     row_size,
     row_padded,
     col_padded,
+    row_parts,
+    col_parts,
     blocks,
     width,
     c,
@@ -479,6 +554,7 @@ def logsumexp_backward(
     BM: tl.constexpr,
     BN: tl.constexpr,
     D: tl.constexpr,
+    PARTS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Gradient of the logsumexp for the rows, a block of them at a time.
@@ -492,15 +568,18 @@ def logsumexp_backward(
     row_keys += batch * row_padded
     row_index = block * BM + tl.arange(0, BM)
     weight = tl.load(row_weight + batch * row_padded + row_index)
-    f = _load_rows(rows + batch * row_padded * D, block * BM, BM, D)
+    f0, f1, f2 = _load_rows(rows + batch * row_padded * D, block * BM, row_parts, BM, D, PARTS)
     acc = _softmax_product(
         tl.zeros([BM, D], tl.float32),
-        f,
+        f0,
+        f1,
+        f2,
         tl.load(row_keys + row_index),
         row_index,
         tl.load(row_shift + batch * row_padded + row_index),
         weight,
         cols + batch * col_padded * D,
+        col_parts,
         col_keys + batch * col_padded,
         col_shift + batch * col_padded,
         col_weight + batch * col_padded,
@@ -512,6 +591,7 @@ def logsumexp_backward(
         COL_TERM,
         BN,
         D,
+        PARTS,
         PRECISION,
     )
     acc *= tl.load(factor + batch)
@@ -562,11 +642,13 @@ def official_forward(
     counts,
     size,
     padded,
+    parts,
     blocks,
     c,
     BM: tl.constexpr,
     BN: tl.constexpr,
     D: tl.constexpr,
+    PARTS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Loss of every pixel, in the pixels' order; in sorted order what the backward pass needs.
@@ -580,14 +662,17 @@ def official_forward(
     keys += batch * padded
     row_index = block * BM + tl.arange(0, BM)
     row_key = tl.load(keys + row_index)
-    f = _load_rows(packed, block * BM, BM, D)
+    f0, f1, f2 = _load_rows(packed, block * BM, parts, BM, D, PARTS)
     negative_plan += (batch * blocks + block) * PLAN
     positive_plan += (batch * blocks + block) * PLAN
     negative = _row_logsumexp(
-        f,
+        f0,
+        f1,
+        f2,
         row_key,
         row_index,
         packed,
+        parts,
         keys,
         negative_plan,
         c,
@@ -596,6 +681,7 @@ def official_forward(
         BM,
         BN,
         D,
+        PARTS,
         PRECISION,
     )
 
@@ -604,8 +690,8 @@ def official_forward(
     left, left_tiles, right, tiles = _pure_stretches(positive_plan)
     for tile in range(tiles):
         start = _pure_start(tile, left, left_tiles, right, BN)
-        k = _load_rows(packed, start, BN, D)
-        scores = tl.dot(f, tl.trans(k), input_precision=PRECISION) * c
+        k0, k1, k2 = _load_rows(packed, start, parts, BN, D, PARTS)
+        scores = _scores(f0, f1, f2, k0, k1, k2, c, PARTS, PRECISION)
         log_terms, sigma_terms = _positive_terms(negative[:, None] - scores, True, False)
         total += log_terms
         sigma += sigma_terms
@@ -613,8 +699,8 @@ def official_forward(
     a0, a1, b0, b1, first, tiles = _mixed_stretches(positive_plan, BN)
     for tile in range(tiles):
         start, stop = _mixed_tile(tile, a0, a1, b0, b1, first, BN)
-        k = _load_rows(packed, start, BN, D)
-        scores = tl.dot(f, tl.trans(k), input_precision=PRECISION) * c
+        k0, k1, k2 = _load_rows(packed, start, parts, BN, D, PARTS)
+        scores = _scores(f0, f1, f2, k0, k1, k2, c, PARTS, PRECISION)
         allowed = _allowed(row_key, row_index, keys, start, stop, "same", False, BN)
         log_terms, sigma_terms = _positive_terms(negative[:, None] - scores, allowed, True)
         total += log_terms
@@ -658,12 +744,14 @@ def official_backward(
     out,
     size,
     padded,
+    parts,
     blocks,
     width,
     c,
     BM: tl.constexpr,
     BN: tl.constexpr,
     D: tl.constexpr,
+    PARTS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Gradient of the official losses for a block of pixels: one product with a symmetric matrix.
@@ -681,7 +769,7 @@ def official_backward(
     row_index = block * BM + tl.arange(0, BM)
     row_key = tl.load(keys + row_index)
     row_shift = tl.load(negatives + row_index)
-    f = _load_rows(packed, block * BM, BM, D)
+    f0, f1, f2 = _load_rows(packed, block * BM, parts, BM, D, PARTS)
 
     # Positives first, with the sign of the negatives: the product is turned round between them.
     acc = tl.zeros([BM, D], tl.float32)
@@ -690,31 +778,34 @@ def official_backward(
     left, left_tiles, right, tiles = _pure_stretches(positive_plan)
     for tile in range(tiles):
         start = _pure_start(tile, left, left_tiles, right, BN)
-        k = _load_rows(packed, start, BN, D)
-        scores = tl.dot(f, tl.trans(k), input_precision=PRECISION) * c
+        k0, k1, k2 = _load_rows(packed, start, parts, BN, D, PARTS)
+        scores = _scores(f0, f1, f2, k0, k1, k2, c, PARTS, PRECISION)
         gradient = _sigmoid_gradient(
             scores, row_shift, weight, negatives, positive_weights, start, BN
         )
-        acc = tl.dot(gradient.to(k.dtype), k, acc, input_precision=PRECISION)
+        acc = _add_product(acc, gradient, k0, k1, k2, PARTS, PRECISION)
     a0, a1, b0, b1, first, tiles = _mixed_stretches(positive_plan, BN)
     for tile in range(tiles):
         start, stop = _mixed_tile(tile, a0, a1, b0, b1, first, BN)
-        k = _load_rows(packed, start, BN, D)
-        scores = tl.dot(f, tl.trans(k), input_precision=PRECISION) * c
+        k0, k1, k2 = _load_rows(packed, start, parts, BN, D, PARTS)
+        scores = _scores(f0, f1, f2, k0, k1, k2, c, PARTS, PRECISION)
         gradient = _sigmoid_gradient(
             scores, row_shift, weight, negatives, positive_weights, start, BN
         )
         allowed = _allowed(row_key, row_index, keys, start, stop, "same", False, BN)
         gradient = tl.where(allowed, gradient, 0.0)
-        acc = tl.dot(gradient.to(k.dtype), k, acc, input_precision=PRECISION)
+        acc = _add_product(acc, gradient, k0, k1, k2, PARTS, PRECISION)
     acc = _softmax_product(
         -acc,
-        f,
+        f0,
+        f1,
+        f2,
         row_key,
         row_index,
         row_shift,
         tl.load(negative_weights + row_index),
         packed,
+        parts,
         keys,
         negatives,
         negative_weights,
@@ -726,6 +817,7 @@ def official_backward(
         True,
         BN,
         D,
+        PARTS,
         PRECISION,
     )
     acc *= tl.load(factor + batch)

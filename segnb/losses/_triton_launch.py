@@ -1,0 +1,586 @@
+"""Sorts, packs and launches: the forward and backward passes of the ``triton`` back end.
+
+The kernels are in ``segnb.losses._triton_kernels``; ``segnb.losses._core`` states the mathematics.
+Here the pixels are sorted by batch element, ignored or not, image and class, packed into rows the
+kernels can read without a mask, and the kernels launched with tiles that suit the chip. Nothing
+waits for the device, and every sum runs in a fixed order: results repeat bit for bit.
+
+Operands are bf16 or fp16 as the features are; sums, exponentials and results are fp32. fp32
+features are split into three bf16 parts and keep fp32's accuracy on the tensor cores, unless
+``torch.backends.cuda.matmul.allow_tf32`` is set: then their products are tf32.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from segnb.losses._tiles import Pairs
+
+#: The kernels whose tiles are chosen apart: a forward pass keeps no gradient in registers.
+Pass = Literal["forward", "backward"]
+
+#: Rows of zeros after the pixels of a packed set, so that no tile reads past its end.
+_PADDING = 256
+#: Features wider than this would not leave room for a tile in registers.
+MAX_WIDTH = 512
+
+_LABEL_OFFSET = 1 << 31
+_LOG2E = math.log2(math.e)
+# The gradient's tiles are rounded to the operands' type. Weights scaled to at most this keep
+# those of fp16 out of its subnormal numbers.
+_WEIGHT_RANGE = 1024.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiles:
+    """How a kernel cuts the matrix of pairs.
+
+    Attributes:
+        rows: Rows a program holds; a power of two, 16 to 256.
+        columns: Keys a step; a power of two, 16 to 64.
+        warps: Warps a program.
+        stages: Depth of the software pipeline that loads keys.
+    """
+
+    rows: int
+    columns: int
+    warps: int
+    stages: int
+
+
+class PackedPixels(NamedTuple):
+    """A set of pixels in sorted order.
+
+    Attributes:
+        features: ``[parts, B, N + padding, width]`` in the operands' type, the width a power of
+            two; the features are the sum of the parts.
+        keys: int64 ``[B, N + padding]``; see ``segnb.losses._triton_kernels``.
+        order: int32 ``[B, N]``: the pixel at each sorted place.
+    """
+
+    features: Tensor
+    keys: Tensor
+    order: Tensor
+
+
+class OfficialState(NamedTuple):
+    """What the official form's backward pass needs of its forward pass, in sorted order.
+
+    Attributes:
+        negatives: float32 ``[B, N + padding]``: log2 of the sum over the negatives.
+        sigmas: float32: mean over the positives of x / (1 + x).
+        counts: float32: number of positives.
+    """
+
+    negatives: Tensor
+    sigmas: Tensor
+    counts: Tensor
+
+
+def unsupported_reason(features: Tensor) -> str | None:
+    """Why these features cannot take this back end, in words for a user; None if they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if features.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return (
+            f"the Triton kernels take float32, float16 and bfloat16 features, not {features.dtype}"
+        )
+    if features.shape[-1] > MAX_WIDTH:
+        return f"the Triton kernels take up to {MAX_WIDTH} channels, not {features.shape[-1]}"
+    if _interpreted():
+        return None
+    if features.device.type != "cuda" or torch.version.hip is not None:
+        return f"the Triton kernels run on NVIDIA GPUs, not on {features.device.type}"
+    major, minor = torch.cuda.get_device_capability(features.device)
+    if major < 8:
+        # Triton compiles for Turing (T4), but to plain arithmetic: cuBLAS is faster there.
+        return (
+            f"Triton uses the tensor cores from compute capability 8.0 on, "
+            f"this GPU has {major}.{minor}"
+        )
+    (parts, _, _, width), _ = packed_layout(
+        1, 1, features.shape[-1], features.dtype, features.device
+    )
+    if parts == 3 and width > 256 and _shared_memory(features.device) < 113 << 10:
+        return (
+            "this GPU's shared memory is too small for float32 features of more than 256 channels; "
+            "torch.backends.cuda.matmul.allow_tf32 = True makes them fit"
+        )
+    return None
+
+
+def supported(features: Tensor) -> bool:
+    """Whether :func:`unsupported_reason` has nothing to say."""
+    return unsupported_reason(features) is None
+
+
+def masked_logsumexp(
+    anchors: Tensor,
+    keys: Tensor | None,
+    anchor_labels: Tensor,
+    key_labels: Tensor | None,
+    *,
+    temperature: float,
+    ignore_index: int,
+    pairs: Pairs,
+    exclude_self: bool,
+    tiles: Tiles | None = None,
+) -> tuple[Tensor, PackedPixels, PackedPixels]:
+    """Logsumexp of the scores of each anchor over its allowed keys.
+
+    Args:
+        anchors: ``[B, N, D]``.
+        keys: ``[B, M, D]``, or None where the keys are the anchors.
+        anchor_labels: Integer ``[B, N]``, values within 32 bits.
+        key_labels: Integer ``[B, M]``, or None where the keys are the anchors.
+        temperature: Divides the scores.
+        ignore_index: Label of pixels that are neither anchor nor key.
+        pairs: Allow keys of any class, of the anchor's class, or of the other classes.
+        exclude_self: Leave key p out for anchor p. Anchors and keys must be one set.
+        tiles: In place of the choice made for the device.
+
+    Returns:
+        float32 ``[B, N]``, ``-inf`` for anchors that are ignored or have no key, and the packed
+        anchors and keys for the backward pass (the same object twice where they are one set).
+    """
+    packed_anchors = _pack(anchors, anchor_labels, None, ignore_index)
+    if keys is None or key_labels is None:
+        packed_keys = packed_anchors
+    else:
+        packed_keys = _pack(keys, key_labels, None, ignore_index)
+    tiles = tiles or choose_tiles("forward", packed_anchors.features)
+    batch, size, _ = anchors.shape
+    lse = torch.empty((batch, size), dtype=torch.float32, device=anchors.device)
+    plan = _plan(packed_anchors, packed_keys, pairs, exclude_self, tiles)
+    _launch(
+        "logsumexp_forward",
+        tiles,
+        plan,
+        packed_anchors.features,
+        packed_keys.features,
+        packed_anchors.keys,
+        packed_keys.keys,
+        packed_anchors.order,
+        plan,
+        lse,
+        size,
+        packed_anchors.keys.shape[1],
+        packed_keys.keys.shape[1],
+        packed_anchors.features[0].numel(),
+        packed_keys.features[0].numel(),
+        plan.shape[1],
+        _LOG2E / temperature,
+        PAIRS=pairs,
+        EXCLUDE_SELF=exclude_self,
+        D=packed_anchors.features.shape[3],
+        PARTS=packed_anchors.features.shape[0],
+    )
+    return lse, packed_anchors, packed_keys
+
+
+def masked_logsumexp_backward(
+    grad: Tensor,
+    lse: Tensor,
+    packed_anchors: PackedPixels,
+    packed_keys: PackedPixels,
+    *,
+    width: int,
+    dtype: torch.dtype,
+    temperature: float,
+    pairs: Pairs,
+    exclude_self: bool,
+    needs: tuple[bool, bool] = (True, True),
+    tiles: Tiles | None = None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of :func:`masked_logsumexp` for anchors and keys.
+
+    Where the two are one set, one product with the symmetric matrix G + G^T gives the whole
+    gradient at once; else each set has a kernel of its own that sums over the other.
+
+    Args:
+        grad: Gradient of the result, ``[B, N]``.
+        lse: The result.
+        packed_anchors: As :func:`masked_logsumexp` gave them.
+        packed_keys: As :func:`masked_logsumexp` gave them.
+        width: D of the features.
+        dtype: Type of the features, and of the gradients.
+        temperature: As in the forward pass.
+        pairs: As in the forward pass.
+        exclude_self: As in the forward pass.
+        needs: Whether the anchors' and the keys' gradients are wanted.
+        tiles: In place of the choice made for the device.
+
+    Returns:
+        ``[B, N, D]`` and ``[B, M, D]``; None for one not wanted. Where the two are one set, the
+        whole gradient and None.
+    """
+    tiles = tiles or choose_tiles("backward", packed_anchors.features)
+    counts = torch.isfinite(lse)
+    shift = torch.where(counts, lse.float() * _LOG2E, torch.inf)
+    weight, scale = _scaled(torch.where(counts, grad.float(), 0.0))
+    anchor_shift = _sorted_values(shift, packed_anchors, torch.inf)
+    anchor_weight = _sorted_values(weight, packed_anchors, 0.0)
+    one_set = packed_keys is packed_anchors
+
+    def gradient(rows: PackedPixels, cols: PackedPixels, row_term: bool, col_term: bool) -> Tensor:
+        batch, size = rows.order.shape
+        out = torch.empty((batch, size, width), dtype=dtype, device=rows.order.device)
+        plan = _plan(rows, cols, pairs, exclude_self, tiles)
+        row_shift, row_weight, factor = anchor_shift, anchor_weight, scale / temperature
+        if not row_term:
+            # The kernel reads these, but does not use them.
+            row_shift = row_weight = torch.zeros_like(rows.keys, dtype=torch.float32)
+        elif not col_term:
+            # The weights come in at the end: the tiles hold plain softmax values, scaled here.
+            row_shift, factor = row_shift - math.log2(_WEIGHT_RANGE), factor / _WEIGHT_RANGE
+        _launch(
+            "logsumexp_backward",
+            tiles,
+            plan,
+            rows.features,
+            cols.features,
+            rows.keys,
+            cols.keys,
+            rows.order,
+            plan,
+            row_shift,
+            row_weight,
+            anchor_shift,
+            anchor_weight,
+            factor,
+            out,
+            size,
+            rows.keys.shape[1],
+            cols.keys.shape[1],
+            rows.features[0].numel(),
+            cols.features[0].numel(),
+            plan.shape[1],
+            width,
+            _LOG2E / temperature,
+            PAIRS=pairs,
+            EXCLUDE_SELF=exclude_self,
+            ROW_TERM=row_term,
+            COL_TERM=col_term,
+            D=rows.features.shape[3],
+            PARTS=rows.features.shape[0],
+        )
+        return out
+
+    if one_set:
+        return gradient(packed_anchors, packed_anchors, True, True), None
+    return (
+        gradient(packed_anchors, packed_keys, True, False) if needs[0] else None,
+        gradient(packed_keys, packed_anchors, False, True) if needs[1] else None,
+    )
+
+
+def official_anchor_losses(
+    features: Tensor,
+    labels: Tensor,
+    images: Tensor,
+    *,
+    temperature: float,
+    ignore_index: int,
+    tiles: Tiles | None = None,
+) -> tuple[Tensor, PackedPixels, OfficialState]:
+    """Loss of every anchor in the official form.
+
+    Args:
+        features: ``[B, N, D]``, anchors and keys at once.
+        labels: Integer ``[B, N]``, values within 32 bits.
+        images: Integer ``[B, N]``: which image a pixel belongs to, from 0. With more than two
+            images the result is right, but no tile is skipped for the positives.
+        temperature: Divides the scores.
+        ignore_index: Label of pixels that are neither anchor nor key.
+        tiles: In place of the choice made for the device.
+
+    Returns:
+        float32 ``[B, N]``, 0 for ignored anchors, and what the backward pass needs.
+    """
+    packed = _pack(features, labels, images, ignore_index)
+    tiles = tiles or choose_tiles("forward", packed.features)
+    batch, size, _ = features.shape
+    padded = packed.keys.shape[1]
+    loss = torch.empty((batch, size), dtype=torch.float32, device=features.device)
+    state = OfficialState(
+        *(torch.zeros_like(packed.keys, dtype=torch.float32) for _ in OfficialState._fields)
+    )
+    negative_plan = _plan(packed, packed, "other", False, tiles)
+    positive_plan = _plan(packed, packed, "same", False, tiles)
+    _launch(
+        "official_forward",
+        tiles,
+        negative_plan,
+        *packed,
+        negative_plan,
+        positive_plan,
+        loss,
+        *state,
+        size,
+        padded,
+        packed.features[0].numel(),
+        negative_plan.shape[1],
+        _LOG2E / temperature,
+        D=packed.features.shape[3],
+        PARTS=packed.features.shape[0],
+    )
+    return loss, packed, state
+
+
+def official_anchor_losses_backward(
+    grad: Tensor,
+    packed: PackedPixels,
+    state: OfficialState,
+    *,
+    width: int,
+    dtype: torch.dtype,
+    temperature: float,
+    tiles: Tiles | None = None,
+) -> Tensor:
+    """Gradient of :func:`official_anchor_losses` for the features.
+
+    Args:
+        grad: Gradient of the losses, ``[B, N]``.
+        packed: As :func:`official_anchor_losses` gave them.
+        state: As :func:`official_anchor_losses` gave it.
+        width: D of the features.
+        dtype: Type of the features, and of the gradient.
+        temperature: As in the forward pass.
+        tiles: In place of the choice made for the device.
+
+    Returns:
+        ``[B, N, D]``, zero for ignored pixels.
+    """
+    tiles = tiles or choose_tiles("backward", packed.features)
+    batch, size = packed.order.shape
+    out = torch.empty((batch, size, width), dtype=dtype, device=packed.order.device)
+    weight, scale = _scaled(grad.float())
+    weight = _sorted_values(weight, packed, 0.0)
+    negative_plan = _plan(packed, packed, "other", False, tiles)
+    positive_plan = _plan(packed, packed, "same", False, tiles)
+    _launch(
+        "official_backward",
+        tiles,
+        negative_plan,
+        *packed,
+        negative_plan,
+        positive_plan,
+        state.negatives,
+        weight * state.sigmas,
+        weight / state.counts.clamp_min(1.0),
+        scale / temperature,
+        out,
+        size,
+        packed.keys.shape[1],
+        packed.features[0].numel(),
+        negative_plan.shape[1],
+        width,
+        _LOG2E / temperature,
+        D=packed.features.shape[3],
+        PARTS=packed.features.shape[0],
+    )
+    return out
+
+
+def packed_layout(
+    batch: int, size: int, width: int, dtype: torch.dtype, device: torch.device
+) -> tuple[tuple[int, int, int, int], torch.dtype]:
+    """Shape (parts, B, padded N, padded D) and type of packed features."""
+    parts = 1
+    if dtype == torch.float32 and not _tf32_allowed():
+        # The interpreter cannot multiply bf16.
+        parts, dtype = 3, torch.bfloat16 if device.type == "cuda" else torch.float16
+    padded_width = 1 << (width - 1).bit_length() if width > 16 else 16
+    return (parts, batch, size + _PADDING, padded_width), dtype
+
+
+def _tf32_allowed() -> bool:
+    matmul = torch.backends.cuda.matmul
+    # The newer of PyTorch's two names for it; reading the older one may then be an error.
+    if hasattr(matmul, "fp32_precision"):
+        return str(matmul.fp32_precision) == "tf32"
+    return bool(matmul.allow_tf32)
+
+
+def choose_tiles(kind: Pass, packed: Tensor) -> Tiles:
+    """The tiles for a pass over packed features, by their bytes a row and the chip's memory."""
+    return tiles_for(
+        kind,
+        width=packed.shape[3],
+        itemsize=packed.element_size(),
+        parts=packed.shape[0],
+        shared_memory=_shared_memory(packed.device),
+    )
+
+
+def _shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory a program can have; 0 where kernels are interpreted."""
+    if device.type != "cuda":
+        return 0
+    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)
+
+
+def tiles_for(kind: Pass, *, width: int, itemsize: int, parts: int, shared_memory: int) -> Tiles:
+    """The tiles for rows of ``width`` elements of ``itemsize`` bytes.
+
+    The choices are those for which the compiler reports no spilled registers, or the fewest
+    (``benchmarks/triton_report.py``), with blocks of 128 rows where they fit: the keys are read
+    from the L2 cache once a block, and smaller blocks would wait for it.
+
+    Args:
+        kind: Forward or backward pass.
+        width: Padded number of channels, a power of two.
+        itemsize: 2 or 4.
+        parts: 1 or 3.
+        shared_memory: Bytes of shared memory a program can have: 227 KiB on Hopper, 163 on A100,
+            99 on consumer Ampere and Ada.
+    """
+    hopper = shared_memory >= 200 << 10
+    if parts == 3:
+        if width > 256:
+            return Tiles(rows=16, columns=16, warps=4, stages=1)
+        if hopper:
+            return Tiles(rows=64, columns=32, warps=4, stages=2)
+        return Tiles(rows=32, columns=16, warps=4, stages=1)
+    if width > 256:
+        if hopper and itemsize == 2:
+            return Tiles(rows=64, columns=64 if kind == "forward" else 32, warps=8, stages=2)
+        if itemsize == 2:
+            return Tiles(rows=32, columns=32, warps=8, stages=1)
+        rows, warps = (32, 8) if shared_memory >= 130 << 10 else (16, 4)
+        return Tiles(rows=rows, columns=16, warps=warps, stages=1)
+    if itemsize == 4 and width > 128:
+        if hopper:
+            return Tiles(rows=128, columns=32, warps=8, stages=2)
+        return Tiles(rows=32, columns=32, warps=4 if kind == "forward" else 8, stages=2)
+    if hopper:
+        return Tiles(rows=128, columns=64 if itemsize == 2 else 32, warps=8, stages=3)
+    if itemsize == 4:
+        return Tiles(rows=64, columns=32, warps=8, stages=2)
+    if kind == "forward":
+        return Tiles(rows=128, columns=64, warps=8, stages=2)
+    return Tiles(rows=64, columns=32, warps=8, stages=3)
+
+
+def _interpreted() -> bool:
+    """Whether Triton runs its kernels in Python, on the CPU (``TRITON_INTERPRET=1``)."""
+    from triton.runtime.interpreter import InterpretedFunction
+
+    from segnb.losses import _triton_kernels
+
+    return isinstance(_triton_kernels.pack, InterpretedFunction)
+
+
+def _pack(
+    features: Tensor, labels: Tensor, images: Tensor | None, ignore_index: int
+) -> PackedPixels:
+    """Sort the pixels and lay them out for the kernels."""
+    from segnb.losses import _triton_kernels as kernels
+
+    batch, size, width = features.shape
+    device = features.device
+    key = labels.long() + _LABEL_OFFSET
+    if images is not None:
+        key = key + images.long() * kernels.IMAGE.value
+    key = torch.where(labels == ignore_index, kernels.IGNORED.value, key)
+    key = key + (torch.arange(batch, device=device) << kernels.BATCH_SHIFT.value)[:, None]
+    # One sort of all, since a sort along a dimension is done a slice at a time.
+    key, place = torch.sort(key.flatten(), stable=True)
+    order = (place.view(batch, size) - torch.arange(batch, device=device)[:, None] * size).int()
+
+    if features.stride(2) != 1:
+        features = features.contiguous()
+    shape, dtype = packed_layout(batch, size, width, features.dtype, device)
+    parts, _, padded, dim = shape
+    packed = PackedPixels(
+        torch.empty(shape, dtype=dtype, device=device),
+        torch.empty((batch, padded), dtype=torch.int64, device=device),
+        order,
+    )
+    rows = max(1, 4096 // dim)
+    kernels.pack[(-(-padded // rows), batch)](
+        features,
+        key,
+        order,
+        packed.features,
+        packed.keys,
+        features.stride(0),
+        features.stride(1),
+        size,
+        padded,
+        packed.features[0].numel(),
+        width,
+        ROWS=rows,
+        D=dim,
+        PARTS=parts,
+    )
+    return packed
+
+
+def _plan(
+    rows: PackedPixels, cols: PackedPixels, pairs: Pairs, exclude_self: bool, tiles: Tiles
+) -> Tensor:
+    """Which tiles each block of rows needs: int32 ``[B, blocks, 8]``."""
+    from segnb.losses import _triton_kernels as kernels
+
+    batch, size = rows.order.shape
+    blocks = -(-size // tiles.rows)
+    plan = torch.empty(
+        (batch, blocks, kernels.PLAN.value), dtype=torch.int32, device=rows.keys.device
+    )
+    lanes = 32
+    kernels.plan_tiles[(-(-blocks // lanes), batch)](
+        rows.keys,
+        cols.keys,
+        plan,
+        size,
+        cols.order.shape[1],
+        rows.keys.shape[1],
+        cols.keys.shape[1],
+        blocks,
+        max(size, cols.order.shape[1]).bit_length(),
+        PAIRS=pairs,
+        EXCLUDE_SELF=exclude_self,
+        BM=tiles.rows,
+        BN=tiles.columns,
+        LANES=lanes,
+        num_warps=1,
+    )
+    return plan
+
+
+def _launch(name: str, tiles: Tiles, plan: Tensor, *arguments: Any, **constants: Any) -> None:
+    """One program for each block of rows of each batch element."""
+    from segnb.losses import _triton_kernels as kernels
+
+    batch, blocks, _ = plan.shape
+    getattr(kernels, name)[(blocks, batch)](
+        *arguments,
+        **constants,
+        BM=tiles.rows,
+        BN=tiles.columns,
+        num_warps=tiles.warps,
+        num_stages=tiles.stages,
+        # tf32 is for fp32 operands, which come here only where it is allowed.
+        PRECISION="tf32",
+        enable_fp_fusion=True,
+    )
+
+
+def _sorted_values(values: Tensor, pixels: PackedPixels, fill: float) -> Tensor:
+    """Values of pixels, ``[B, N]``, in sorted order and padded as the pixels are."""
+    ordered = values.gather(1, pixels.order.long())
+    return torch.nn.functional.pad(ordered, (0, _PADDING), value=fill)
+
+
+def _scaled(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights ``[B, N]`` scaled to at most ``_WEIGHT_RANGE``, and the factor ``[B]`` to undo it."""
+    largest = weights.abs().amax(dim=1)
+    largest = torch.where(largest > 0, largest, 1.0)
+    return weights * (_WEIGHT_RANGE / largest)[:, None], largest / _WEIGHT_RANGE

@@ -1,0 +1,121 @@
+"""The Triton back end on machines without a GPU: the interpreter, and the compiler's word.
+
+Triton's interpreter runs the kernels on the CPU; its compiler makes code for GPUs that are not
+here, and says how many registers it spills. Where there is an NVIDIA GPU,
+``benchmarks/triton_check.py`` checks values, gradients and times on it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from segnb.losses import _triton
+
+HERE = Path(__file__).parent
+
+
+def report():
+    """``benchmarks/triton_report.py``, which is no part of the package."""
+    path = HERE.parent / "benchmarks" / "triton_report.py"
+    spec = importlib.util.spec_from_file_location("triton_report", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_values_and_gradients_in_the_interpreter():
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONWARNINGS": "ignore"}
+    # A worker of pytest-xdist must not make its child one too.
+    environment = {k: v for k, v in environment.items() if not k.startswith("PYTEST_")}
+    outcome = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"),
+            str(HERE / "test_losses_triton_interpreter.py"),
+        ],
+        env=environment,
+        cwd=HERE.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert outcome.returncode == 0, outcome.stdout[-8000:] + outcome.stderr[-2000:]
+    assert " passed" in outcome.stdout
+    assert "skipped" not in outcome.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arch", "operands", "variant", "spills"),
+    [
+        (90, "bf16", "logsumexp_forward", 0),
+        (90, "bf16", "logsumexp_one_set", 0),
+        (90, "bf16", "official_forward", 0),
+        (90, "bf16", "official_backward", 0),
+        (90, "tf32", "official_backward", 0),
+        (90, "fp32", "official_forward", 0),
+        # Three parts of an fp32 row do not all fit; this is what is left over.
+        (90, "fp32", "official_backward", 512),
+        (80, "bf16", "official_forward", 0),
+        (80, "bf16", "official_backward", 0),
+        (86, "bf16", "official_backward", 0),
+    ],
+)
+def test_kernels_fit_the_chip(arch, operands, variant, spills, tmp_path, monkeypatch):
+    """No registers spilled at 256 channels, shared memory within the chip's, tensor cores used."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    compiler = report()
+    took = compiler.compile_kernel(
+        variant,
+        arch=arch,
+        operands=operands,
+        width=256,
+        tiles=compiler.chosen_tiles(variant, arch=arch, operands=operands, width=256),
+    )
+    assert took.spilled <= spills
+    assert took.shared <= compiler.SHARED_MEMORY[arch]
+    assert took.matrix_instruction.startswith("wgmma" if arch == 90 else "mma.sync")
+
+
+def test_turing_gets_no_tensor_cores():
+    """Why the back end refuses compute capability 7.5: the compiler makes plain arithmetic."""
+    compiler = report()
+    took = compiler.compile_kernel(
+        "logsumexp_forward",
+        arch=75,
+        operands="fp16",
+        width=64,
+        tiles=compiler.Tiles(rows=32, columns=32, warps=4, stages=1),
+    )
+    assert took.matrix_instruction.startswith("none")
+
+
+@pytest.mark.parametrize(
+    ("features", "word"),
+    [
+        pytest.param(torch.zeros(1, 2, 8, dtype=torch.float64), "float64", id="float64"),
+        pytest.param(torch.zeros(1, 2, 1000), "1000", id="too wide"),
+        pytest.param(torch.zeros(1, 2, 8), "cpu", id="no GPU"),
+    ],
+)
+def test_says_why_it_cannot_be_used(features, word):
+    assert not _triton.supported(features)
+    assert word in _triton.unsupported_reason(features)
+    labels = torch.zeros(1, 2, dtype=torch.int64)
+    with pytest.raises(ValueError, match=word):
+        _triton.official_anchor_losses(features, labels, labels, temperature=0.07, ignore_index=255)
+
+
+def test_says_when_triton_is_missing(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert _triton.unsupported_reason(torch.zeros(1, 2, 8)) == "Triton is not installed"
