@@ -48,7 +48,7 @@ def paper_cross(
     other_labels: Tensor,
     temperature: float,
 ) -> Tensor:
-    """Cross-image loss of the paper: other keys count in the denominator where they are positive."""
+    """Cross-image loss of the paper: other keys enter the denominator as positives alone."""
     logits = anchors @ torch.cat([keys, other_keys]).T / temperature
     labels = torch.cat([key_labels, other_labels])
     positive_mask = (anchor_labels[:, None] == labels[None, :]).to(anchors.dtype)

@@ -27,16 +27,13 @@ M_pq = -(w_p sigma_pq + w_q sigma_qp) / |P_p|.
 
 from __future__ import annotations
 
-import functools
-import importlib
-import importlib.util
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from segnb.losses import _reference, _tiled
+from segnb.losses import _gpu, _reference, _tiled, _triton
 from segnb.losses._inputs import PixelSet
 from segnb.losses._tiles import Pairs
 
@@ -45,50 +42,41 @@ Backend = Literal["auto", "reference", "tiled", "triton"]
 #: On the CPU, batches with fewer pairs are faster with every pair in memory.
 FEW_PAIRS = 1 << 19
 
-#: The least compute capability the Triton kernels are for.
-TRITON_CAPABILITY = (8, 0)
 
-
-def choose_backend(backend: Backend, features: Tensor, keys: int) -> Any:
+def choose_backend(backend: Backend, anchors: PixelSet, keys: int) -> Any:
     """The module that computes.
 
-    ``auto`` takes Triton on a GPU that has it (float64 aside), the plain form on the CPU for few
-    pairs, tiles for all else.
+    ``auto`` takes Triton where the kernels can run, the plain form on the CPU for few pairs, and
+    tiles for all else.
 
     Args:
         backend: The caller's choice.
-        features: The anchors, ``[B, N, D]``.
+        anchors: The anchors.
         keys: Number of keys of each image.
 
     Raises:
-        ValueError: No such back end, or one that cannot run on the features' device.
+        ValueError: No such back end.
     """
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {get_args(Backend)}, got {backend!r}")
+    features = anchors.features
     if backend == "auto":
-        if features.is_cuda and features.dtype != torch.float64 and _triton_serves(features.device):
-            backend = "triton"
-        elif not features.is_cuda and features.shape[0] * features.shape[1] * keys < FEW_PAIRS:
-            backend = "reference"
+        if features.is_cuda:
+            serves = _triton_serves(features.device, anchors.dtype, features.shape[2])
+            backend = "triton" if serves else "tiled"
         else:
-            backend = "tiled"
-    if backend == "triton":
-        return importlib.import_module("segnb.losses._triton")
-    return _reference if backend == "reference" else _tiled
+            pairs = features.shape[0] * features.shape[1] * keys
+            backend = "reference" if pairs < FEW_PAIRS else "tiled"
+    return {"reference": _reference, "tiled": _tiled, "triton": _gpu}[backend]
 
 
-@functools.cache
-def _triton_serves(device: torch.device) -> bool:
-    if torch.cuda.get_device_capability(device) < TRITON_CAPABILITY:
-        return False
-    return importlib.util.find_spec("triton") is not None
+def _triton_serves(device: torch.device, dtype: torch.dtype, channels: int) -> bool:
+    return _triton.supported(torch.empty((1, 1, channels), dtype=dtype, device=device))
 
 
 def masked_logsumexp(
-    anchors: Tensor,
-    keys: Tensor,
-    anchor_labels: Tensor,
-    key_labels: Tensor,
+    anchors: PixelSet,
+    keys: PixelSet,
     *,
     temperature: float,
     ignore_index: int,
@@ -99,37 +87,31 @@ def masked_logsumexp(
     """Logsumexp of the scores of each anchor over its allowed keys.
 
     Args:
-        anchors: ``[B, N, D]``.
-        keys: ``[B, M, D]``.
-        anchor_labels: int64 ``[B, N]``.
-        key_labels: int64 ``[B, M]``.
+        anchors: N pixels.
+        keys: M pixels.
         temperature: Divides the scores.
         ignore_index: Label of pixels that are neither anchor nor key.
         pairs: Allow keys of any class, of the anchor's class, or of the other classes.
-        exclude_self: Leave key p out for anchor p (the two sets are then one).
+        exclude_self: Leave key p out for anchor p; ``keys`` are then the anchors.
         backend: Which implementation.
 
     Returns:
         ``[B, N]`` in float32 (float64 for float64); ``-inf``, with zero gradient, for anchors that
         are ignored or have no key.
     """
-    with torch.autocast(anchors.device.type, enabled=False):
-        result: Tensor = choose_backend(backend, anchors, keys.shape[1]).masked_logsumexp(
-            anchors,
-            keys,
-            anchor_labels,
-            key_labels,
-            temperature=temperature,
-            ignore_index=ignore_index,
-            pairs=pairs,
-            exclude_self=exclude_self,
-        )
+    result: Tensor = choose_backend(backend, anchors, keys.labels.shape[1]).masked_logsumexp(
+        anchors,
+        keys,
+        temperature=temperature,
+        ignore_index=ignore_index,
+        pairs=pairs,
+        exclude_self=exclude_self,
+    )
     return result
 
 
 def official_anchor_losses(
-    features: Tensor,
-    labels: Tensor,
+    pixels: PixelSet,
     images: Tensor,
     *,
     temperature: float,
@@ -139,8 +121,7 @@ def official_anchor_losses(
     """Loss of every anchor in the official form.
 
     Args:
-        features: ``[B, N, D]``, anchors and keys at once.
-        labels: int64 ``[B, N]``.
+        pixels: N pixels, anchors and keys at once.
         images: int64 ``[B, N]``: which image of the pair a pixel belongs to. Positives are the
             pixels of the anchor's class in all images (itself included), negatives the pixels
             of other classes in its own image.
@@ -151,18 +132,15 @@ def official_anchor_losses(
     Returns:
         ``[B, N]`` in float32 (float64 for float64); 0 for ignored anchors.
     """
-    with torch.autocast(features.device.type, enabled=False):
-        result: Tensor = choose_backend(
-            backend, features, features.shape[1]
-        ).official_anchor_losses(
-            features, labels, images, temperature=temperature, ignore_index=ignore_index
-        )
+    module = choose_backend(backend, pixels, pixels.labels.shape[1])
+    result: Tensor = module.official_anchor_losses(
+        pixels, images, temperature=temperature, ignore_index=ignore_index
+    )
     return result
 
 
 def official_total(
-    features: Tensor,
-    labels: Tensor,
+    pixels: PixelSet,
     images: Tensor,
     factors: Tensor,
     *,
@@ -176,30 +154,19 @@ def official_total(
     They have no gradient of their own.
 
     Args:
-        features: As in :func:`official_anchor_losses`, like all but the factors.
-        labels: int64 ``[B, N]``.
+        pixels: As in :func:`official_anchor_losses`, like all but the factors.
         images: int64 ``[B, N]``.
         factors: ``[B, N]``.
         temperature: Divides the scores.
         ignore_index: Label of pixels that are neither anchor nor key.
         backend: Which implementation.
     """
-    if choose_backend(backend, features, features.shape[1]) is _tiled:
+    if choose_backend(backend, pixels, pixels.labels.shape[1]) is _tiled:
         return _tiled.official_total(
-            features,
-            labels,
-            images,
-            factors,
-            temperature=temperature,
-            ignore_index=ignore_index,
+            pixels, images, factors, temperature=temperature, ignore_index=ignore_index
         )
     losses = official_anchor_losses(
-        features,
-        labels,
-        images,
-        temperature=temperature,
-        ignore_index=ignore_index,
-        backend=backend,
+        pixels, images, temperature=temperature, ignore_index=ignore_index, backend=backend
     )
     return (factors * losses).sum()
 
@@ -227,25 +194,20 @@ class Denominator:
 
 def log_denominators(denominator: Denominator, *, backend: Backend) -> Tensor:
     """Log of every anchor's denominator, ``[B, N]``."""
-    anchors, keys, others = denominator.anchors, denominator.keys, denominator.other_keys
     logs = masked_logsumexp(
-        anchors.features,
-        keys.features,
-        anchors.labels,
-        keys.labels,
+        denominator.anchors,
+        denominator.keys,
         temperature=denominator.temperature,
         ignore_index=denominator.ignore_index,
         pairs="all",
         exclude_self=denominator.exclude_self,
         backend=backend,
     )
-    if others is None:
+    if denominator.other_keys is None:
         return logs
     same_class = masked_logsumexp(
-        anchors.features,
-        others.features,
-        anchors.labels,
-        others.labels,
+        denominator.anchors,
+        denominator.other_keys,
         temperature=denominator.temperature,
         ignore_index=denominator.ignore_index,
         pairs="same",
@@ -261,15 +223,12 @@ def denominator_total(denominator: Denominator, factors: Tensor, *, backend: Bac
     The factors are known beforehand, so a back end may make the gradient in the forward pass.
     They have no gradient of their own.
     """
-    anchors, keys, others = denominator.anchors, denominator.keys, denominator.other_keys
-    if choose_backend(backend, anchors.features, keys.labels.shape[1]) is _tiled:
+    keys = denominator.keys.labels.shape[1]
+    if choose_backend(backend, denominator.anchors, keys) is _tiled:
         return _tiled.denominator_total(
-            anchors.features,
-            keys.features,
-            None if others is None else others.features,
-            anchors.labels,
-            keys.labels,
-            None if others is None else others.labels,
+            denominator.anchors,
+            denominator.keys,
+            denominator.other_keys,
             factors,
             temperature=denominator.temperature,
             ignore_index=denominator.ignore_index,
@@ -279,27 +238,16 @@ def denominator_total(denominator: Denominator, factors: Tensor, *, backend: Bac
     return (factors * torch.where(factors == 0, 0.0, logs)).sum()
 
 
+def class_sums(pixels: PixelSet, queries: PixelSet, *, backend: Backend) -> Tensor:
+    """For each query the sum of the features of its class, ``[B, N, D]``."""
+    few = choose_backend(backend, pixels, queries.labels.shape[1]) is _reference
+    module: Any = _reference if few else _tiled
+    result: Tensor = module.class_sums(pixels.features, pixels.labels, queries.labels)
+    return result
+
+
 def _logaddexp(first: Tensor, second: Tensor) -> Tensor:
     """``torch.logaddexp`` with a zero, not NaN, gradient where both are -inf."""
     neither = (first == -torch.inf) & (second == -torch.inf)
     result = torch.logaddexp(first.masked_fill(neither, 0.0), second.masked_fill(neither, 0.0))
     return result.masked_fill(neither, -torch.inf)
-
-
-def class_sums(values: Tensor, labels: Tensor, query_labels: Tensor, *, backend: Backend) -> Tensor:
-    """For each query the sum of the values of its class.
-
-    Args:
-        values: ``[B, M, D]``.
-        labels: int64 ``[B, M]``.
-        query_labels: int64 ``[B, N]``.
-        backend: Which implementation.
-
-    Returns:
-        ``[B, N, D]`` in float32 (float64 for float64).
-    """
-    with torch.autocast(values.device.type, enabled=False):
-        # Not a matter of pairs: the Triton back end has no kernel of its own for it.
-        few = choose_backend(backend, values, query_labels.shape[1]) is _reference
-        result: Tensor = (_reference if few else _tiled).class_sums(values, labels, query_labels)
-    return result

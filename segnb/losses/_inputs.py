@@ -18,14 +18,17 @@ class PixelSet(NamedTuple):
     """One set of pixels an image.
 
     Attributes:
-        features: ``[B, N, D]``.
+        features: ``[B, N, D]`` in the arithmetic's type, so that the gradients of a loss's
+            terms add up before they are rounded to the caller's type.
         labels: int64 ``[B, N]``.
         shape: Shape of the labels as they came, ``(B, N)`` or ``(B, H, W)``.
+        dtype: Type of the features as they came: what products may round their operands to.
     """
 
     features: Tensor
     labels: Tensor
     shape: torch.Size
+    dtype: torch.dtype
 
 
 def check_temperature(temperature: float) -> None:
@@ -84,17 +87,18 @@ def pixel_set(
         and not bool(torch.isfinite(features.detach()).all())
     ):
         raise ValueError(f"{name} hold NaN or infinite values")
+    dtype = features.dtype
     if normalize:
         features = unit_length(features)
-    return PixelSet(features, labels.long(), shape)
+    return PixelSet(features.to(compute_dtype(dtype)), labels.long(), shape, dtype)
 
 
-def same_space(first: Tensor, second: Tensor, first_name: str, second_name: str) -> None:
-    """Raise ValueError unless two ``[B, N, D]`` sets share batch, channels, dtype and device."""
+def same_space(first: PixelSet, second: PixelSet, first_name: str, second_name: str) -> None:
+    """Raise ValueError unless two sets share batch size, channels, dtype and device."""
     for what, a, b in (
-        ("batch size", first.shape[0], second.shape[0]),
-        ("channels", first.shape[2], second.shape[2]),
-        ("device", first.device, second.device),
+        ("batch size", first.features.shape[0], second.features.shape[0]),
+        ("channels", first.features.shape[2], second.features.shape[2]),
+        ("device", first.features.device, second.features.device),
         ("dtype", first.dtype, second.dtype),
     ):
         if a != b:
@@ -104,8 +108,8 @@ def same_space(first: Tensor, second: Tensor, first_name: str, second_name: str)
 def unit_length(features: Tensor) -> Tensor:
     """Project ``[..., D]`` to unit length; safe from the square's overflow and underflow.
 
-    Computed in float32 at least, given back in the features' own type. Features shorter than
-    ``MIN_NORM`` are divided by ``MIN_NORM``, so that zero stays zero with a finite gradient.
+    Computed and given back in float32 at least. Features shorter than ``MIN_NORM`` are divided
+    by ``MIN_NORM``, so that zero stays zero with a finite gradient.
     """
     wide = features.to(compute_dtype(features.dtype))
     # The length does not depend on this scale, so its gradient is zero: detach.
@@ -113,7 +117,7 @@ def unit_length(features: Tensor) -> Tensor:
     scaled = wide / scale
     length = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True).clamp_min(1.0)
     projected: Tensor = scaled / length
-    return projected.to(features.dtype)
+    return projected
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from segnb.losses import _core
-from segnb.losses._inputs import PixelSet, check_temperature, class_counts, compute_dtype
+from segnb.losses._inputs import PixelSet, check_temperature, class_counts
 from segnb.losses._reduction import Reduction, anchor_weights, check_reduction
 
 
@@ -66,16 +66,13 @@ def _positives(
 
     The mean is linear in f_q: the anchor's product with its class's sum, no pairs needed.
     """
-    wide = anchors.features.to(compute_dtype(anchors.features.dtype))
-    sums = torch.zeros_like(wide)
+    sums = torch.zeros_like(anchors.features)
     number = torch.zeros_like(anchors.labels)
     for key_set in (keys, other_keys):
         if key_set is not None:
-            sums = sums + _core.class_sums(
-                key_set.features, key_set.labels, anchors.labels, backend=backend
-            )
+            sums = sums + _core.class_sums(key_set, anchors, backend=backend)
             number = number + class_counts(key_set.labels, anchors.labels)
     if exclude_self:
-        sums = sums - wide
+        sums = sums - anchors.features
         number = number - 1
-    return (wide * sums).sum(dim=2) / number.clamp_min(1), number
+    return (anchors.features * sums).sum(dim=2) / number.clamp_min(1), number

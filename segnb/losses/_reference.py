@@ -6,14 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segnb.losses._inputs import compute_dtype
+from segnb.losses._inputs import PixelSet
 
 
 def masked_logsumexp(
-    anchors: Tensor,
-    keys: Tensor,
-    anchor_labels: Tensor,
-    key_labels: Tensor,
+    anchors: PixelSet,
+    keys: PixelSet,
     *,
     temperature: float,
     ignore_index: int,
@@ -21,9 +19,9 @@ def masked_logsumexp(
     exclude_self: bool,
 ) -> Tensor:
     """See :func:`segnb.losses._core.masked_logsumexp`."""
-    scores = _scores(anchors, keys, temperature)
-    same = anchor_labels[:, :, None] == key_labels[:, None, :]
-    allowed = _both_valid(anchor_labels, key_labels, ignore_index)
+    scores = _scores(anchors.features, keys.features, temperature)
+    same = anchors.labels[:, :, None] == keys.labels[:, None, :]
+    allowed = _both_valid(anchors.labels, keys.labels, ignore_index)
     if pairs == "same":
         allowed = allowed & same
     elif pairs == "other":
@@ -34,22 +32,18 @@ def masked_logsumexp(
 
 
 def official_anchor_losses(
-    features: Tensor,
-    labels: Tensor,
-    images: Tensor,
-    *,
-    temperature: float,
-    ignore_index: int,
+    pixels: PixelSet, images: Tensor, *, temperature: float, ignore_index: int
 ) -> Tensor:
     """See :func:`segnb.losses._core.official_anchor_losses`."""
-    scores = _scores(features, features, temperature)
+    labels = pixels.labels
+    scores = _scores(pixels.features, pixels.features, temperature)
     valid = _both_valid(labels, labels, ignore_index)
     same = labels[:, :, None] == labels[:, None, :]
     positive = valid & same
     negative = valid & ~same & (images[:, :, None] == images[:, None, :])
     log_negatives = _logsumexp(scores, negative)
     # log(1 + neg exp(-s)) = softplus(log neg - s), which is 0 without negatives.
-    has_negative = torch.isfinite(log_negatives.detach())
+    has_negative = log_negatives.detach() != -torch.inf
     margin = torch.where(has_negative, log_negatives, 0.0)[:, :, None] - scores
     terms = torch.where(positive & has_negative[:, :, None], F.softplus(margin, threshold=50), 0.0)
     return terms.sum(dim=2) / positive.sum(dim=2).clamp_min(1)
@@ -57,14 +51,14 @@ def official_anchor_losses(
 
 def class_sums(values: Tensor, labels: Tensor, query_labels: Tensor) -> Tensor:
     """See :func:`segnb.losses._core.class_sums`."""
-    values = values.to(compute_dtype(values.dtype))
     same = query_labels[:, :, None] == labels[:, None, :]
-    return same.to(values.dtype) @ values
+    with torch.autocast(values.device.type, enabled=False):
+        return same.to(values.dtype) @ values
 
 
 def _scores(anchors: Tensor, keys: Tensor, temperature: float) -> Tensor:
-    dtype = compute_dtype(anchors.dtype)
-    return anchors.to(dtype) @ keys.to(dtype).transpose(1, 2) / temperature
+    with torch.autocast(anchors.device.type, enabled=False):
+        return anchors @ keys.transpose(1, 2) / temperature
 
 
 def _both_valid(anchor_labels: Tensor, key_labels: Tensor, ignore_index: int) -> Tensor:

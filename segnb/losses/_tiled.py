@@ -19,21 +19,25 @@ import torch
 from torch import Tensor
 
 from segnb.losses import _tiles
-from segnb.losses._inputs import class_counts, compute_dtype
+from segnb.losses._differentiation import once_differentiable
+from segnb.losses._inputs import PixelSet, class_counts
 from segnb.losses._products import fast_products
 from segnb.losses._tiles import Band, Pairs, Run, Tile
 
 _LN2 = math.log(2)
 
 
+def knows_labels(labels: Tensor) -> bool:
+    """Whether the host can look at labels without waiting for a device."""
+    return labels.device.type == "cpu"
+
+
 # -------------------------------------------------------------- logsumexp, two sets of pixels
 
 
 def masked_logsumexp(
-    anchors: Tensor,
-    keys: Tensor,
-    anchor_labels: Tensor,
-    key_labels: Tensor,
+    anchors: PixelSet,
+    keys: PixelSet,
     *,
     temperature: float,
     ignore_index: int,
@@ -43,28 +47,25 @@ def masked_logsumexp(
     """See :func:`segnb.losses._core.masked_logsumexp`."""
     result: Tensor
     if exclude_self:
-        result = _self_logsumexp(anchors, anchor_labels, temperature, ignore_index, pairs)
+        result = _self_logsumexp(anchors.features, anchors.labels, temperature, ignore_index, pairs)
     else:
         result = _logsumexp(
-            anchors,
-            keys,
-            anchor_labels,
-            key_labels,
+            anchors.features,
+            keys.features,
+            anchors.labels,
+            keys.labels,
             temperature,
             ignore_index,
             pairs,
-            keys.shape[1],
+            keys.labels.shape[1],
         )
     return result
 
 
 def denominator_total(
-    anchors: Tensor,
-    keys: Tensor,
-    other_keys: Tensor | None,
-    anchor_labels: Tensor,
-    key_labels: Tensor,
-    other_labels: Tensor | None,
+    anchors: PixelSet,
+    keys: PixelSet,
+    other_keys: PixelSet | None,
     factors: Tensor,
     *,
     temperature: float,
@@ -72,25 +73,27 @@ def denominator_total(
     exclude_self: bool,
 ) -> Tensor:
     """See :func:`segnb.losses._core.denominator_total`; the gradient is made in this pass."""
+    total: Tensor
     if exclude_self:
-        total: Tensor = _self_logsumexp_total(
-            anchors, anchor_labels, factors, temperature, ignore_index, _wanted(anchors)
+        wanted = _wanted(anchors.features)
+        total = _self_logsumexp_total(
+            anchors.features, anchors.labels, factors, temperature, ignore_index, wanted
         )[0]
         return total
-    split = keys.shape[1]
-    if other_keys is not None and other_labels is not None:
-        keys = torch.cat([keys, other_keys], dim=1)
-        key_labels = torch.cat([key_labels, other_labels], dim=1)
+    key_features, key_labels = keys.features, keys.labels
+    if other_keys is not None:
+        key_features = torch.cat([key_features, other_keys.features], dim=1)
+        key_labels = torch.cat([key_labels, other_keys.labels], dim=1)
     total = _logsumexp_total(
-        anchors,
-        keys,
-        anchor_labels,
+        anchors.features,
+        key_features,
+        anchors.labels,
         key_labels,
         factors,
         temperature,
         ignore_index,
-        split,
-        _wanted(anchors, keys),
+        keys.labels.shape[1],
+        _wanted(anchors.features, key_features),
     )[0]
     return total
 
@@ -114,15 +117,14 @@ def _sort(
 ) -> _Sorted:
     """Scale the features; on the CPU drop ignored pixels and sort by ``by``, then by label."""
     scale = math.sqrt(math.log2(math.e) / temperature)
-    if features.device.type != "cpu":
+    if not knows_labels(labels):
         order = torch.arange(len(labels), device=labels.device)
-        return _Sorted(features.to(compute_dtype(features.dtype)) * scale, labels, order)
+        return _Sorted(features * scale, labels, order)
     order = torch.argsort(labels, stable=True)
     if by is not None:
         order = order[torch.argsort(by[order], stable=True)]
     order = order[labels[order] != ignore_index]
-    wide = features[order].to(compute_dtype(features.dtype))
-    return _Sorted(wide.mul_(scale), labels[order], order)
+    return _Sorted(features[order].mul_(scale), labels[order], order)
 
 
 def _put_back(values: Tensor, order: Tensor, like: Tensor, fill: float = 0.0) -> Tensor:
@@ -140,7 +142,7 @@ def _bands(
     anchors: _Sorted, keys: _Sorted, ignore_index: int, pairs: Pairs, split: int
 ) -> Iterator[Band]:
     size = anchors.features.element_size()
-    if anchors.features.device.type == "cpu":
+    if knows_labels(anchors.labels):
         if not len(anchors.labels) or not len(keys.labels):
             return iter(())
         # Keys after the split are sorted behind those before it.
@@ -189,7 +191,7 @@ def _logsumexp_pass(
                 k.features,
                 _bands(a, k, ignore_index, pairs, split),
                 unshifted=_tiles.fits_unshifted(a.features, k.features),
-                factors=None if factors is None else factors[b][a.order].to(a.features.dtype),
+                factors=None if factors is None else factors[b][a.order],
             )
             result = [_put_back(logs * _LN2, a.order, anchors[b], -torch.inf)]
             if to_anchors is not None and to_keys is not None:
@@ -200,7 +202,7 @@ def _logsumexp_pass(
     stacked = [torch.stack(column) for column in zip(*results, strict=True)]
     if len(stacked) == 1:
         return stacked[0], None, None
-    return stacked[0], stacked[1].to(anchors.dtype), stacked[2].to(keys.dtype)
+    return stacked[0], stacked[1], stacked[2]
 
 
 @torch.library.custom_op("segnb::logsumexp", mutates_args=())
@@ -308,7 +310,7 @@ def _self_pass(
                 _tiles.add_products(
                     gradient,
                     pixels.features,
-                    factors[b][pixels.order].to(gradient.dtype),
+                    factors[b][pixels.order],
                     logs,
                     tiles,
                     unshifted=unshifted,
@@ -317,12 +319,12 @@ def _self_pass(
                 result.append(_put_back(gradient, pixels.order, features[b]))
             results.append(result)
     stacked = [torch.stack(column) for column in zip(*results, strict=True)]
-    return stacked[0], stacked[1].to(features.dtype) if len(stacked) > 1 else None
+    return stacked[0], stacked[1] if len(stacked) > 1 else None
 
 
 def _self_tiles(pixels: _Sorted, ignore_index: int, pairs: Pairs) -> list[Tile]:
     tiles = _tiles.tiles_of_all_pairs(len(pixels.labels), diagonal=False)
-    if pairs == "all" and pixels.labels.device.type == "cpu":
+    if pairs == "all" and knows_labels(pixels.labels):
         return list(tiles)
     places = torch.arange(len(pixels.labels), device=pixels.labels.device)
 
@@ -374,25 +376,22 @@ def _self_logsumexp_total(
 
 
 def official_anchor_losses(
-    features: Tensor, labels: Tensor, images: Tensor, *, temperature: float, ignore_index: int
+    pixels: PixelSet, images: Tensor, *, temperature: float, ignore_index: int
 ) -> Tensor:
     """See :func:`segnb.losses._core.official_anchor_losses`."""
-    result: Tensor = _official_losses(features, labels, images, temperature, ignore_index)
+    result: Tensor = _official_losses(
+        pixels.features, pixels.labels, images, temperature, ignore_index
+    )
     return result
 
 
 def official_total(
-    features: Tensor,
-    labels: Tensor,
-    images: Tensor,
-    factors: Tensor,
-    *,
-    temperature: float,
-    ignore_index: int,
+    pixels: PixelSet, images: Tensor, factors: Tensor, *, temperature: float, ignore_index: int
 ) -> Tensor:
     """See :func:`segnb.losses._core.official_total`; the gradient is made in this pass."""
+    wanted = _wanted(pixels.features)
     total: Tensor = _official_total(
-        features, labels, images, factors, temperature, ignore_index, _wanted(features)
+        pixels.features, pixels.labels, images, factors, temperature, ignore_index, wanted
     )[0]
     return total
 
@@ -414,7 +413,7 @@ def _official_tiles(
 ) -> tuple[list[Tile], list[_Group]]:
     """Tiles of negatives, and of positives in groups."""
     labels = pixels.labels
-    if labels.device.type == "cpu":
+    if knows_labels(labels):
         negatives: list[Tile] = []
         places: dict[int, list[slice]] = {}
         for image in _tiles.class_runs(images):
@@ -464,7 +463,7 @@ def _official_pass(
             pixels = _sort(features[b], labels[b], temperature, ignore_index, images[b])
             sorted_factors = None
             if factors is not None:
-                sorted_factors = factors[b][pixels.order].to(pixels.features.dtype)
+                sorted_factors = factors[b][pixels.order]
             losses, gradient = _official_image(
                 pixels, images[b][pixels.order], sorted_factors, ignore_index
             )
@@ -474,7 +473,7 @@ def _official_pass(
                 result.append(_put_back(gradient, pixels.order, features[b]))
             results.append(result)
     stacked = [torch.stack(column) for column in zip(*results, strict=True)]
-    return stacked[0], stacked[1].to(features.dtype) if len(stacked) > 1 else None
+    return stacked[0], stacked[1] if len(stacked) > 1 else None
 
 
 def _official_image(
@@ -571,18 +570,17 @@ def _official_total(
 @torch.library.custom_op("segnb::class_sums", mutates_args=())
 def class_sums(values: Tensor, labels: Tensor, query_labels: Tensor) -> Tensor:
     """See :func:`segnb.losses._core.class_sums`."""
-    wide = values.to(compute_dtype(values.dtype))
     results = []
     for b in range(len(values)):
         ordered, order = labels[b].sort(stable=True)
         first = torch.searchsorted(ordered, query_labels[b].contiguous(), right=False)
         last = torch.searchsorted(ordered, query_labels[b].contiguous(), right=True)
-        if values.device.type == "cpu":
+        if knows_labels(labels):
             distinct, places = torch.unique(labels[b], return_inverse=True)
-            table = wide.new_zeros(len(distinct) + 1, wide.shape[2])
-            table.index_add_(0, places, wide[b])
+            table = values.new_zeros(len(distinct) + 1, values.shape[2])
+            table.index_add_(0, places, values[b])
             if not len(distinct):
-                results.append(wide.new_zeros(query_labels.shape[1], wide.shape[2]))
+                results.append(values.new_zeros(query_labels.shape[1], values.shape[2]))
                 continue
             place = torch.searchsorted(distinct, query_labels[b].contiguous())
             place = torch.where(last > first, place, len(distinct))
@@ -590,10 +588,10 @@ def class_sums(values: Tensor, labels: Tensor, query_labels: Tensor) -> Tensor:
         else:
             # Differences of running sums: no host wait, no atomics. float64 keeps them exact.
             running = torch.zeros(
-                labels.shape[1] + 1, wide.shape[2], dtype=torch.float64, device=wide.device
+                labels.shape[1] + 1, values.shape[2], dtype=torch.float64, device=values.device
             )
-            torch.cumsum(wide[b][order].double(), dim=0, out=running[1:])
-            results.append((running[last] - running[first]).to(wide.dtype))
+            torch.cumsum(values[b][order].double(), dim=0, out=running[1:])
+            results.append((running[last] - running[first]).to(values.dtype))
     return torch.stack(results)
 
 
@@ -620,28 +618,19 @@ def _own_arithmetic(features: Tensor) -> Iterator[None]:
     """No autocast inside, and the fastest products that are exact."""
     with (
         torch.autocast(features.device.type, enabled=False),
-        fast_products(features.device, compute_dtype(features.dtype)),
+        fast_products(features.device, features.dtype),
     ):
         yield
 
 
-def _once_differentiable() -> None:
-    # The engine records a backward pass only when someone wants to differentiate it again.
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "the tiled contrastive loss cannot be differentiated twice; "
-            "use backend='reference' for second derivatives"
-        )
-
-
 def _fake_rows(features: Tensor, labels: Tensor, *_: Any) -> Tensor:
-    return features.new_empty(features.shape[:2], dtype=compute_dtype(features.dtype))
+    return features.new_empty(features.shape[:2])
 
 
 def _fake_total(*arguments: Any) -> tuple[Tensor, ...]:
     features = [a for a in arguments if isinstance(a, Tensor) and a.dim() == 3]
     with_gradient = arguments[-1]
-    total = features[0].new_empty((), dtype=compute_dtype(features[0].dtype))
+    total = features[0].new_empty(())
     return (
         total,
         *(
@@ -662,10 +651,10 @@ def _register_total(operator: Any, number: int) -> None:
         ctx.inputs = len(inputs)
 
     def backward(ctx: Any, gradient: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        _once_differentiable()
+        once_differentiable()
         gradients: list[Tensor | None] = [None] * number
         if gradient is not None:
-            gradients = [(gradient * saved).to(saved.dtype) for saved in ctx.saved_tensors]
+            gradients = [gradient * saved for saved in ctx.saved_tensors]
         return (*gradients, *(None,) * (ctx.inputs - number))
 
     operator.register_fake(_fake_total)
@@ -680,7 +669,7 @@ def _register_rows(operator: Any, backward_operator: Any, number: int) -> None:
         ctx.options = [value for value in inputs if not isinstance(value, Tensor)]
 
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        _once_differentiable()
+        once_differentiable()
         results = backward_operator(gradient, *ctx.saved_tensors, *ctx.options)
         results = results if isinstance(results, tuple) else (results,)
         rest = len(ctx.saved_tensors) + len(ctx.options) - number
@@ -708,18 +697,17 @@ _register_total(_official_total, 1)
 @class_sums.register_fake
 def _(values: Tensor, labels: Tensor, query_labels: Tensor) -> Tensor:
     shape = (*query_labels.shape, values.shape[2])
-    return values.new_empty(shape, dtype=compute_dtype(values.dtype))
+    return values.new_empty(shape)
 
 
 def _class_sums_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[1:])
-    ctx.dtype = inputs[0].dtype
 
 
 def _class_sums_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
     # A value's gradient is the sum over the queries of its class: the same with roles exchanged.
     labels, query_labels = ctx.saved_tensors
-    return class_sums(gradient, query_labels, labels).to(ctx.dtype), None, None
+    return class_sums(gradient, query_labels, labels), None, None
 
 
 class_sums.register_autograd(_class_sums_backward, setup_context=_class_sums_context)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from segnb.losses import _core
 from segnb.losses._core import Backend
-from segnb.losses._inputs import PixelSet, check_temperature, compute_dtype, pixel_set, same_space
+from segnb.losses._inputs import PixelSet, check_temperature, pixel_set, same_space
 from segnb.losses._reduction import Reduction, anchor_weights, check_reduction
 
 
@@ -105,9 +105,11 @@ def cross_image_loss(
     """
     first = pixel_set(features1, labels1, normalize=normalize, name="features1")
     second = pixel_set(features2, labels2, normalize=normalize, name="features2")
-    same_space(first.features, second.features, "features1", "features2")
+    same_space(first, second, "features1", "features2")
     labels = torch.cat([first.labels, second.labels], dim=1)
-    both = PixelSet(torch.cat([first.features, second.features], dim=1), labels, labels.shape)
+    both = PixelSet(
+        torch.cat([first.features, second.features], dim=1), labels, labels.shape, first.dtype
+    )
     images = torch.cat([torch.zeros_like(first.labels), torch.ones_like(second.labels)], dim=1)
     return _official_loss(
         both,
@@ -134,13 +136,10 @@ def _official_loss(
     check_reduction(reduction)
     # Every pixel that is not ignored is its own positive.
     counts = pixels.labels != ignore_index
-    factors = anchor_weights(
-        counts, weights, reduction=reduction, dtype=compute_dtype(pixels.features.dtype)
-    )
+    factors = anchor_weights(counts, weights, reduction=reduction, dtype=pixels.features.dtype)
     if reduction == "mean":
         return _core.official_total(
-            pixels.features,
-            pixels.labels,
+            pixels,
             images,
             factors,
             temperature=temperature,
@@ -148,11 +147,6 @@ def _official_loss(
             backend=backend,
         )
     losses = _core.official_anchor_losses(
-        pixels.features,
-        pixels.labels,
-        images,
-        temperature=temperature,
-        ignore_index=ignore_index,
-        backend=backend,
+        pixels, images, temperature=temperature, ignore_index=ignore_index, backend=backend
     )
     return factors * losses

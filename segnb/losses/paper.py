@@ -13,7 +13,6 @@ from segnb.losses._core import Backend
 from segnb.losses._inputs import pixel_set, same_space
 from segnb.losses._logsumexp_form import logsumexp_form_loss
 from segnb.losses._reduction import Reduction
-from segnb.losses.supcon import supcon_loss
 
 
 def within_image_loss(
@@ -59,7 +58,7 @@ def within_image_loss(
     """
     anchor_set = pixel_set(anchors, anchor_labels, normalize=normalize, name="anchors")
     key_set = pixel_set(keys, key_labels, normalize=normalize, name="keys")
-    same_space(anchor_set.features, key_set.features, "anchors", "keys")
+    same_space(anchor_set, key_set, "anchors", "keys")
     loss = logsumexp_form_loss(
         anchor_set,
         key_set,
@@ -118,8 +117,8 @@ def cross_image_loss(
     anchor_set = pixel_set(anchors, anchor_labels, normalize=normalize, name="anchors")
     key_set = pixel_set(keys, key_labels, normalize=normalize, name="keys")
     other_set = pixel_set(other_keys, other_labels, normalize=normalize, name="other_keys")
-    same_space(anchor_set.features, key_set.features, "anchors", "keys")
-    same_space(anchor_set.features, other_set.features, "anchors", "other_keys")
+    same_space(anchor_set, key_set, "anchors", "keys")
+    same_space(anchor_set, other_set, "anchors", "other_keys")
     loss = logsumexp_form_loss(
         anchor_set,
         key_set,
@@ -168,13 +167,18 @@ def batch_loss(
         TypeError: Types that do not fit.
     """
     pixels = pixel_set(features, labels, normalize=normalize)
-    loss = supcon_loss(
-        pixels.features.flatten(0, 1),
-        pixels.labels.flatten(),
+    bag = pixels._replace(
+        features=pixels.features.flatten(0, 1)[None], labels=pixels.labels.flatten()[None]
+    )
+    loss = logsumexp_form_loss(
+        bag,
+        bag,
+        None,
         temperature=temperature,
         ignore_index=ignore_index,
+        exclude_self=True,
         reduction=reduction,
-        weights=None if weights is None else weights.flatten(),
+        weights=None if weights is None else weights.flatten()[None],
         backend=backend,
     )
     return loss if reduction == "mean" else loss.reshape(pixels.shape)
