@@ -31,6 +31,7 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
+from nbclient.output_widget import OutputWidget
 from nbformat import NotebookNode
 
 from segnb.files import write_atomic
@@ -146,6 +147,17 @@ def _cell_metadata(tags: list[str]) -> dict[str, Any]:
     return found
 
 
+class _OutputWidget(OutputWidget):
+    """An output area that keeps to itself what it shows.
+
+    nbclient's own sends every picture back to the kernel, over the socket it is waiting at for
+    the cell's reply. With a large picture it then misses the reply and waits for ever.
+    """
+
+    def sync_state(self) -> None:
+        """Send nothing: no cell here asks an output area what is in it."""
+
+
 def execute(notebook: NotebookNode, *, name: str, tier: str, timeout: int | None = None) -> None:
     """Run a notebook in place, in a scratch copy of the repository's results.
 
@@ -179,6 +191,7 @@ def execute(notebook: NotebookNode, *, name: str, tier: str, timeout: int | None
             store_widget_state=True,
             resources={"metadata": {"path": str(folder)}},
         )
+        client.widget_registry = {"@jupyter-widgets/output": {"OutputModel": _OutputWidget}}
         try:
             asyncio.run(client.async_execute(env=environment))
         except CellExecutionError as error:
