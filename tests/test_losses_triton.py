@@ -40,7 +40,7 @@ def test_values_and_gradients_in_the_interpreter():
     environment = {k: v for k, v in environment.items() if not k.startswith("PYTEST_")}
     outcome = subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"),
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist"),
             str(HERE / "test_losses_triton_interpreter.py"),
         ],
         env=environment,
