@@ -1,0 +1,825 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # 03 · The contrastive loss, from scratch
+#
+# Cross-entropy asks of every pixel: *which class are you?* The contrastive loss asks something
+# weaker and, with few labels, perhaps more useful: *are you closer to the pixels of your own class
+# than to the others?* It needs no classifier at all. It pulls pixels of one class together, pushes
+# the rest apart, and leaves the naming of the clusters for later.
+#
+# In this notebook you will
+#
+# 1. choose one pixel of an image, the **anchor**, and see its positives, its negatives and how
+#    similar each of them is to it;
+# 2. turn that picture into the formula, by hand, on a handful of pixels, and check it against
+#    `segnb.losses`;
+# 3. meet the two forms of the loss: the one the **paper** writes and the one its authors
+#    **released**, which are not the same;
+# 4. find the value the loss can't fall below, and why it is not zero;
+# 5. run out of memory on paper, repair it, and time the repairs side by side;
+# 6. see what a small temperature does, to the learning and to the arithmetic.
+#
+# Before this: [02, cross-entropy with few labels](02_cross_entropy_with_few_labels.ipynb).
+
+# %% [markdown]
+# ## The knobs
+#
+# All that you may want to change, in one cell. Change something and run the notebook again.
+
+# %%
+from segnb.notebook import tier
+
+TIER = tier()  # "smoke" for seconds, "quick" for minutes; SEGNB_TIER overrides
+DATASET = "shapes"  # or "camvid" or "voc", once notebook 01 has put it in place
+IMAGE = 3  # which validation image
+ROW, COLUMN = 0.62, 0.45  # the anchor: 0 is the top, or left, and 1 the bottom, or right
+TEMPERATURE = 0.07  # tau
+STRENGTH = 1.0  # of the colour distortion
+STEPS = {"smoke": 4, "quick": 150}.get(TIER, 1000)  # of stage 1, to have something to look at
+TIMED_PIXELS = {"smoke": (256, 512), "quick": (512, 1024, 2048, 4096)}.get(
+    TIER, (1024, 2048, 4096, 8192)
+)
+CHANNELS = 256  # of an embedding, where we time the loss
+
+# %% [markdown]
+# Everything we need: `torch`, and `segnb`, whose losses are what this notebook explains.
+
+# %%
+import math
+import time
+
+import torch
+import torch.nn.functional as F
+from IPython.display import display
+
+from segnb import checks, runs
+from segnb.checks import judge
+from segnb.device import best_device, describe, machine_memory
+from segnb.losses import official, paper
+from segnb.plots import views
+from segnb.plots.lines import lines
+from segnb.plots.similarity import anchor_and_keys, key_weights, pixels_on_a_circle
+from segnb.recipe import Stage, preset
+from segnb.training import Session, make_accelerator, pretrain
+from segnb.training.stages import nearest_labels
+from segnb.views import colour_distortion, normalise, to_unit
+from segnb.widgets.live import live
+
+# %% [markdown]
+# ## 1 · Two views of one image
+#
+# The loss compares an image $I$ with a **distorted version of itself**, $\hat I$. Only the colours
+# change: every pixel stays where it is, so one label map serves both. A network that gives the same
+# embedding to a pixel and to its distorted twin has learned to look past the light.
+#
+# The recipe below is the preset of this size, with a smaller network so that a processor can train
+# it while you read.
+
+# %%
+small = {"encoder_depth": 3, "decoder_channels": 64} if TIER in ("smoke", "quick") else {}
+recipe = preset(DATASET, TIER).replace(
+    **small,
+    scope="within",
+    temperature=TEMPERATURE,
+    distortion=STRENGTH,
+    pretrain=Stage(steps=STEPS, batch=8, lr=0.1, warmup=min(20, STEPS // 2)),
+)
+splits = runs.load_splits(recipe)
+_, val = splits.evaluated["val"]
+info = val.info
+
+image = to_unit(val.images[IMAGE : IMAGE + 1])
+distorted = colour_distortion(image, STRENGTH, generator=torch.Generator().manual_seed(1))
+views(list(image), {f"distorted, strength {STRENGTH:g}": list(distorted)})
+
+# %% [markdown]
+# **How to read it.** Same toys, same places, other colours. The labels of the left image are right
+# for the right one too, which is why the distortion of the loss never moves a pixel.
+
+# %% [markdown]
+# ## 2 · From pixels to embeddings
+#
+# The network makes a **feature map** that is coarser than the image, and a projection head turns
+# each of its cells into a vector of length 1: the embedding $f_p$ of "pixel" $p$. From here on, a
+# pixel is a cell of that map. Since $|f_p| = |f_k| = 1$, the product $f_p \cdot f_k$ is the cosine
+# of the angle between the two: 1 for the same direction, 0 for unrelated, -1 for opposite.
+#
+# We embed both views with a network that has learned nothing yet.
+
+# %%
+network = runs.initial_network(recipe)
+torch.manual_seed(0)
+network.attach_projection()
+
+
+def embed(images: torch.Tensor) -> torch.Tensor:
+    """Unit-normalised pixel embeddings [B, 256, h, w]."""
+    network.eval()
+    with torch.inference_mode():
+        return network.to("cpu")(normalise(images)).float().clone()
+
+
+first, second = embed(image), embed(distorted)
+grid = tuple(first.shape[-2:])
+labels = nearest_labels(val.masks[IMAGE : IMAGE + 1].long(), grid)
+anchor = (round(ROW * (grid[0] - 1)), round(COLUMN * (grid[1] - 1)))
+
+print("image     ", tuple(image.shape))
+print(
+    "embeddings", tuple(first.shape), "- length of one:", round(float(first[0, :, 0, 0].norm()), 4)
+)
+print("labels    ", tuple(labels.shape), "- nearest neighbour, never blended")
+print(f"anchor     row {anchor[0]}, column {anchor[1]}, class {int(labels[0][anchor])}")
+
+# %% [markdown]
+# ## 3 · One anchor and its keys
+#
+# Take a single pixel $p$ of $I$, the anchor. Every pixel $k$ of $\hat I$ is a **key**. Keys of the
+# anchor's class are its **positives** $P_p$, all others its **negatives**; pixels without a label
+# (255) take no part. The similarity map shows $f_p \cdot f_k$ for every key.
+
+# %%
+before = torch.einsum("c,chw->hw", first[0, :, anchor[0], anchor[1]], second[0])
+anchor_and_keys(
+    image[0],
+    distorted[0],
+    labels[0],
+    anchor,
+    info,
+    {"similarity to the anchor, untrained": before},
+    limits=(float(before.min()), 1.0),
+)
+
+# %% [markdown]
+# **How to read it.** The square is the anchor. On the right of the first row, blue cells are keys
+# that should be similar to it, orange cells keys that should not. Below is what the untrained
+# network says. Mind the scale: nearly all cosines are close to 1, since a fresh network sends every
+# pixel to about the same place. Nothing separates the classes yet.
+#
+# Let's give it a little training with the loss this notebook is about. (What happens in there is
+# the subject of [04](04_contrastive_pretraining.ipynb); here we only want a map worth looking at.)
+
+# %%
+accelerator = make_accelerator(recipe.precision)
+session = Session(accelerator=accelerator, progress_bar=True)
+log = pretrain(network, splits.labelled_set, recipe, session=session)
+trained_first, trained_second = embed(image), embed(distorted)
+print(f"{STEPS} steps on {len(splits.labelled)} labelled images, {log[-1]['seconds']:.0f} seconds")
+
+# %% [markdown]
+# Now the same anchor again, before and after. The function takes the anchor's place, so that the
+# sliders below can call it too.
+
+# %%
+
+
+def show_anchor(row: float, column: float):
+    """The anchor nearest to a place (0 to 1), its keys, and the maps before and after."""
+    place = (round(row * (grid[0] - 1)), round(column * (grid[1] - 1)))
+    maps = {
+        title: torch.einsum("c,chw->hw", ours[0, :, place[0], place[1]], theirs[0])
+        for title, ours, theirs in (
+            ("untrained", first, second),
+            (f"after {STEPS} steps", trained_first, trained_second),
+        )
+    }
+    return anchor_and_keys(image[0], distorted[0], labels[0], place, info, maps)
+
+
+# %% [markdown]
+# Move the anchor with the sliders. Try the middle of a toy, its rim, and the sky: which classes has
+# the network already pulled together, and which does it confuse?
+
+# %%
+import ipywidgets
+
+slider = {"min": 0.0, "max": 1.0, "step": 0.01, "continuous_update": False}
+live(
+    show_anchor,
+    {
+        "row": ipywidgets.FloatSlider(value=ROW, description="row", **slider),
+        "column": ipywidgets.FloatSlider(value=COLUMN, description="column", **slider),
+    },
+)
+
+# %% [markdown]
+# The same without widgets: change the two numbers and run the cell.
+
+# %%
+row, column = ROW, COLUMN
+show_anchor(row, column)
+
+# %% [markdown]
+# **How to read it.** Both maps are on one scale, red for similar and blue for opposite. A good map
+# would be red exactly where the picture above it is blue, and blue or white elsewhere. The large
+# areas (sky, sea, sand) come first; telling a striped disc from a dotted one takes longer.
+
+# %% [markdown]
+# ## 4 · The formula, by hand
+#
+# What single number says how good such a map is? Divide the cosines by a **temperature** $\tau$ and
+# call them scores,
+#
+# $$ s_{pk} = f_p \cdot f_k / \tau . $$
+#
+# A softmax over *all* keys turns the scores of an anchor into shares that add up to 1. Each
+# positive $q$ should have a large share, so we take its negative logarithm and average, first over
+# the anchor's positives, then over the anchors (the **within-image loss, paper form**):
+#
+# $$ L_p = -\frac{1}{|P_p|} \sum_{q \in P_p} \log
+#    \frac{\exp(s_{pq})}{\sum_{k \in \hat I} \exp(s_{pk})}, \qquad
+#    L = \frac{1}{N_I} \sum_{p \in I} L_p . $$
+#
+# To see each number, here are three anchors and five keys with two channels each, so that they are
+# points on a circle.
+
+# %%
+
+
+def direction(*degrees: float) -> torch.Tensor:
+    """Unit vectors at these angles, [N, 2]."""
+    angle = torch.tensor(degrees, dtype=torch.float64).deg2rad()
+    return torch.stack([angle.cos(), angle.sin()], dim=1)
+
+
+few_anchors, anchor_labels = direction(80, 130, 250), torch.tensor([0, 0, 1])
+few_keys, key_labels = direction(60, 115, 10, 200, 290), torch.tensor([0, 0, 1, 1, 1])
+pixels_on_a_circle(few_anchors, few_keys, anchor_labels.tolist(), key_labels.tolist(), anchor=0)
+
+# %% [markdown]
+# **How to read it.** The arrow is anchor 0. Round blue keys are its positives, square orange ones
+# its negatives. This anchor has done well: its positives are the two nearest keys.
+#
+# One step at a time, for this anchor, with $\tau = 0.5$:
+
+# %%
+tau = 0.5
+scores = [float(few_anchors[0] @ key) / tau for key in few_keys]
+raised = [math.exp(score) for score in scores]
+shares = [value / sum(raised) for value in raised]
+print("key  positive   s_pk   exp(s_pk)   share of the denominator")
+for k in range(len(few_keys)):
+    positive = bool(key_labels[k] == anchor_labels[0])
+    print(f"{k:3}  {positive!s:8}  {scores[k]:6.2f}  {raised[k]:9.3f}   {shares[k]:.3f}")
+positives = [k for k in range(len(few_keys)) if key_labels[k] == anchor_labels[0]]
+by_hand = -sum(math.log(shares[q]) for q in positives) / len(positives)
+print(f"\nloss of anchor 0: {by_hand:.6f}")
+
+# %% [markdown]
+# Does `segnb` agree? `reduction="none"` gives the loss of each anchor instead of the mean. The
+# leading `[None]` is the batch: the library takes `[B, N, D]`.
+
+# %%
+per_anchor = paper.within_image_loss(
+    few_anchors[None],
+    few_keys[None],
+    anchor_labels[None],
+    key_labels[None],
+    temperature=tau,
+    reduction="none",
+)
+print("segnb, each anchor:", [round(value, 6) for value in per_anchor[0].tolist()])
+assert math.isclose(by_hand, float(per_anchor[0, 0]), rel_tol=1e-12)
+
+# %% [markdown]
+# ### Exercise 1 · all anchors at once
+#
+# Write the loss for a whole image, without loops: scores as one matrix `[N, M]`, then means along
+# its rows. Three things a real image brings along:
+#
+# - pixels labelled 255 are neither anchors nor keys;
+# - an anchor without any positive is left out of the mean;
+# - with a small $\tau$ the exponentials are enormous: $e^{1/0.004}$ is beyond float32.
+#
+# Fill in the function. The next cell tells you what is off, if anything is.
+
+
+# %%
+# EXERCISE within_image_loss
+def within_image_loss(
+    anchors: torch.Tensor,
+    keys: torch.Tensor,
+    anchor_labels: torch.Tensor,
+    key_labels: torch.Tensor,
+    temperature: float,
+) -> torch.Tensor:
+    """The paper's within-image loss of one image: [N, D], [M, D], [N], [M] -> a scalar."""
+    ...
+
+
+# %% [markdown]
+# Ask the checker.
+
+# %%
+judge(checks.check_within_image_loss, within_image_loss)
+
+# %% [markdown]
+# A solution is folded away in the next cell. Try yours first.
+
+
+# %% tags=["solution"]
+# SOLUTION within_image_loss
+def within_image_loss(
+    anchors: torch.Tensor,
+    keys: torch.Tensor,
+    anchor_labels: torch.Tensor,
+    key_labels: torch.Tensor,
+    temperature: float,
+) -> torch.Tensor:
+    """The paper's within-image loss of one image: [N, D], [M, D], [N], [M] -> a scalar."""
+    keys, key_labels = keys[key_labels != 255], key_labels[key_labels != 255]
+    anchors, anchor_labels = anchors[anchor_labels != 255], anchor_labels[anchor_labels != 255]
+    scores = anchors @ keys.T / temperature
+    positive = anchor_labels[:, None] == key_labels[None, :]
+    number = positive.sum(dim=1)
+    shares = scores - torch.logsumexp(scores, dim=1, keepdim=True)  # logarithms of the shares
+    losses = -(shares * positive).sum(dim=1) / number.clamp(min=1)
+    return losses[number > 0].mean()
+
+
+# %% [markdown]
+# ### The cross-image loss
+#
+# Within one image the clusters form, but nothing says that the sand of one photograph must lie near
+# the sand of another. The **cross-image loss** adds keys from another distorted image $\hat J$, of
+# the anchor's class only; negatives still come from the anchor's own image:
+#
+# $$ D_p = \sum_{k \in \hat I} \exp(s_{pk}) + \sum_{k \in \hat J,\, y_k = y_p} \exp(s_{pk}),
+#    \qquad
+#    L_p = -\frac{1}{|P_p^{\hat I}| + |P_p^{\hat J}|}
+#    \sum_{q \in P_p^{\hat I} \cup P_p^{\hat J}} \log \frac{\exp(s_{pq})}{D_p} . $$
+#
+# The third scope, **batch**, puts all pixels of the batch into one bag. The paper found it worse
+# than the other two.
+
+# %%
+print("anchor 0 alone with its own image:", round(float(per_anchor[0, 0]), 4))
+other_keys, other_labels = direction(95, 300), torch.tensor([0, 1])
+crossed = paper.cross_image_loss(
+    few_anchors[None],
+    few_keys[None],
+    other_keys[None],
+    anchor_labels[None],
+    key_labels[None],
+    other_labels[None],
+    temperature=tau,
+    reduction="none",
+)
+print("with one more positive from J:    ", round(float(crossed[0, 0]), 4))
+
+# %% [markdown]
+# The loss of the anchor went *up*, although the new positive is a very near one. Keep that in mind
+# for section 6: more positives share the same 1, so each has less.
+
+# %% [markdown]
+# ## 5 · Paper form and official form
+#
+# The authors released TensorFlow code, "slightly modified" by their own words. Read side by side,
+# it differs in earnest, so this project has both and measures both:
+#
+# | | paper form | official form |
+# | --- | --- | --- |
+# | within: pairs | $I$ against $\hat I$ | $I$ against $I$, plus $\hat I$ against $\hat I$ |
+# | the pixel itself | never a pair | one of its own positives |
+# | denominator | all of $\hat I$, same-class $\hat J$ | $\exp(s_{pq})$ plus $p$'s negatives |
+# | cross: anchors | $I$ | both images, $[I, \hat J]$ |
+# | cross: positives | $\hat I$ and $\hat J$ | same class in both images |
+# | cross: negatives | $\hat I$ | other classes in the anchor's own image |
+# | pairing | another image | a permutation of the batch; an image may meet itself |
+#
+# The official form of one anchor, with $\mathrm{neg}_p = \sum_{k:\, y_k \ne y_p} \exp(s_{pk})$:
+#
+# $$ L_p = \frac{1}{|P_p|} \sum_{q \in P_p}
+#    \log\left(1 + \frac{\mathrm{neg}_p}{\exp(s_{pq})}\right). $$
+#
+# By hand for the keys of our circle, taken as one image against itself:
+
+# %%
+losses = []
+for p in range(len(few_keys)):
+    exps = [math.exp(float(few_keys[p] @ key) / tau) for key in few_keys]
+    same = [bool(label == key_labels[p]) for label in key_labels]
+    neg = sum(value for value, alike in zip(exps, same, strict=True) if not alike)
+    terms = [math.log1p(neg / value) for value, alike in zip(exps, same, strict=True) if alike]
+    losses.append(sum(terms) / len(terms))
+by_hand_official = sum(losses) / len(losses)
+library = official.within_image_loss(few_keys[None], key_labels[None], temperature=tau)
+print(f"by hand {by_hand_official:.9f}")
+print(f"segnb   {float(library):.9f}")
+assert math.isclose(by_hand_official, float(library), rel_tol=1e-12)
+
+# %% [markdown]
+# Agreement with ourselves proves little. The authors' own code, run in TensorFlow in float64 on a
+# small example (two images of 16 pixels, features equal to the labels, $\tau = 1$), gave the two
+# values below. Does `segnb` give them too?
+
+# %%
+ids = torch.tensor(sorted([-2, -1] * 2 + [1] * 4 + [2] * 4 + [3] * 4)).repeat(2, 1)
+features = ids.double()[:, :, None]
+known = torch.where(ids < 0, 255, ids)  # -2 and -1 are to be ignored
+ours = {
+    "within": official.within_image_loss(features, known, temperature=1.0),
+    "cross": official.cross_image_loss(features, 2 * features, known, known, temperature=1.0),
+}
+theirs = {"within": 2.450321686, "cross": 5.460273578}
+for name, value in ours.items():
+    print(f"{name:6}  segnb {float(value):.9f}   TensorFlow {theirs[name]:.9f}")
+    assert math.isclose(float(value), theirs[name], abs_tol=1e-8)
+
+# %% [markdown]
+# ## 6 · The floor
+#
+# A loss of 0 would mean that each positive has the whole softmax for itself. In the paper form that
+# is impossible as soon as an anchor has two positives: they share one denominator. The best an
+# anchor can do is to silence its negatives and give each of its $|P_p|$ positives the same share,
+# $1 / |P_p|$. So
+#
+# $$ L \;\ge\; \frac{1}{N_I} \sum_p \log |P_p| , $$
+#
+# and a curve that flattens out there has not failed: it has arrived. (At $\tau = 0.07$ silent
+# negatives add next to nothing. It follows from Jensen's inequality: the mean of logarithms of
+# shares that add up to at most 1 is at most the logarithm of their mean.) The official form leaves
+# other positives out of the denominator, and its floor is near 0.
+#
+# ### Exercise 2 · compute the floor
+#
+# From the labels alone. Mind 255 and anchors without a positive, as before.
+
+
+# %%
+# EXERCISE loss_floor
+def loss_floor(anchor_labels: torch.Tensor, key_labels: torch.Tensor) -> float:
+    """The least value of the within-image loss, paper form: labels [N] and [M] -> a number."""
+    ...
+
+
+# %% [markdown]
+# Ask the checker.
+
+# %%
+judge(checks.check_loss_floor, loss_floor)
+
+# %% [markdown]
+# A solution, folded away.
+
+
+# %% tags=["solution"]
+# SOLUTION loss_floor
+def loss_floor(anchor_labels: torch.Tensor, key_labels: torch.Tensor) -> float:
+    """The least value of the within-image loss, paper form: labels [N] and [M] -> a number."""
+    positive = (anchor_labels[:, None] == key_labels[None, :]) & (anchor_labels != 255)[:, None]
+    number = positive.sum(dim=1)
+    return float(number[number > 0].double().log().mean())
+
+
+# %% [markdown]
+# You can reach the floor without any training: give each class a direction of its own, at right
+# angles to all others. Below we walk from random embeddings ($t = 0$) to those ideal ones
+# ($t = 1$), with the labels of our image, and watch both forms on the way.
+
+# %%
+flat = labels.flatten(1)
+ideal = F.one_hot(flat.clamp(max=info.num_classes), info.num_classes + 1).double()
+scattered = torch.randn(ideal.shape, generator=torch.Generator().manual_seed(0), dtype=ideal.dtype)
+floor = float(paper.within_image_loss(ideal, ideal, flat, flat, temperature=TEMPERATURE))
+way = [step / 20 for step in range(21)]
+paper_values, official_values = [], []
+for t in way:
+    mixed = F.normalize((1 - t) * F.normalize(scattered, dim=2) + t * ideal, dim=2)
+    options = {"temperature": TEMPERATURE}
+    paper_values.append(float(paper.within_image_loss(mixed, mixed, flat, flat, **options)))
+    official_values.append(float(official.within_image_loss(mixed, flat, **options)))
+lines(
+    {"paper form": (way, paper_values), "official form": (way, official_values)},
+    xlabel="from scattered (0) to one direction a class (1)",
+    ylabel="within-image loss",
+    levels={"floor of the paper form": floor, "floor of the official form": 0.0},
+)
+
+# %% [markdown]
+# **How to read it.** Both losses fall as the classes gather, each towards its own floor. The
+# heights can't be compared: for the same embeddings the two forms give quite different numbers.
+# Compare either of them with its own floor, and compare the two forms by the mIoU they lead to.
+
+# %% [markdown]
+# ## 7 · The matrix that does not fit
+#
+# The scores of all pairs are a matrix, and it grows with the *square* of the number of pixels, that
+# is with the fourth power of the side of the feature map. At 65 x 65, the resolution of a DeepLab
+# on 513 x 513 pixels, two images have 8450 pixels together. The arithmetic, in float32:
+
+# %%
+print(" map       pixels of a pair   one matrix")
+for side in (33, 65, 97, 129, 257):
+    pixels = 2 * side * side
+    print(f"{side:4} x {side:<4} {pixels:12,}   {4 * pixels**2 / 2**20:12,.0f} MiB")
+
+# %% [markdown]
+# And one matrix is not enough. To go backwards, autograd keeps whatever the chain rule will ask
+# for: scores, masks, softmax. We can count those bytes exactly, by listening to autograd as it
+# saves tensors. Below: the plain form (`backend="reference"`, the formula as it stands, with every pair
+# in memory) against the linear-memory version (`backend="tiled"`) that comes next.
+
+# %%
+
+
+def saved_bytes(pixels: int, backend: str) -> int:
+    """Bytes that autograd keeps between forward and backward of the official cross-image loss."""
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        held.append(tensor)  # so that no address is used twice
+        return tensor
+
+    held: list[torch.Tensor] = []
+    vectors, names = timing_case(pixels)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss_of(vectors, names, backend)
+    return sum(kept.values())
+
+
+def timing_case(pixels: int, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
+    """Random unit vectors [2, N/2, D], with the labels of our image resized to so many pixels."""
+    height = round(math.sqrt(pixels / 2))
+    width = pixels // 2 // height
+    names = nearest_labels(val.masks[IMAGE : IMAGE + 1].long(), (height, width)).flatten(1)
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(2, names.shape[1], CHANNELS, generator=generator)
+    vectors = F.normalize(vectors, dim=2).to(device).requires_grad_()
+    return vectors, names.to(device)
+
+
+def loss_of(vectors: torch.Tensor, names: torch.Tensor, backend: str) -> torch.Tensor:
+    """The official cross-image loss of one pair of images."""
+    return official.cross_image_loss(
+        vectors[:1], vectors[1:], names, names, temperature=TEMPERATURE, backend=backend
+    )
+
+
+# %% [markdown]
+# Count for growing numbers of pixels, and draw the line of this machine's memory. The counts are
+# exact, so they are the same on every machine; the extrapolation is the law $N^2$.
+
+# %%
+counts = {
+    backend: [saved_bytes(pixels, backend) / 2**20 for pixels in TIMED_PIXELS]
+    for backend in ("reference", "tiled")
+}
+places = [timing_case(pixels)[1].numel() * 2 for pixels in TIMED_PIXELS]
+far = 2 * 129 * 129
+last, at = counts["reference"][-1], places[-1]
+foretold = last * (far / at) ** 2
+display(
+    lines(
+        {
+            "plain form": (places, counts["reference"]),
+            "plain form, foretold": ([at, far], [last, foretold]),
+            "tiled": (places, counts["tiled"]),
+        },
+        xlabel="pixels of a pair of images",
+        ylabel="MiB kept for the backward pass",
+        log="xy",
+        levels={"memory of this machine": machine_memory() / 2**20},
+    )
+)
+matrices = last * 2**20 / (4 * at**2)
+print(f"plain form at {at} pixels: {last:,.0f} MiB, or {matrices:.1f} matrices of float32")
+print(f"tiled at {at} pixels:      {counts['tiled'][-1]:,.1f} MiB")
+print(f"plain form at {far} pixels (foretold): {foretold / 2**10:,.0f} GiB, for one pair")
+
+# %% [markdown]
+# **How to read it.** Both axes are logarithmic: a square law is a straight line of slope 2, a
+# linear one of slope 1. Every doubling of the pixels costs the plain form four times the memory.
+# The usual answer is to sample a few hundred pixels and hope; the better one is not to build the
+# matrix.
+
+# %% [markdown]
+# ## 8 · The same loss in linear memory
+#
+# Three observations make the loss cheap, and exact all the same.
+#
+# **Positives need no pairs.** The mean score of an anchor's positives is linear in the keys, so it
+# is a product with the *sum* of its class, computed once a class:
+#
+# $$ \frac{1}{|P_p|} \sum_{q \in P_p} s_{pq}
+#    = \frac{1}{\tau |P_p|}\, f_p \cdot \sum_{q \in P_p} f_q . $$
+#
+# **A denominator is a running sum.** Only $\log \sum_k \exp(s_{pk})$ goes over all pairs, and it
+# can be added up tile by tile, with two numbers a row carried along: the largest score so far, and
+# the sum of exponentials relative to it.
+#
+# **Gradients can be made on the way.** Each tile of the softmax gives its part of the gradient and
+# is thrown away. What stays is $N \times D$, not $N \times N$.
+#
+# The first one, checked:
+
+# %%
+vectors = trained_second[0].flatten(1).T.double()
+mine = trained_first[0, :, anchor[0], anchor[1]].double()
+alike = flat[0] == labels[0][anchor]
+pair_by_pair = sum(float(mine @ vectors[q]) for q in alike.nonzero()[:, 0]) / int(alike.sum())
+one_product = float(mine @ vectors[alike].sum(dim=0)) / int(alike.sum())
+print(f"{int(alike.sum())} pairs, one by one: {pair_by_pair:.12f}")
+print(f"one product with the sum: {one_product:.12f}")
+
+# %% [markdown]
+# ### Exercise 3 · a logsumexp that streams
+#
+# `tiles` gives the matrix of scores a few columns at a time, as tensors `[N, m]`; you may loop over
+# it once and must not keep the tiles. Return $\log \sum_k \exp(s_{pk})$ of each row, `[N]`.
+#
+# The one difficulty: when a tile brings a larger maximum, the sum so far was made relative to the
+# old one.
+
+# %%
+# EXERCISE streaming_logsumexp
+from collections.abc import Iterable
+
+
+def streaming_logsumexp(tiles: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Logsumexp of each row of a matrix that comes in tiles of columns: [N, m], ... -> [N]."""
+    ...
+
+
+# %% [markdown]
+# Ask the checker. It also notices when tiles are kept.
+
+# %%
+judge(checks.check_streaming_logsumexp, streaming_logsumexp)
+
+# %% [markdown]
+# A solution, folded away.
+
+# %% tags=["solution"]
+# SOLUTION streaming_logsumexp
+from collections.abc import Iterable
+
+
+def streaming_logsumexp(tiles: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Logsumexp of each row of a matrix that comes in tiles of columns: [N, m], ... -> [N]."""
+    largest = total = None
+    for tile in tiles:
+        here = tile.amax(dim=1)
+        if largest is None:
+            largest, total = here, torch.zeros_like(here)
+        new = torch.maximum(largest, here)
+        total = total * (largest - new).exp() + (tile - new[:, None]).exp().sum(dim=1)
+        largest = new
+    return largest + total.log()
+
+
+# %% [markdown]
+# The library's tiled version adds what makes it fast as well as small: pixels sorted by class, so
+# that a tile is all negatives, all positives or not needed at all; and, where anchors and keys are
+# the same set, one half of a symmetric matrix instead of two. It is the same loss and the same
+# gradient:
+
+# %%
+vectors, names = timing_case(TIMED_PIXELS[0])
+found = {}
+for backend in ("reference", "tiled"):
+    value = loss_of(vectors, names, backend)
+    (gradient,) = torch.autograd.grad(value, vectors)
+    found[backend] = (float(value.detach()), gradient)
+difference = (found["tiled"][1] - found["reference"][1]).norm() / found["reference"][1].norm()
+print("loss, plain form:", found["reference"][0])
+print("loss, tiled:     ", found["tiled"][0])
+print(f"relative difference of the gradients: {float(difference):.1e}")
+assert difference < 1e-5
+
+# %% [markdown]
+# ## 9 · Side by side
+#
+# Three back ends compute the same thing: `reference` (every pair in memory), `tiled` (linear
+# memory, any device), and `triton` (the tiled idea as GPU kernels that never let a tile leave the
+# chip). `backend="auto"` picks one for you. We time forward and backward of the official
+# cross-image loss, the best of a few runs, on whatever this machine has.
+
+# %%
+
+
+def seconds(pixels: int, backend: str, device: str, repeats: int = 3) -> float:
+    """Best time of forward and backward together."""
+    vectors, names = timing_case(pixels, device)
+    best = math.inf
+    for _ in range(repeats + 1):  # the first one warms up
+        start = time.perf_counter()
+        torch.autograd.grad(loss_of(vectors, names, backend), vectors)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+contenders = [("reference", "cpu"), ("tiled", "cpu")]
+if best_device().type == "cuda":
+    contenders += [("reference", "cuda"), ("tiled", "cuda")]
+    if torch.cuda.get_device_capability() >= (8, 0):
+        contenders.append(("triton", "cuda"))
+    else:
+        print("This card is older than the Triton kernels are made for (8.0): left out.")
+else:
+    print("No CUDA card here: the GPU's back end is left out.")
+timed = {
+    f"{backend}, {device}": [1000 * seconds(pixels, backend, device) for pixels in TIMED_PIXELS]
+    for backend, device in contenders
+}
+display(
+    lines(
+        {name: (places, values) for name, values in timed.items()},
+        xlabel="pixels of a pair of images",
+        ylabel="ms, forward and backward",
+        log="xy",
+    )
+)
+print(describe())
+print(f"{torch.get_num_threads()} thread(s), {CHANNELS} channels, official cross-image loss\n")
+print("pixels".ljust(16), *(f"{place:>9,}" for place in places))
+for name, values in timed.items():
+    print(name.ljust(16), *(f"{value:9.1f}" for value in values), "ms")
+
+# %% [markdown]
+# **How to read it.** All lines rise with slope 2 in the end, for all of them look at every pair
+# that matters; they differ in how much work a pair costs and in whether it has to travel through
+# memory. For very few pixels the plain form is as good as any, and `auto` takes it there. Timings
+# on a busy machine jump about: trust the shape, and run the cell again before you quote a number.
+# `make bench` times the losses with more care.
+
+# %% [markdown]
+# ## 10 · A small temperature
+#
+# $\tau$ decides how far the loss looks. The gradient of an anchor's loss with respect to a negative
+# is its share of the softmax: with a large $\tau$ all negatives push a little, with a small one the
+# most similar few do all the pushing. Here are those shares for our anchor, after training:
+
+# %%
+similarity = torch.einsum("c,chw->hw", trained_first[0, :, anchor[0], anchor[1]], trained_second[0])
+negative = (labels[0] != labels[0][anchor]) & (labels[0] != 255)
+pushing = {}
+for tau in (0.5, TEMPERATURE, 0.02):
+    weights = torch.softmax((similarity / tau).flatten(), 0).reshape(grid) * negative
+    pushing[rf"$\tau$ = {tau:g}"] = weights / weights.sum()
+key_weights(distorted[0], anchor, pushing, caption="share of the negatives' push on the anchor")
+
+# %% [markdown]
+# **How to read it.** Bright cells are the negatives that the anchor is pushed away from; the square
+# is the anchor. Under each map stands how few keys do half of the work. A small $\tau$ means hard
+# negatives only: quick to separate what is confused, and easily led astray by a wrong label.
+#
+# It is also hard on the arithmetic. The largest score is $1/\tau$, and its exponential grows beyond
+# what a float can hold; taking off the maximum first (as every logsumexp does) costs nothing and
+# cures it. The official code has no such shift.
+
+# %%
+print("   tau   exp(1/tau)    fp16      fp32     logsumexp in fp32")
+for tau in (0.5, 0.1, 0.07, 0.02, 0.01, 0.001):
+    top = torch.tensor([1.0, 0.5]) / tau
+    half, single = top.half().exp().sum().log(), top.exp().sum().log()
+    exponent = 1 / tau / math.log(10)
+    print(
+        f"{tau:6}   10^{exponent:6.1f}   {float(half):8.3f}  {float(single):8.3f}"
+        f"   {float(torch.logsumexp(top, 0)):8.3f}"
+    )
+
+# %% [markdown]
+# **How to read it.** `inf` is an overflow, and its gradient is not a number: one such step and the
+# network is lost. In fp16 that happens at the paper's own temperature. Hence the rule in `segnb`:
+# features may be bf16 or fp16, scores and logsumexp are float32. What is too small even for that is
+# refused with a sentence, not a NaN:
+
+# %%
+try:
+    paper.within_image_loss(first, second, labels, labels, temperature=1e-6)
+except ValueError as error:
+    print("ValueError:", error)
+
+# %% [markdown]
+# ## Summary
+#
+# - For one anchor, every pixel of the distorted image is a key: positives share its class,
+#   negatives don't. The loss is the mean negative logarithm of the positives' shares in a softmax
+#   over all keys.
+# - The **paper form** and the **official form** differ in their denominators, their pairs and their
+#   floors. Their raw values can't be compared.
+# - The paper form can't fall below the mean of $\log |P_p|$: read every loss curve against that.
+# - All pairs at once need memory with the square of the pixels. Class sums and a streaming
+#   logsumexp make the same loss, and the same gradient, in linear memory.
+# - $\tau$ says how hard the hardest negatives push; scores belong in float32.
+#
+# ## Where to go next
+#
+# - [04, contrastive pretraining](04_contrastive_pretraining.ipynb): the loss at work, and the
+#   embedding as it moves.
+# - [07, label fraction and temperature](07_label_fraction_and_temperature.ipynb): what $\tau$ does
+#   to the mIoU.
+# - [10, what goes wrong](10_what_goes_wrong.ipynb): small $\tau$ in fp16, leaked 255 and other real
+#   failures, to repair.

@@ -1,0 +1,82 @@
+"""Plain lines: a few quantities against one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from segnb.plots.style import QUIET, WIDTH, Picture, method_styles, new_figure, styled
+
+
+def lines(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    log: Literal["", "x", "y", "xy"] = "",
+    levels: Mapping[str, float] | None = None,
+) -> Picture:
+    """Lines with marks, one colour and mark each, and level lines to read them against.
+
+    Args:
+        series: Places and values by name.
+        xlabel: What the places are.
+        ylabel: What the values are.
+        log: Which axes are logarithmic.
+        levels: Values of level lines by name.
+
+    Raises:
+        ValueError: Nothing to draw, or places and values that do not fit.
+    """
+    if not any(len(x) for x, _ in series.values()):
+        raise ValueError("no points to draw")
+    for name, (x, y) in series.items():
+        if len(x) != len(y):
+            raise ValueError(f"{name!r} has {len(x)} places and {len(y)} values")
+    styles = method_styles([*series])
+    levels = levels or {}
+    alt = f"{ylabel} against {xlabel}. " + " ".join(
+        f"{name}: from {y[0]:.3g} at {x[0]:.3g} to {y[-1]:.3g} at {x[-1]:.3g}."
+        for name, (x, y) in series.items()
+        if len(x)
+    )
+    alt += "".join(f" Level line {name} at {value:.3g}." for name, value in levels.items())
+    with styled():
+        figure = new_figure(0.78 * WIDTH, 3.4)
+        axes = figure.subplots()
+        for name, (x, y) in series.items():
+            style = styles[name]
+            crowded = len(x) > 40
+            marks: dict[str, Any] = {"color": style.colour} if crowded else style.mark()
+            axes.plot(
+                np.asarray(x, float),
+                np.asarray(y, float),
+                label=name,
+                markersize=4.5,
+                linewidth=1.2 if crowded else 1.6,
+                **marks,
+            )
+        for name, value in levels.items():
+            axes.axhline(value, color="#777777", linestyle="--", linewidth=1)
+            axes.annotate(
+                name,
+                (1.0, value),
+                xycoords=("axes fraction", "data"),
+                ha="right",
+                va="bottom",
+                fontsize=8,
+                color=QUIET,
+            )
+        if "x" in log:
+            axes.set_xscale("log")
+        if "y" in log:
+            axes.set_yscale("log")
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        if len(series) > 1:
+            figure.legend(loc="outside lower center", ncols=min(3, len(series)), labelcolor=QUIET)
+        return Picture(figure, alt)
+
+
+__all__ = ["lines"]
