@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
@@ -24,13 +23,8 @@ from segnb.models import (
 )
 from segnb.recipe import DatasetName, Recipe, Tier, preset
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytest_plugins = ["tiny"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def on_meta(recipe: Recipe) -> SegmentationNetwork:

@@ -1,18 +1,19 @@
 """A data set and a recipe so small that whole runs are tested in a second or two.
 
 A pytest plugin: a test module that says ``pytest_plugins = ["tiny"]`` has these fixtures, and all
-modules share the finished runs.
+modules share the finished runs. (Test modules import it before pytest does: PYTEST_DONT_REWRITE.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from segnb import ledger
@@ -88,6 +89,15 @@ def places(tiny_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tiny_root
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """The same sums in the same order, and no threads that get in each other's way."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def finished(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Finished]:
     """``finished(method, **changes)``: a finished run, trained once and shared."""
@@ -98,6 +108,8 @@ def finished(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
         recipe = tiny_recipe(method, **changes)
         if recipe.hash not in held:
             results = home / "results"
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("SEGNB_CACHE", str(tiny_root / ".cache"))
                 row = run(
@@ -108,6 +120,7 @@ def finished(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
                     cpu=True,
                     progress_bar=False,
                 )
+            torch.set_num_threads(threads)
             assert row is not None
             held[recipe.hash] = Finished(recipe, run_folder(recipe, home / "runs"), row, results)
         return held[recipe.hash]
