@@ -98,7 +98,7 @@ def denominator_total(
     return total
 
 
-class _Sorted(NamedTuple):
+class SortedPixels(NamedTuple):
     """Pixels that take part, scaled, in an order that makes a class a stretch.
 
     Attributes:
@@ -112,34 +112,34 @@ class _Sorted(NamedTuple):
     order: Tensor
 
 
-def _sort(
+def sort_pixels(
     features: Tensor, labels: Tensor, temperature: float, ignore_index: int, by: Tensor | None
-) -> _Sorted:
+) -> SortedPixels:
     """Scale the features; on the CPU drop ignored pixels and sort by ``by``, then by label."""
     scale = math.sqrt(math.log2(math.e) / temperature)
     if not knows_labels(labels):
         order = torch.arange(len(labels), device=labels.device)
-        return _Sorted(features * scale, labels, order)
+        return SortedPixels(features * scale, labels, order)
     order = torch.argsort(labels, stable=True)
     if by is not None:
         order = order[torch.argsort(by[order], stable=True)]
     order = order[labels[order] != ignore_index]
-    return _Sorted(features[order].mul_(scale), labels[order], order)
+    return SortedPixels(features[order].mul_(scale), labels[order], order)
 
 
-def _put_back(values: Tensor, order: Tensor, like: Tensor, fill: float = 0.0) -> Tensor:
-    """From sorted to the pixels' own places."""
-    result = values.new_full((like.shape[0], *values.shape[1:]), fill)
+def put_back(values: Tensor, order: Tensor, number: int, fill: float = 0.0) -> Tensor:
+    """From sorted to the pixels' own places among so many."""
+    result = values.new_full((number, *values.shape[1:]), fill)
     return result.index_copy_(0, order, values)
 
 
-def _gradient_scale(temperature: float) -> float:
+def gradient_scale(temperature: float) -> float:
     """From products with scaled features to the gradient: undo one scale, divide by tau."""
     return 1.0 / math.sqrt(temperature * math.log2(math.e))
 
 
 def _bands(
-    anchors: _Sorted, keys: _Sorted, ignore_index: int, pairs: Pairs, split: int
+    anchors: SortedPixels, keys: SortedPixels, ignore_index: int, pairs: Pairs, split: int
 ) -> Iterator[Band]:
     size = anchors.features.element_size()
     if knows_labels(anchors.labels):
@@ -184,8 +184,8 @@ def _logsumexp_pass(
     second_part = torch.arange(keys.shape[1], device=keys.device) >= split
     with _own_arithmetic(anchors):
         for b in range(len(anchors)):
-            a = _sort(anchors[b], anchor_labels[b], temperature, ignore_index, None)
-            k = _sort(keys[b], key_labels[b], temperature, ignore_index, second_part)
+            a = sort_pixels(anchors[b], anchor_labels[b], temperature, ignore_index, None)
+            k = sort_pixels(keys[b], key_labels[b], temperature, ignore_index, second_part)
             logs, to_anchors, to_keys = _tiles.band_pass(
                 a.features,
                 k.features,
@@ -193,11 +193,11 @@ def _logsumexp_pass(
                 unshifted=_tiles.fits_unshifted(a.features, k.features),
                 factors=None if factors is None else factors[b][a.order],
             )
-            result = [_put_back(logs * _LN2, a.order, anchors[b], -torch.inf)]
+            result = [put_back(logs * _LN2, a.order, len(anchors[b]), -torch.inf)]
             if to_anchors is not None and to_keys is not None:
-                scale = _gradient_scale(temperature)
-                result.append(_put_back(to_anchors.mul_(scale), a.order, anchors[b]))
-                result.append(_put_back(to_keys.mul_(scale), k.order, keys[b]))
+                scale = gradient_scale(temperature)
+                result.append(put_back(to_anchors.mul_(scale), a.order, len(anchors[b])))
+                result.append(put_back(to_keys.mul_(scale), k.order, len(keys[b])))
             results.append(result)
     stacked = [torch.stack(column) for column in zip(*results, strict=True)]
     if len(stacked) == 1:
@@ -300,11 +300,11 @@ def _self_pass(
     results = []
     with _own_arithmetic(features):
         for b in range(len(features)):
-            pixels = _sort(features[b], labels[b], temperature, ignore_index, None)
+            pixels = sort_pixels(features[b], labels[b], temperature, ignore_index, None)
             tiles = _self_tiles(pixels, ignore_index, pairs)
             unshifted = _tiles.fits_unshifted(pixels.features, pixels.features)
             logs = _tiles.log_row_sums(pixels.features, tiles, unshifted=unshifted)
-            result = [_put_back(logs * _LN2, pixels.order, features[b], -torch.inf)]
+            result = [put_back(logs * _LN2, pixels.order, len(features[b]), -torch.inf)]
             if factors is not None:
                 gradient = torch.zeros_like(pixels.features)
                 _tiles.add_products(
@@ -315,14 +315,14 @@ def _self_pass(
                     tiles,
                     unshifted=unshifted,
                 )
-                gradient.mul_(_gradient_scale(temperature))
-                result.append(_put_back(gradient, pixels.order, features[b]))
+                gradient.mul_(gradient_scale(temperature))
+                result.append(put_back(gradient, pixels.order, len(features[b])))
             results.append(result)
     stacked = [torch.stack(column) for column in zip(*results, strict=True)]
     return stacked[0], stacked[1] if len(stacked) > 1 else None
 
 
-def _self_tiles(pixels: _Sorted, ignore_index: int, pairs: Pairs) -> list[Tile]:
+def _self_tiles(pixels: SortedPixels, ignore_index: int, pairs: Pairs) -> list[Tile]:
     tiles = _tiles.tiles_of_all_pairs(len(pixels.labels), diagonal=False)
     if pairs == "all" and knows_labels(pixels.labels):
         return list(tiles)
@@ -409,7 +409,7 @@ class _Group(NamedTuple):
 
 
 def _official_tiles(
-    pixels: _Sorted, images: Tensor, ignore_index: int
+    pixels: SortedPixels, images: Tensor, ignore_index: int
 ) -> tuple[list[Tile], list[_Group]]:
     """Tiles of negatives, and of positives in groups."""
     labels = pixels.labels
@@ -460,24 +460,24 @@ def _official_pass(
     results = []
     with _own_arithmetic(features):
         for b in range(len(features)):
-            pixels = _sort(features[b], labels[b], temperature, ignore_index, images[b])
+            pixels = sort_pixels(features[b], labels[b], temperature, ignore_index, images[b])
             sorted_factors = None
             if factors is not None:
                 sorted_factors = factors[b][pixels.order]
             losses, gradient = _official_image(
                 pixels, images[b][pixels.order], sorted_factors, ignore_index
             )
-            result = [_put_back(losses, pixels.order, features[b])]
+            result = [put_back(losses, pixels.order, len(features[b]))]
             if gradient is not None:
-                gradient.mul_(_gradient_scale(temperature))
-                result.append(_put_back(gradient, pixels.order, features[b]))
+                gradient.mul_(gradient_scale(temperature))
+                result.append(put_back(gradient, pixels.order, len(features[b])))
             results.append(result)
     stacked = [torch.stack(column) for column in zip(*results, strict=True)]
     return stacked[0], stacked[1] if len(stacked) > 1 else None
 
 
 def _official_image(
-    pixels: _Sorted, images: Tensor, factors: Tensor | None, ignore_index: int
+    pixels: SortedPixels, images: Tensor, factors: Tensor | None, ignore_index: int
 ) -> tuple[Tensor, Tensor | None]:
     """Three passes: sums over negatives; positives, with their gradient; negatives' gradient."""
     features = pixels.features

@@ -215,6 +215,16 @@ def masked_bands(
         yield Band(rows, (cols,), forbidden(functools.partial(allowed, rows, cols)))
 
 
+def bands_without_self(number: int, keys: int, size: int) -> Iterator[Band]:
+    """All pairs of anchors with keys, among which the anchors come first, without themselves."""
+
+    def clear_own(start: int, tile: Tensor, value: float) -> None:
+        tile.diagonal(start).fill_(value)
+
+    for rows in chunks(0, number, band_rows(keys, size)):
+        yield Band(rows, (slice(0, keys),), functools.partial(clear_own, rows.start))
+
+
 def band_rows(keys: int, size: int) -> int:
     """Rows of a band over so many keys of so many bytes each."""
     return min(256, max(32, BAND_BYTES // (max(keys, 1) * size)))
@@ -429,6 +439,42 @@ def band_pass(
             key_gradient[cols].addmm_(weights[:, place].T, scaled)
         anchor_gradient[rows].mul_(scale)
     return logs, anchor_gradient, key_gradient
+
+
+def band_products(
+    anchors: Tensor,
+    keys: Tensor,
+    anchor_terms: tuple[Tensor, Tensor],
+    key_terms: tuple[Tensor, Tensor],
+    bands: Iterable[Band],
+) -> Tensor:
+    """The rows of a symmetric product that belong to the anchors: ``M K`` with
+
+    ``M_pk = c_p exp2(s_pk - log_p) + c_k exp2(s_pk - log_k)``.
+
+    Args:
+        anchors: ``[N, D]``.
+        keys: ``[M, D]``, among them the anchors.
+        anchor_terms: c and log of the anchors; a log that is -inf drops its term.
+        key_terms: The same of the keys.
+        bands: The pairs where M is not zero.
+    """
+    gradient = torch.zeros_like(anchors)
+    scratch = Scratch(anchors)
+    (row_factors, row_logs), (col_factors, col_logs) = (
+        (torch.where(logs == -torch.inf, 0.0, factors), torch.where(logs == -torch.inf, 0.0, logs))
+        for factors, logs in (anchor_terms, key_terms)
+    )
+    for rows, ranges, clear in bands:
+        (cols,) = ranges
+        scores = scratch.scores(0, anchors[rows], keys[cols])
+        second = torch.sub(scores, col_logs[None, cols], out=scratch.tile(1, scores.shape))
+        second.exp2_().mul_(col_factors[None, cols])
+        matrix = scores.sub_(row_logs[rows, None]).exp2_().mul_(row_factors[rows, None])
+        matrix.add_(second)
+        clear(matrix, 0.0)
+        gradient[rows] = matrix @ keys[cols]
+    return gradient
 
 
 # ------------------------------------------------------------------------------------- helpers
