@@ -1,0 +1,111 @@
+"""The ledger: whole lines, each recipe once, however many write to it."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+from tiny import ledger_row
+
+from segnb import ledger
+from segnb.errors import DataError
+from segnb.recipe import Recipe
+
+
+def row(seed: int, **values: object) -> ledger.Row:
+    return ledger_row(Recipe(seed=seed), **values)
+
+
+def test_no_ledger_is_an_empty_one(tmp_path: Path) -> None:
+    assert ledger.read(tmp_path / "ledger.jsonl") == []
+
+
+def test_rows_come_back_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "ledger.jsonl"
+    rows = [row(seed) for seed in range(3)]
+    for one in rows:
+        ledger.add(path, one)
+    assert ledger.read(path) == rows
+    assert ledger.read(str(path)) == rows
+
+
+def test_a_row_of_the_same_recipe_gives_way(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    for one in (row(0, miou_val=1.0), row(1), row(0, miou_val=2.0)):
+        ledger.add(path, one)
+    assert [(r["seed"], r["miou_val"]) for r in ledger.read(path)] == [(1, 10.0), (0, 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"dataset": "shapes"', "line 2 is not JSON"),
+        ("[1, 2]", "line 2 is not a row"),
+        ("7", "line 2 is not a row"),
+        ('{"dataset": "shapes"}', "line 2 has no 'tier'"),
+    ],
+)
+def test_a_broken_line_is_named(tmp_path: Path, line: str, words: str) -> None:
+    path = tmp_path / "ledger.jsonl"
+    text = f"{json.dumps(row(0))}\n{line}\n{json.dumps(row(1))}\n"
+    path.write_text(text)
+    for act in (lambda: ledger.read(path), lambda: ledger.add(path, row(2))):
+        with pytest.raises(DataError) as caught:
+            act()
+        assert words in str(caught.value)
+        assert str(path) in str(caught.value)
+    assert path.read_text() == text  # nothing is lost by trying
+
+
+def test_empty_lines_are_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_text(f"\n{json.dumps(row(0))}\n\n")
+    assert ledger.read(path) == [row(0)]
+
+
+@pytest.mark.parametrize("name", ledger.REQUIRED)
+def test_every_field_is_needed(tmp_path: Path, name: str) -> None:
+    one = row(0)
+    del one[name]
+    with pytest.raises(DataError, match=f"needs '{name}'"):
+        ledger.add(tmp_path / "ledger.jsonl", one)
+    assert not (tmp_path / "ledger.jsonl").exists()
+
+
+def test_a_write_that_fails_leaves_the_old_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ledger.jsonl"
+    ledger.add(path, row(0))
+
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="no space left"):
+        ledger.add(path, row(1))
+    monkeypatch.undo()
+    assert ledger.read(path) == [row(0)]
+    assert {p.name for p in tmp_path.iterdir()} <= {"ledger.jsonl", "ledger.jsonl.lock"}
+
+
+def add_many(path: Path, start: int, count: int) -> None:
+    for seed in range(start, start + count):
+        ledger.add(path, row(seed))
+
+
+def test_two_processes_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    server = multiprocessing.get_context("forkserver")
+    writers = [server.Process(target=add_many, args=(path, start, 25)) for start in (0, 100)]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        ledger.read(path)  # a reader sees whole lines at all times
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    seeds = sorted(one["seed"] for one in ledger.read(path))
+    assert seeds == [*range(25), *range(100, 125)]
