@@ -85,8 +85,8 @@ plots.contact_sheet(list(labelled.images[:8]), list(labelled.masks[:8]), info)
 # %% [markdown]
 # **How to read it.** Images above, masks below, a colour for each class. What a toy is called
 # depends on outline *and* pattern, never on its colours: a striped disc is a ball, a dotted one a
-# cookie. So sky, sea and sand are easy and the toys are not; do not expect to learn all of them from
-# this few images in three minutes. Notebook 01 looks closer.
+# cookie. So sky, sea and sand are easy and the toys are not; do not expect to learn all of them
+# from this few images in three minutes. Notebook 01 looks closer.
 
 # %% [markdown]
 # ## The loss of stage 1
