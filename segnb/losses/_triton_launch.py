@@ -149,11 +149,11 @@ def masked_logsumexp(
         float32 ``[B, N]``, ``-inf`` for anchors that are ignored or have no key, and the packed
         anchors and keys for the backward pass (the same object twice where they are one set).
     """
-    packed_anchors = _pack(anchors, anchor_labels, None, ignore_index)
+    packed_anchors = pack(anchors, anchor_labels, None, ignore_index)
     if keys is None or key_labels is None:
         packed_keys = packed_anchors
     else:
-        packed_keys = _pack(keys, key_labels, None, ignore_index)
+        packed_keys = pack(keys, key_labels, None, ignore_index)
     tiles = tiles or choose_tiles("forward", packed_anchors.features)
     batch, size, _ = anchors.shape
     lse = torch.empty((batch, size), dtype=torch.float32, device=anchors.device)
@@ -303,7 +303,7 @@ def official_anchor_losses(
     Returns:
         float32 ``[B, N]``, 0 for ignored anchors, and what the backward pass needs.
     """
-    packed = _pack(features, labels, images, ignore_index)
+    packed = pack(features, labels, images, ignore_index)
     tiles = tiles or choose_tiles("forward", packed.features)
     batch, size, _ = features.shape
     padded = packed.keys.shape[1]
@@ -477,7 +477,7 @@ def _interpreted() -> bool:
     return isinstance(_triton_kernels.pack, InterpretedFunction)
 
 
-def _pack(
+def pack(
     features: Tensor, labels: Tensor, images: Tensor | None, ignore_index: int
 ) -> PackedPixels:
     """Sort the pixels and lay them out for the kernels."""

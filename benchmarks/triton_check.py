@@ -1,0 +1,467 @@
+"""Check and time the Triton back end on the NVIDIA GPU at hand, and sweep its tiles.
+
+    PYTHONPATH=. python benchmarks/triton_check.py                  # everything, some minutes
+    PYTHONPATH=. python benchmarks/triton_check.py --parts values times
+
+Three tables: errors against float64 with the limits they must keep, times of forward and backward
+pass against the plain form and its ``torch.compile``, and times by tile shape. Without a GPU,
+``TRITON_INTERPRET=1`` and ``--pixels 72 --batch 1`` run the first two on the CPU, which shows that
+this script works and nothing about speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import plain
+import torch
+from torch import Tensor
+
+from segnb.losses import _triton
+from segnb.losses import _triton_launch as launch
+from segnb.losses._triton_launch import Tiles
+
+TEMPERATURE = 0.07
+IGNORE = 255
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+#: Operands: type of the features, whether tf32 is allowed, limits of the relative errors of
+#: values and gradients against float64 on the same (rounded) features.
+OPERANDS = {
+    "fp32": (torch.float32, False, 1e-6, 1e-6),
+    "tf32": (torch.float32, True, 2e-3, 2e-3),
+    "bf16": (torch.bfloat16, False, 1e-6, 4e-3),
+    "fp16": (torch.float16, False, 1e-6, 2e-3),
+}
+if DEVICE.type == "cpu":
+    del OPERANDS["bf16"]  # the interpreter multiplies it wrongly
+
+
+# ------------------------------------------------------------------------------------- inputs
+
+
+def unit_features(batch: int, size: int, width: int, dtype: torch.dtype, *, seed: int) -> Tensor:
+    """Random unit features: their similarities are spread around 0."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(batch, size, width, generator=generator)
+    return torch.nn.functional.normalize(features, dim=2).to(DEVICE, dtype)
+
+
+def label_maps(kind: str, batch: int, side: int, *, seed: int) -> Tensor:
+    """Label maps ``[batch, side, side]``: ``dense``, ``street`` or ``voc``.
+
+    ``street``: bands and many small regions of 14 classes; ``voc``: background and two objects.
+    ``dense`` gives every class a part of every row.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.zeros(batch, side, side, dtype=torch.int64)
+    if kind == "dense":
+        maps[:] = torch.arange(side) * 8 // side
+        return maps.to(DEVICE)
+
+    def draw(high: int) -> int:
+        return int(torch.randint(high, (), generator=generator))
+
+    for one in maps:
+        if kind == "street":
+            heights = (0.0, 0.12, 0.55, 0.62)
+            for label, start in enumerate(heights):
+                one[int(start * side) :] = label
+        for number in range(24 if kind == "street" else 2):
+            size = side // 6 if kind == "street" else side // 2
+            height, width = 1 + draw(size), 1 + draw(size)
+            if kind == "voc":
+                height, width = height + side // 4, width + side // 4
+            top, left = draw(max(1, side - height)), draw(max(1, side - width))
+            label = 4 + draw(10) if kind == "street" else 1 + number
+            one[top : top + height, left : left + width] = label
+    return maps.to(DEVICE)
+
+
+def pair_inputs(kind: str, batch: int, pixels: int, *, seed: int) -> tuple[Tensor, Tensor]:
+    """Labels and image numbers ``[batch, pixels]``: two images, or one for ``dense``."""
+    side = int((pixels / (1 if kind == "dense" else 2)) ** 0.5)
+    if kind == "dense":
+        labels = label_maps(kind, batch, side + 1, seed=seed).flatten(1)[:, :pixels]
+        return labels, torch.zeros_like(labels)
+    maps = label_maps(kind, 2 * batch, side, seed=seed).view(batch, 2, side * side)
+    images = torch.arange(2, device=DEVICE)[None, :, None].expand_as(maps)
+    return maps.flatten(1), images.flatten(1)
+
+
+def needed_share(labels: Tensor, images: Tensor) -> float:
+    """Share of all pairs that the official form needs."""
+    same = labels[:, :, None] == labels[:, None, :]
+    return float((same | (images[:, :, None] == images[:, None, :])).float().mean())
+
+
+# -------------------------------------------------------------------------------------- values
+
+
+def exact_logsumexp(anchors: Tensor, keys: Tensor, allowed: Tensor) -> Tensor:
+    """Masked logsumexp; rows without a key are zero and have no gradient."""
+    scores = (anchors @ keys.transpose(1, 2) / TEMPERATURE).masked_fill(~allowed, -torch.inf)
+    some = allowed.any(2)
+    return scores.masked_fill(~some[:, :, None], 0.0).logsumexp(2).masked_fill(~some, 0.0)
+
+
+def exact_official(features: Tensor, labels: Tensor, images: Tensor) -> Tensor:
+    """Losses of the official form in the features' own arithmetic."""
+    used = labels != IGNORE
+    both = used[:, :, None] & used[:, None, :]
+    same = labels[:, :, None] == labels[:, None, :]
+    negative = both & ~same & (images[:, :, None] == images[:, None, :])
+    logs = exact_logsumexp(features, features, negative)
+    scores = features @ features.transpose(1, 2) / TEMPERATURE
+    positive = both & same
+    terms = torch.nn.functional.softplus(logs[:, :, None] - scores, threshold=100)
+    terms = terms.masked_fill(~(positive & negative.any(2)[:, :, None]), 0.0)
+    return terms.sum(2) / positive.sum(2).clamp_min(1)
+
+
+def relative(actual: Tensor, expected: Tensor) -> float:
+    """Norm of the difference over the norm."""
+    size = expected.norm()
+    return float((actual.double() - expected).norm() / size) if size > 0 else 0.0
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Allow tf32 products for a while."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def check_values(pixels: int, width: int) -> bool:
+    """Print errors of every form and operand type against float64; True if all keep limits."""
+    print(f"\n## Errors against float64, {pixels} pixels, {width} channels\n")
+    print("| form | operands | values | limit | gradients | limit | repeats bit for bit |  |")
+    print("| --- " * 8 + "|")
+    labels, images = pair_inputs("street", 1, pixels, seed=3)
+    labels = torch.where(torch.rand(labels.shape, device=DEVICE) < 0.1, IGNORE, labels)
+    size = labels.shape[1]
+    valid = (labels != IGNORE)[:, :, None] & (labels != IGNORE)[:, None, :]
+    same = labels[:, :, None] == labels[:, None, :]
+    self_pair = torch.eye(size, dtype=torch.bool, device=DEVICE)
+    rule = {"all": valid, "same": valid & same, "other": valid & ~same}
+    good = True
+
+    def logsumexp(pairs: str, alone: bool) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+        def fast(a: Tensor, k: Tensor) -> Tensor:
+            values = _triton.masked_logsumexp(
+                a,
+                a if alone else k,
+                labels,
+                labels,
+                temperature=TEMPERATURE,
+                ignore_index=IGNORE,
+                pairs=pairs,  # type: ignore[arg-type]
+                exclude_self=alone,
+            )
+            return torch.where(torch.isinf(values), 0.0, values)
+
+        allowed = rule[pairs] & ~self_pair if alone else rule[pairs]
+        return fast, lambda a, k: exact_logsumexp(a, a if alone else k, allowed)
+
+    forms = {
+        "logsumexp, all keys": logsumexp("all", False),
+        "logsumexp, same class": logsumexp("same", False),
+        "logsumexp, other classes": logsumexp("other", False),
+        "logsumexp, one set without itself": logsumexp("all", True),
+        "official": (
+            lambda a, k: _triton.official_anchor_losses(
+                a, labels, images, temperature=TEMPERATURE, ignore_index=IGNORE
+            ),
+            lambda a, k: exact_official(a, labels, images),
+        ),
+    }
+    for name, (fast, exact) in forms.items():
+        for operands, (dtype, allow, value_limit, gradient_limit) in OPERANDS.items():
+            inputs = [unit_features(1, size, width, dtype, seed=s) for s in (0, 1)]
+            weights = torch.randn(1, size, generator=torch.Generator().manual_seed(2)).to(DEVICE)
+            runs = []
+            for _ in range(2):
+                a, k = (f.clone().requires_grad_() for f in inputs)
+                with tf32(allow):
+                    values = fast(a, k)  # type: ignore[no-untyped-call]
+                    (values * weights).sum().backward()  # type: ignore[no-untyped-call]
+                runs.append((values.detach(), a.grad, k.grad))
+            a, k = (f.double().requires_grad_() for f in inputs)
+            expected = exact(a, k)  # type: ignore[no-untyped-call]
+            (expected * weights).sum().backward()  # type: ignore[no-untyped-call]
+            value_error = relative(runs[0][0], expected.detach())
+            gradient_error = max(
+                relative(got, wanted)
+                for got, wanted in zip(runs[0][1:], (a.grad, k.grad), strict=True)
+                if got is not None and wanted is not None
+            )
+            repeats = all(
+                x is y or (x is not None and y is not None and torch.equal(x, y))
+                for x, y in zip(*runs, strict=True)
+            )
+            kept = value_error < value_limit and gradient_error < gradient_limit and repeats
+            good &= kept
+            print(
+                f"| {name} | {operands} | {value_error:.1e} | {value_limit:.0e} "
+                f"| {gradient_error:.1e} | {gradient_limit:.0e} | {'yes' if repeats else 'NO'} "
+                f"| {'' if kept else 'TOO LARGE'} |",
+                flush=True,
+            )
+    return good
+
+
+# --------------------------------------------------------------------------------------- times
+
+
+def milliseconds(call: Callable[[], object], *, repeats: int) -> tuple[float, float]:
+    """Least and median time of a call on the device, after two calls to warm up."""
+    times = []
+    for number in range(repeats + 2):
+        if DEVICE.type == "cuda":
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            start.record()
+            call()
+            end.record()
+            end.synchronize()
+            taken = start.elapsed_time(end)
+        else:
+            began = time.perf_counter()
+            call()
+            taken = 1000 * (time.perf_counter() - began)
+        if number >= 2:
+            times.append(taken)
+    return min(times), statistics.median(times)
+
+
+def peak(call: Callable[[], object]) -> float:
+    """GiB of device memory that a call takes on top of what is there."""
+    if DEVICE.type != "cuda":
+        return 0.0
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / 2**30
+
+
+def official_step(features: Tensor, labels: Tensor, images: Tensor) -> Callable[[], None]:
+    """Forward and backward pass of the official form through the operators."""
+
+    def step() -> None:
+        features.grad = None
+        losses = _triton.official_anchor_losses(
+            features, labels, images, temperature=TEMPERATURE, ignore_index=IGNORE
+        )
+        losses.mean().backward()  # type: ignore[no-untyped-call]
+
+    return step
+
+
+def logsumexp_step(features: Tensor, labels: Tensor) -> Callable[[], None]:
+    """Forward and backward pass of the logsumexp of a set against itself, all pairs."""
+
+    def step() -> None:
+        features.grad = None
+        _triton.masked_logsumexp(  # type: ignore[no-untyped-call]
+            features,
+            features,
+            labels,
+            labels,
+            temperature=TEMPERATURE,
+            ignore_index=IGNORE,
+            pairs="all",
+            exclude_self=True,
+        ).mean().backward()
+
+    return step
+
+
+def plain_step(
+    features: Tensor, labels: Tensor, images: Tensor, loss: Callable[..., Tensor]
+) -> Callable[[], None]:
+    """The plain form, a pair at a time so that it fits; ``dense`` is split into two halves."""
+    half = features.shape[1] // 2
+
+    def step() -> None:
+        features.grad = None
+        for f, y in zip(features, labels, strict=True):
+            loss(f[:half], f[half:], y[:half], y[half:], TEMPERATURE).backward()  # type: ignore[no-untyped-call]
+
+    return step
+
+
+def report_times(batch: int, pixels: int, width: int, repeats: int) -> None:
+    """Print forward and backward times by labels and operands, and the plain form's."""
+    print(f"\n## Forward and backward, B = {batch}, N = {pixels}, D = {width}\n")
+    print("| labels | share of pairs | what | operands | min, ms | median, ms | TFLOP/s | GiB |")
+    print("| --- " * 8 + "|")
+    for kind in ("dense", "street", "voc"):
+        labels, images = pair_inputs(kind, batch, pixels, seed=5)
+        share = needed_share(labels[:1], images[:1])
+        size = labels.shape[1]
+
+        def row(
+            what: str,
+            operands: str,
+            step: Callable[[], None],
+            share: float,
+            count: int,
+            kind: str = kind,
+            size: int = size,
+        ) -> None:
+            least, median = milliseconds(step, repeats=count)
+            rate = 6 * size**2 * width * batch * share / least / 1e9
+            print(
+                f"| {kind} | {share:.2f} | {what} | {operands} | {least:.2f} | {median:.2f} "
+                f"| {rate:.0f} | {peak(step):.2f} |",
+                flush=True,
+            )
+
+        for operands, (dtype, allow, _, _) in OPERANDS.items():
+            features = unit_features(batch, size, width, dtype, seed=0).requires_grad_()
+            with tf32(allow):
+                row("official", operands, official_step(features, labels, images), share, repeats)
+                if kind == "dense":
+                    row("logsumexp", operands, logsumexp_step(features, labels), 1.0, repeats)
+        if DEVICE.type == "cuda":
+            features = unit_features(batch, size, width, torch.float32, seed=0).requires_grad_()
+            few = max(2, repeats // 8)
+            for operands, allow in (("fp32", False), ("tf32", True)):
+                with tf32(allow):
+                    step = plain_step(features, labels, images, plain.official_cross)
+                    row("plain, eager", operands, step, 1.0, few)
+                    compiled = torch.compile(plain.official_cross)
+                    step = plain_step(features, labels, images, compiled)
+                    row("plain, torch.compile", operands, step, 1.0, few)
+            features = features.detach().bfloat16().requires_grad_()
+            step = plain_step(features, labels, images, plain.official_cross)
+            row("plain, eager", "bf16", step, 1.0, few)
+
+
+# --------------------------------------------------------------------------------------- sweep
+
+FORWARD_TILES = [
+    Tiles(rows=r, columns=c, warps=w, stages=s)
+    for r, c, w, s in (
+        (128, 64, 8, 2),
+        (128, 64, 8, 3),
+        (128, 64, 8, 4),
+        (128, 32, 8, 4),
+        (128, 32, 4, 3),
+        (128, 64, 4, 3),
+        (64, 64, 4, 2),
+        (64, 64, 4, 3),
+        (256, 32, 8, 3),
+        (256, 64, 8, 2),
+        (256, 64, 8, 3),
+        (256, 64, 16, 3),
+    )
+]
+BACKWARD_TILES = [
+    Tiles(rows=r, columns=c, warps=w, stages=s)
+    for r, c, w, s in (
+        (128, 64, 8, 2),
+        (128, 64, 8, 3),
+        (128, 64, 8, 4),
+        (128, 32, 8, 3),
+        (128, 32, 8, 4),
+        (128, 32, 8, 6),
+        (64, 64, 4, 2),
+        (64, 32, 4, 3),
+        (64, 64, 8, 3),
+        (64, 32, 8, 3),
+        (128, 64, 16, 3),
+        (256, 32, 16, 2),
+    )
+]
+
+
+def passes(
+    features: Tensor, labels: Tensor, images: Tensor
+) -> Iterator[tuple[str, Callable[..., object], list[Tiles]]]:
+    """Every pass over these pixels, as a function of ``tiles``, and the tiles to try."""
+    options: dict[str, Any] = {"temperature": TEMPERATURE, "ignore_index": IGNORE}
+    rules: dict[str, Any] = {"pairs": "all", "exclude_self": True}
+    backward: dict[str, Any] = {
+        "width": features.shape[2],
+        "dtype": features.dtype,
+        "temperature": TEMPERATURE,
+    }
+    grad = torch.full(labels.shape, 1.0 / labels.numel(), device=DEVICE)
+
+    forward = partial(launch.official_anchor_losses, features, labels, images, **options)
+    yield "official forward", forward, FORWARD_TILES
+    _, packed, state = forward()
+    yield (
+        "official backward",
+        partial(launch.official_anchor_losses_backward, grad, packed, state, **backward),
+        BACKWARD_TILES,
+    )
+    forward_lse = partial(launch.masked_logsumexp, features, None, labels, None, **options, **rules)
+    yield "logsumexp forward", forward_lse, FORWARD_TILES
+    lse, packed, same = forward_lse()
+    yield (
+        "logsumexp backward",
+        partial(launch.masked_logsumexp_backward, grad, lse, packed, same, **backward, **rules),
+        BACKWARD_TILES,
+    )
+
+
+def sweep(batch: int, pixels: int, width: int, repeats: int, dtype: torch.dtype) -> None:
+    """Print each pass's time by tile shape, and what sorting and packing take of the forward."""
+    print(f"\n## Tiles, {dtype}, B = {batch}, N = {pixels}, D = {width}: median, ms\n")
+    print("| pass | labels | rows x keys, warps, stages | ms |")
+    print("| --- " * 4 + "|")
+    for kind in ("dense", "street", "voc"):
+        labels, images = pair_inputs(kind, batch, pixels, seed=5)
+        features = unit_features(batch, labels.shape[1], width, dtype, seed=0)
+        packing = partial(launch.pack, features, labels, images, IGNORE)
+        print(f"| sort and pack | {kind} | | {milliseconds(packing, repeats=repeats)[1]:.3f} |")
+        for name, call, choices in passes(features, labels, images):
+            # A logsumexp over all pairs does not depend on the labels.
+            for tiles in choices if kind == "dense" or "official" in name else ():
+                try:
+                    run = partial(call, tiles=tiles)
+                    taken = f"{milliseconds(run, repeats=repeats)[1]:.3f}"
+                except Exception as error:  # a tile the chip has no room for is a row too
+                    taken = type(error).__name__
+                cut = f"{tiles.rows} x {tiles.columns}, {tiles.warps}, {tiles.stages}"
+                print(f"| {name} | {kind} | {cut} | {taken} |", flush=True)
+
+
+def main() -> None:
+    """Run the parts asked for; fails if an error is above its limit."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parts = ("values", "times", "sweep")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--pixels", type=int, default=8450)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=20)
+    options = parser.parse_args()
+    if DEVICE.type == "cuda":
+        print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+    good = True
+    if "values" in options.parts:
+        for pixels, width in ((min(options.pixels, 1250), 64), (options.pixels, options.width)):
+            good &= check_values(pixels, width)
+    if "times" in options.parts:
+        report_times(options.batch, options.pixels, options.width, options.repeats)
+    if "sweep" in options.parts:
+        sweep(options.batch, options.pixels, options.width, options.repeats, torch.bfloat16)
+    if not good:
+        raise SystemExit("some errors are above their limits")
+
+
+if __name__ == "__main__":
+    main()
