@@ -1,7 +1,7 @@
 """Check and time the Triton back end on the NVIDIA GPU at hand, and sweep its tiles.
 
-    PYTHONPATH=. python benchmarks/triton_check.py                  # everything, some minutes
-    PYTHONPATH=. python benchmarks/triton_check.py --parts values times
+    python -m benchmarks.triton_check                  # everything, some minutes
+    python -m benchmarks.triton_check --parts values times
 
 Three tables: errors against float64 with the limits they must keep, times of forward and backward
 pass against the plain form and its ``torch.compile``, and times by tile shape. Without a GPU,
@@ -19,10 +19,10 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import plain
 import torch
 from torch import Tensor
 
+from benchmarks import plain
 from segnb.losses import _triton
 from segnb.losses import _triton_launch as launch
 from segnb.losses._triton_launch import Tiles

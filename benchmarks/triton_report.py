@@ -1,7 +1,7 @@
 """Registers, spills and shared memory of the loss kernels, for GPUs that need not be here.
 
-    python benchmarks/triton_report.py                     # the tiles the package chooses
-    python benchmarks/triton_report.py --arch 90 --kernel official_backward --tiles 128,64,8,3
+    python -m benchmarks.triton_report                     # the tiles the package chooses
+    python -m benchmarks.triton_report --arch 90 --kernel official_backward --tiles 128,64,8,3
 
 The kernels are compiled for the named architectures (Hopper 90, Ampere 80 and 86, Turing 75) and
 the assembler asked what they take. A kernel that spills, or asks for more shared memory than the

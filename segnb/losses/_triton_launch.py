@@ -504,22 +504,23 @@ def pack(
         order,
     )
     rows = max(1, 4096 // dim)
-    kernels.pack[(-(-padded // rows), batch)](
-        features,
-        key,
-        order,
-        packed.features,
-        packed.keys,
-        features.stride(0),
-        features.stride(1),
-        size,
-        padded,
-        packed.features[0].numel(),
-        width,
-        ROWS=rows,
-        D=dim,
-        PARTS=parts,
-    )
+    with torch.cuda.device_of(features):  # type: ignore[no-untyped-call]
+        kernels.pack[(-(-padded // rows), batch)](
+            features,
+            key,
+            order,
+            packed.features,
+            packed.keys,
+            features.stride(0),
+            features.stride(1),
+            size,
+            padded,
+            packed.features[0].numel(),
+            width,
+            ROWS=rows,
+            D=dim,
+            PARTS=parts,
+        )
     return packed
 
 
@@ -535,23 +536,24 @@ def _plan(
         (batch, blocks, kernels.PLAN.value), dtype=torch.int32, device=rows.keys.device
     )
     lanes = 32
-    kernels.plan_tiles[(-(-blocks // lanes), batch)](
-        rows.keys,
-        cols.keys,
-        plan,
-        size,
-        cols.order.shape[1],
-        rows.keys.shape[1],
-        cols.keys.shape[1],
-        blocks,
-        max(size, cols.order.shape[1]).bit_length(),
-        PAIRS=pairs,
-        EXCLUDE_SELF=exclude_self,
-        BM=tiles.rows,
-        BN=tiles.columns,
-        LANES=lanes,
-        num_warps=1,
-    )
+    with torch.cuda.device_of(plan):  # type: ignore[no-untyped-call]
+        kernels.plan_tiles[(-(-blocks // lanes), batch)](
+            rows.keys,
+            cols.keys,
+            plan,
+            size,
+            cols.order.shape[1],
+            rows.keys.shape[1],
+            cols.keys.shape[1],
+            blocks,
+            max(size, cols.order.shape[1]).bit_length(),
+            PAIRS=pairs,
+            EXCLUDE_SELF=exclude_self,
+            BM=tiles.rows,
+            BN=tiles.columns,
+            LANES=lanes,
+            num_warps=1,
+        )
     return plan
 
 
@@ -560,17 +562,19 @@ def _launch(name: str, tiles: Tiles, plan: Tensor, *arguments: Any, **constants:
     from segnb.losses import _triton_kernels as kernels
 
     batch, blocks, _ = plan.shape
-    getattr(kernels, name)[(blocks, batch)](
-        *arguments,
-        **constants,
-        BM=tiles.rows,
-        BN=tiles.columns,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
-        # tf32 is for fp32 operands, which come here only where it is allowed.
-        PRECISION="tf32",
-        enable_fp_fusion=True,
-    )
+    # Triton launches on the current device, which need not be the tensors'.
+    with torch.cuda.device_of(plan):  # type: ignore[no-untyped-call]
+        getattr(kernels, name)[(blocks, batch)](
+            *arguments,
+            **constants,
+            BM=tiles.rows,
+            BN=tiles.columns,
+            num_warps=tiles.warps,
+            num_stages=tiles.stages,
+            # tf32 is for fp32 operands, which come here only where it is allowed.
+            PRECISION="tf32",
+            enable_fp_fusion=True,
+        )
 
 
 def _sorted_values(values: Tensor, pixels: PackedPixels, fill: float) -> Tensor:
