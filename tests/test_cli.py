@@ -1,0 +1,238 @@
+"""The command line: words that help, one line for an error, exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny import STEPS, Finished, ledger_row, tiny_recipe
+
+from segnb import cli, ledger, runs
+from segnb.recipe import Stage, preset
+
+pytest_plugins = ["tiny"]
+pytestmark = pytest.mark.usefixtures("one_thread", "places")
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert f"usage: segnb {command}" in text
+    options, _ = cli.COMMANDS[command]
+    first = (options.__doc__ or "").splitlines()[0]
+    assert first.split(";")[0][:60] in " ".join(text.split())
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
+def test_the_overview_names_every_command(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {command} " in text for command in cli.COMMANDS)
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    told = capsys.readouterr()
+    assert told.err.count("\n") == 1
+    assert told.err.startswith("segnb: ")
+    assert "Traceback" not in told.err
+    return told.err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["fly"], 2, "no command 'fly'"),
+        (["run", "--temperature", "-1"], 2, "temperature is -1.0"),
+        (["sweep", "--fractions", "0.5", "7"], 2, "fraction is 7.0"),
+        (["run", "--architecture", "Nothing"], 1, "'Nothing' is not known"),
+        (["run", "--finetune.batch", "1", "--method", "ce"], 1, "batch 1"),
+        (["run", "--precision", "fp16", "--cpu"], 1, "precision 'fp16'"),
+        (["run", "--dataset", "voc", "--tier", "smoke", "--cpu"], 1, "VOC2012"),
+        (["pretrain", "--method", "ce", "--tier", "smoke", "--cpu"], 1, "no stage 1"),
+        (["finetune", "nowhere"], 1, "nowhere holds no run"),
+        (["evaluate", "nowhere"], 1, "nowhere holds no run"),
+        (["predict", "nowhere", "images"], 1, "nowhere holds no run"),
+        (["table", "--results", "nowhere"], 1, "holds no runs"),
+    ],
+)
+def test_errors_are_one_line_and_a_code(
+    words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    places = ["--runs", str(tmp_path)] if words[0] in ("run", "pretrain") else []
+    assert cli.main([*words, *places]) == code
+    assert said in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "--dataset", "nope"], "invalid choice: 'nope'"),
+        (["run", "--tier", "nope"], "invalid choice: 'nope'"),
+        (["run", "--method", "nope"], "nope"),
+        (["run", "--pretrain.lr", "0"], "recipe: lr is 0.0"),
+        (["run", "--no-such-option", "1"], "no-such-option"),
+        (["evaluate"], "folder"),
+    ],
+)
+def test_words_that_cannot_be_read(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 2
+    told = capsys.readouterr()
+    assert said in (told.err + told.out).lower()
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> int:
+        raise ValueError("a fault")
+
+    monkeypatch.setitem(cli.COMMANDS, "doctor", (cli.Doctor, fail))
+    with pytest.raises(ValueError, match="a fault"):
+        cli.main(["doctor"])
+
+
+def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, "doctor", (cli.Doctor, stop))
+    assert cli.main(["doctor"]) == 130
+
+
+def test_a_preset_is_the_ground_that_flags_change() -> None:
+    options = cli._parse(cli.Run, "run", ["--dataset", "voc", "--tier=paper", "--no-flip"])
+    assert options.recipe == preset("voc", "paper").replace(flip=False)
+
+
+def test_a_run_from_its_own_command_and_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny_recipe(finetune=Stage(steps=2, batch=4), pretrain=Stage(steps=2, batch=4))
+    places = ["--cpu", "--quiet", "--runs", str(tmp_path), "--results", str(tmp_path / "results")]
+    words = recipe.command().split()[1:]
+    folder = runs.run_folder(recipe, tmp_path)
+
+    assert cli.main(["pretrain", *words[1:], *places]) == 0
+    told = capsys.readouterr().out
+    assert f"segnb finetune {folder}" in told
+    assert "image passes" in told  # the cost, before it starts
+    assert cli.main(["finetune", str(folder), *places]) == 0
+    first = capsys.readouterr().out
+    assert "mIoU val" in first
+    assert "6 labelled images, 4 steps" in first
+    assert cli.main([*words, *places]) == 0
+    assert capsys.readouterr().out == first  # finished: told again, not trained again
+    rows = ledger.read(tmp_path / "results" / "ledger.jsonl")
+    assert [row["recipe_hash"] for row in rows] == [recipe.hash]
+
+    assert cli.main(["sweep", *words[1:], "--seeds", "0", "1", "--dry-run", *places]) == 0
+    told = capsys.readouterr().out
+    assert "2 recipes, 1 to run" in told
+    assert recipe.replace(seed=1).command() in told
+
+
+def test_a_renamed_folder_is_refused(
+    finished: Callable[..., Finished], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = (finished("ce").folder / "recipe.json").read_bytes()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "recipe.json").write_bytes(recipe)
+    assert cli.main(["finetune", str(tmp_path / "mine")]) == 1
+    assert "was renamed" in one_line(capsys)
+
+
+def test_evaluate_says_what_the_row_says(
+    finished: Callable[..., Finished], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished("ce")
+    assert cli.main(["evaluate", str(run.folder), "--split", "test", "--cpu"]) == 0
+    told = capsys.readouterr().out
+    assert f"mIoU  {run.row['miou_test']:5.1f}" in told
+    assert "bicyclist" in told
+
+
+def test_predict_names_what_it_wrote(
+    finished: Callable[..., Finished],
+    places: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    images, out = places / "CamVid" / "val", tmp_path / "out"
+    run = finished("ce").folder
+    assert cli.main(["predict", str(run), str(images), "--out", str(out), "--cpu"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == 4
+    assert all(Path(line).exists() for line in told)
+
+
+def test_table_prints_the_ledger(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for method, miou in (("ce", 20.0), ("ce_long", 25.0)):
+        recipe = preset("shapes", "quick").replace(method=method)
+        ledger.add(tmp_path / "ledger.jsonl", ledger_row(recipe, miou_val=miou, fraction=1 / 16))
+    assert cli.main(["table", "--results", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "**shapes**, quick tier" in told
+    assert "20.0" in told
+    assert "25.0" in told
+    assert cli.main(["table", "--results", str(tmp_path), "--dataset", "voc"]) == 1
+
+
+@pytest.mark.slow
+def test_reproduce_trains_the_three_and_draws_the_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--dataset", "camvid", "--tier", "smoke", "--fraction", "0.5", "--cpu", "--quiet"]
+    places = ["--runs", str(tmp_path), "--results", str(tmp_path / "results")]
+    assert cli.main(["reproduce", *words, *places]) == 0
+    told = capsys.readouterr().out
+    assert "3 recipes: 0 in the ledger, 3 to run" in told
+    assert "| cross-entropy, same compute |" in " ".join(told.split("\n"))
+    figures = {path.name for path in (tmp_path / "results" / "figures").iterdir()}
+    names = ("predictions", "loss_curves", "iou_per_class", "embeddings")
+    assert {f"{name}.png" for name in names} <= figures
+    assert "contrastive" in (tmp_path / "results" / "table.md").read_text()
+
+
+def piped(words: list[str]) -> subprocess.CompletedProcess[str]:
+    """The command with a reader that leaves at once."""
+    program = f"{sys.executable} -m segnb.cli {' '.join(words)}"
+    # The pipe's reader is gone before the first byte is written.
+    script = f"({program}; echo code $? >&2) | (exec <&-; sleep 0.1)"
+    return subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"]])
+def test_a_reader_that_leaves_early_is_no_fault(words: list[str]) -> None:
+    told = piped(words).stderr
+    assert "Traceback" not in told
+    assert "BrokenPipeError" not in told
+    assert "code 1" in told
+
+
+def test_the_overview_does_not_wait_for_torch() -> None:
+    program = "import sys; from segnb import cli; cli.main([]); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=60)
+
+
+def test_one_of_several_processes_tells(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert cli.main([]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_steps_of_the_tiny_recipe_reach_the_command() -> None:
+    assert f"--finetune.steps {STEPS}" in tiny_recipe().command()

@@ -1,0 +1,242 @@
+"""Runs from recipe to ledger row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import COUNTS, STEPS, Finished, ledger_row, tiny_recipe
+
+from segnb import datasets, evaluation, ledger, report, runs, summary
+from segnb.errors import ConfigError, DataError
+from segnb.recipe import Recipe, Stage, preset
+from segnb.training.log import read_log
+
+pytest_plugins = ["tiny"]
+pytestmark = pytest.mark.usefixtures("one_thread", "places")
+
+METHODS = ("ce", "ce_long", "contrastive", "pseudo")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_finished_run_keeps_all_that_tells_how_it_came_about(
+    method: str, finished: Callable[..., Finished]
+) -> None:
+    run = finished(method)
+    names = {path.name for path in run.folder.iterdir() if not path.name.startswith(".")}
+    wanted = {"recipe.json", "environment.json", "ids.json", "log.jsonl", "metrics.json"}
+    wanted |= {"preview.npz", "weights.safetensors"}
+    if run.recipe.uses_contrastive:
+        wanted.add("pretrained.safetensors")
+    assert names == wanted
+    assert runs.read_recipe(run.folder) == run.recipe
+    machine = json.loads((run.folder / "environment.json").read_text())
+    assert machine["torch"] == torch.__version__
+    assert machine["device"] == "cpu"
+    ids = json.loads((run.folder / "ids.json").read_text())
+    assert len(ids["labelled"]) == 6
+    assert ids["train"] == COUNTS["train"]
+    assert ids["evaluated"] == {"val": COUNTS["val"], "test": COUNTS["test"]}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_row_tells_what_was_done(method: str, finished: Callable[..., Finished]) -> None:
+    run = finished(method)
+    row = run.row
+    assert set(ledger.REQUIRED) <= row.keys()
+    assert row == json.loads((run.folder / "metrics.json").read_text())
+    assert (row["dataset"], row["tier"], row["method"]) == ("camvid", "smoke", method)
+    assert row["recipe_hash"] == run.recipe.hash
+    assert Recipe.from_dict(row["recipe"]) == run.recipe
+    assert row["labelled"] == 6
+    assert row["precision"] == "fp32"
+    contrastive = method in ("contrastive", "pseudo")
+    assert (row["form"], row["scope"]) == (("paper", "cross") if contrastive else (None, None))
+    assert (row["temperature"] is None) != contrastive
+    assert row["image_passes"] == run.recipe.image_passes()
+    assert row["steps"] == {"ce": 1, "ce_long": 3, "contrastive": 2, "pseudo": 4}[method] * STEPS
+    for split in ("val", "test"):
+        present = [value for value in row["iou"][split] if value is not None]
+        assert len(row["iou"][split]) == 11
+        assert 0 <= min(present) <= max(present) <= 100
+        assert row[f"miou_{split}"] == pytest.approx(np.mean(present), abs=0.01)
+    stages = {"initial", "finetuned"} | ({"pretrained"} if contrastive else set())
+    assert row["compactness"].keys() == stages
+    assert row["intra"] == row["compactness"]["finetuned"]["intra"]
+
+
+def test_long_cross_entropy_has_exactly_the_passes_of_the_method_it_is_compared_with(
+    finished: Callable[..., Finished],
+) -> None:
+    rows = {method: finished(method).row for method in ("ce_long", "contrastive")}
+    assert rows["ce_long"]["image_passes"] == rows["contrastive"]["image_passes"]
+    # What was done, by the log: steps times batch, twice in stage 1.
+    stages = rows["contrastive"]["stages"]
+    done = 2 * 4 * stages["pretrain"]["step"] + 4 * stages["finetune"]["step"]
+    assert done == 4 * rows["ce_long"]["stages"]["finetune"]["step"]
+
+
+def test_all_methods_start_from_the_same_network(finished: Callable[..., Finished]) -> None:
+    initial = [finished(method).row["compactness"]["initial"] for method in METHODS]
+    assert all(values == initial[0] for values in initial)
+
+
+def test_the_kept_weights_score_what_the_row_says(finished: Callable[..., Finished]) -> None:
+    run = finished()
+    split = datasets.load("camvid", "test")
+    data = datasets.working_set(split, size=run.recipe.size)
+    network = runs.load_network(run.folder)
+    score = evaluation.evaluate(network, split, data, device=torch.device("cpu"))
+    assert round(score.miou, 3) == run.row["miou_test"]
+    pretrained = runs.load_network(run.folder, weights="pretrained")
+    assert pretrained.head.state_dict().keys() != network.head.state_dict().keys()
+
+
+def test_the_ledger_and_the_small_files_are_published(finished: Callable[..., Finished]) -> None:
+    run = finished()
+    held = {row["recipe_hash"]: row for row in ledger.read(ledger.ledger_path(run.results))}
+    assert held[run.recipe.hash] == run.row
+    log = read_log(run.results / run.row["log"])
+    assert [(row["stage"], row["step"]) for row in log] == [
+        (stage, step) for stage in ("pretrain", "finetune") for step in (1, STEPS)
+    ]
+    preview = report.read_preview(run.row, run.results)
+    assert preview["predictions"].shape == (COUNTS["val"], *run.recipe.size)
+    assert set(preview["ids"]) <= set(datasets.load("camvid", "val").ids)
+    embeddings = [preview[f"embeddings_{s}"] for s in ("initial", "pretrained", "finetuned")]
+    assert len({one.shape for one in embeddings}) == 1
+    assert len(embeddings[0]) == len(preview["labels"])
+
+
+def test_a_finished_run_is_not_trained_again(
+    finished: Callable[..., Finished], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = finished("ce")
+    monkeypatch.setattr(runs, "load_splits", None)  # nothing of it is called
+    row = runs.run(run.recipe, runs=run.folder.parent, results=tmp_path, cpu=True)
+    assert row == run.row
+    assert ledger.read(ledger.ledger_path(tmp_path)) == [run.row]
+
+
+def test_a_run_cut_off_between_its_end_and_the_ledger_is_published_and_tidied(
+    finished: Callable[..., Finished], tmp_path: Path
+) -> None:
+    run = finished("ce")
+    (run.folder / "finetune.pt").write_bytes(b"left over")
+    runs.run(run.recipe, runs=run.folder.parent, results=tmp_path, cpu=True)
+    assert not (run.folder / "finetune.pt").exists()
+    assert len(ledger.read(ledger.ledger_path(tmp_path))) == 1
+
+
+def test_the_same_recipe_gives_the_same_numbers(
+    finished: Callable[..., Finished], tmp_path: Path
+) -> None:
+    run = finished("ce")
+    again = runs.run(run.recipe, runs=tmp_path, results=None, cpu=True, progress_bar=False)
+    assert again is not None
+    for name in ("miou_val", "miou_test", "iou", "compactness"):
+        assert again[name] == run.row[name]
+    weights = runs.run_folder(run.recipe, tmp_path) / "weights.safetensors"
+    assert weights.read_bytes() == (run.folder / "weights.safetensors").read_bytes()
+
+
+def test_cross_entropy_has_no_stage_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'ce' has no stage 1"):
+        runs.run(tiny_recipe("ce"), runs=tmp_path, until="pretrain", cpu=True)
+
+
+def test_a_split_list_is_used_and_its_missing_ids_counted(tmp_path: Path) -> None:
+    path = tmp_path / "a list.txt"
+    path.write_text("train/train_03.png trainannot/train_03.png\ntrain_07\nnobody\ntrain_00\n")
+    recipe = tiny_recipe("ce", split_list=str(path), finetune=Stage(steps=1, batch=4))
+    row = runs.run(recipe, runs=tmp_path, results=None, cpu=True, progress_bar=False)
+    assert row is not None
+    assert (row["labelled"], row["fraction"]) == (3, None)
+    ids = json.loads((runs.run_folder(recipe, tmp_path) / "ids.json").read_text())
+    assert sorted(ids["labelled"]) == ["train_00", "train_03", "train_07"]
+    assert ids["missing"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "no JSON object"),
+        ('{"colour": 1}', "no field 'colour'"),
+        ('{"temperature": -1}', "temperature is -1"),
+    ],
+)
+def test_a_folder_that_holds_no_recipe_is_named(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(DataError, match="holds no run"):
+        runs.read_recipe(tmp_path)
+    (tmp_path / "recipe.json").write_text(text)
+    with pytest.raises(DataError, match=words) as caught:
+        runs.read_recipe(tmp_path)
+    assert str(tmp_path / "recipe.json") in str(caught.value)
+
+
+def test_weights_that_are_missing_or_broken_are_named(
+    tmp_path: Path, finished: Callable[..., Finished]
+) -> None:
+    source = finished("ce").folder
+    (tmp_path / "recipe.json").write_bytes((source / "recipe.json").read_bytes())
+    path = tmp_path / "weights.safetensors"
+    with pytest.raises(DataError, match="are not there; train first"):
+        runs.load_network(tmp_path)
+    path.write_bytes((source / "weights.safetensors").read_bytes()[:5000])
+    with pytest.raises(DataError, match="do not fit") as caught:
+        runs.load_network(tmp_path)
+    assert str(path) in str(caught.value)
+
+
+def test_the_initial_network_is_not_disturbed_by_the_state_of_the_process() -> None:
+    one = runs.initial_network(tiny_recipe()).state_dict()
+    torch.rand(17)
+    two = runs.initial_network(tiny_recipe()).state_dict()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+# --- reports ----------------------------------------------------------------------------------
+
+
+def test_a_comparison_draws_all_figures_and_the_table(
+    finished: Callable[..., Finished], tmp_path: Path, places: Path
+) -> None:
+    rows = [finished(method).row for method in ("ce", "ce_long", "contrastive")]
+    results = finished().results
+    figures = report.comparison(rows, results, root=places)
+    assert figures.keys() == {"predictions", "loss_curves", "iou_per_class", "embeddings"}
+    points = report.embedding_points(report.read_preview(rows[2], results))
+    assert list(points) == ["before training", "after stage 1", "after stage 2"]
+    assert all(place.shape == (len(labels), 2) for place, labels in points.values())
+    gone = {**rows[0], "recipe_hash": "0000000000"}
+    with pytest.raises(DataError, match=r"0000000000\.npz is missing; run `segnb run"):
+        report.read_preview(gone, results)
+
+
+def test_tables_hold_the_presets_own_recipes() -> None:
+    plain = preset("shapes", "quick")
+    rows = [
+        ledger_row(
+            plain.replace(method=method, seed=seed),
+            miou_val=miou + seed,
+            form="paper",
+            scope="cross",
+            fraction=1 / 16,
+        )
+        for method, miou in (("ce", 20.0), ("contrastive", 30.0))
+        for seed in range(3)
+    ]
+    study = plain.replace(temperature=0.5)
+    rows.append(ledger_row(study, miou_val=99.0, form="paper", scope="cross"))
+    text = summary.tables(rows)
+    assert "**shapes**, quick tier" in text
+    assert "21.0" in text
+    assert "31.0" in text
+    assert "99" not in text  # a study, not the preset's own recipe
+    with pytest.raises(ConfigError, match="no runs"):
+        summary.tables(rows, dataset="voc")

@@ -1,0 +1,135 @@
+"""Sweeps: each recipe once, the others in spite of one that fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import ledger_row, tiny_recipe
+
+from segnb import ledger, sweep
+from segnb.cost import foretell, readable_seconds
+from segnb.errors import ConfigError, DataError
+from segnb.recipe import Recipe, Stage
+from segnb.training import TrainingStopped
+
+pytest_plugins = ["tiny"]
+pytestmark = pytest.mark.usefixtures("one_thread", "places")
+
+
+def test_a_grid_has_no_recipe_twice() -> None:
+    found = sweep.grid(Recipe(), method=["ce", "contrastive"], temperature=[0.07, 0.2], seed=[0, 1])
+    assert len(found) == 6
+    assert len({recipe.hash for recipe in found}) == 6
+    # Whole comparisons first: all of seed 0, then all of seed 1.
+    assert [recipe.seed for recipe in found] == [0, 0, 0, 1, 1, 1]
+
+
+def test_a_grid_of_nothing_is_the_recipe_itself() -> None:
+    assert sweep.grid(Recipe()) == [Recipe()]
+
+
+def test_a_grid_refuses_a_field_that_is_none() -> None:
+    with pytest.raises(TypeError, match="colour"):
+        sweep.grid(Recipe(), colour=[1])
+
+
+class Runner:
+    """Stands in for the training: fails for some seeds, writes rows for the others."""
+
+    def __init__(self, errors: dict[int, Exception]) -> None:
+        self.errors = errors
+        self.seeds: list[int] = []
+
+    def __call__(self, recipe: Recipe, *, results: Path, **_: Any) -> ledger.Row:
+        self.seeds.append(recipe.seed)
+        if recipe.seed in self.errors:
+            raise self.errors[recipe.seed]
+        row = ledger_row(recipe, seconds=60.0)
+        ledger.add(ledger.ledger_path(results), row)
+        return row
+
+
+def test_a_sweep_skips_what_is_held_and_goes_on_after_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes = sweep.grid(Recipe(), seed=range(4))
+    ledger.add(ledger.ledger_path(tmp_path), ledger_row(recipes[0]))
+    runner = Runner({2: DataError("img.png is broken")})
+    monkeypatch.setattr(sweep, "run", runner)
+    said: list[str] = []
+    failed = sweep.sweep(recipes, results=tmp_path, say=said.append)
+    assert runner.seeds == [1, 2, 3]
+    assert [str(error) for error in failed] == ["img.png is broken"]
+    text = "\n".join(said)
+    assert "4 recipes: 1 in the ledger, 3 to run" in text
+    assert "failed: img.png is broken" in text
+    assert "left)" in text  # how long, once a run has told the pace
+    assert recipes[3].command() in text
+    # Again: only what failed is left.
+    assert sweep.remaining(recipes, tmp_path) == [recipes[2]]
+    again = Runner({})
+    monkeypatch.setattr(sweep, "run", again)
+    assert sweep.sweep(recipes, results=tmp_path, say=said.append) == []
+    assert again.seeds == [2]
+
+
+@pytest.mark.parametrize("stop", [TrainingStopped("stopped"), KeyboardInterrupt()])
+def test_a_sweep_that_is_stopped_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException
+) -> None:
+    runner = Runner({1: stop})  # type: ignore[dict-item]
+    monkeypatch.setattr(sweep, "run", runner)
+    with pytest.raises(type(stop)):
+        sweep.sweep(sweep.grid(Recipe(), seed=range(3)), results=tmp_path, say=lambda _: None)
+    assert runner.seeds == [0, 1]
+
+
+def test_a_fault_of_the_program_is_not_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "run", Runner({0: ZeroDivisionError()}))
+    with pytest.raises(ZeroDivisionError):
+        sweep.sweep([Recipe()], results=tmp_path, say=lambda _: None)
+
+
+def test_a_real_sweep(tmp_path: Path) -> None:
+    base = tiny_recipe("ce", finetune=Stage(steps=1, batch=4))
+    bad = base.replace(finetune=Stage(steps=1, batch=1))
+    options: dict[str, Any] = {
+        "runs": tmp_path / "runs",
+        "results": tmp_path,
+        "cpu": True,
+        "progress_bar": False,
+        "say": lambda _: None,
+    }
+    failed = sweep.sweep([bad, base], **options)
+    assert len(failed) == 1
+    assert isinstance(failed[0], ConfigError)
+    assert [row["recipe_hash"] for row in ledger.read(tmp_path / "ledger.jsonl")] == [base.hash]
+
+
+@pytest.mark.parametrize("method", ["ce", "ce_long", "contrastive", "pseudo"])
+def test_the_cost_is_told(method: Any) -> None:
+    recipe = tiny_recipe(method)
+    cost = foretell(recipe, cpu=True)
+    assert cost.image_passes == recipe.image_passes()
+    assert cost.seconds > 0
+    assert cost.peak_bytes is None
+    assert f"{recipe.image_passes():,} image passes" in str(cost)
+    assert "on cpu" in str(cost)
+
+
+def test_the_cost_of_what_cannot_be_trained_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="batch 1 over 1 process"):
+        foretell(tiny_recipe("ce", finetune=Stage(steps=1, batch=1)), cpu=True)
+    with pytest.raises(ConfigError, match="batch 1 over 1 process"):
+        foretell(tiny_recipe(pretrain=Stage(steps=1, batch=1)), cpu=True)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(45, "45 s"), (720, "12 min"), (12240, "3.4 h"), (0, "0 s")]
+)
+def test_times_can_be_read(seconds: float, text: str) -> None:
+    assert readable_seconds(seconds) == text
