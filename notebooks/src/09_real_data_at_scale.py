@@ -1,0 +1,372 @@
+# %% [markdown]
+# # 09 · Real data at scale
+#
+# Toys are for learning; the question is asked on streets and photographs. This notebook takes the
+# same recipes to CamVid, PASCAL VOC 2012 and Cityscapes, to Colab and to several GPUs.
+#
+# You will
+# - see which data sets are here, and how to get the others,
+# - have time and memory foretold before a run, and compare with what it then took,
+# - let a run be cut off in the middle and go on, as after a Colab session has ended,
+# - start the same recipe on all GPUs of a machine,
+# - read the whole ledger together: tables, label curves, gains, costs.
+#
+# Everything also works with no data at all: **shapes** then takes the place of the real images.
+#
+# Time: some minutes on two processor cores.
+
+# %% [markdown]
+# **What we need.** Nothing new is needed for scale: a recipe names the data set and the tier, and
+# `run` does the rest.
+
+# %%
+import dataclasses
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from IPython.display import Markdown, display
+
+from segnb import datasets, ledger, plots, summary, table
+from segnb.checks import check_largest_batch, check_time_left, judge
+from segnb.cost import foretell, readable_seconds
+from segnb.device import describe
+from segnb.errors import SegnbError
+from segnb.notebook import mount_drive, project_path, tier
+from segnb.recipe import preset
+from segnb.runs import run, run_folder
+from segnb.training import TrainingStopped
+from segnb.training.log import read_log
+
+# %% [markdown]
+# **The knobs.** All of them. `SHORTER` takes that part of a reported run's steps; 1 trains the
+# whole.
+
+# %%
+WANTED = "camvid"  # shapes takes its place where it is missing
+FRACTION = 1 / 32  # share of the training images whose labels are used
+SEED = 0
+SHORTER = 5
+KEEP_ON_DRIVE = False  # on Colab: keep runs on Google Drive, so that they outlive the session
+RESULTS = project_path("results")  # the ledger that is read; a notebook never writes into it
+
+# %% [markdown]
+# ## What is here
+#
+# First the machine. On Colab, choose *Runtime → Change runtime type → T4 GPU* and run this again.
+
+# %%
+machine = describe()
+print(machine)
+print(f"arithmetic: {machine.precision}, because {machine.precision_reason}")
+
+# %% [markdown]
+# Now the data. Each set is looked for in the data folder (`SEGNB_DATA`, or `data/`). What is
+# missing is told together with the command that fetches it; Cityscapes asks for an account of your
+# own, and `segnb fetch` says what to do then. Nothing is downloaded unless you ask.
+
+# %%
+present = []
+for name in datasets.names():
+    try:
+        count = len(datasets.load(name, "train"))
+    except SegnbError:
+        print(f"{name:>12}  not here; to get it:  segnb fetch {name}")
+    else:
+        present.append(name)
+        print(f"{name:>12}  {count} training images. {datasets.info(name).licence}")
+DATASET = WANTED if WANTED in present else "shapes"
+print(f"\nThis notebook goes on with {DATASET}.")
+
+# %% [markdown]
+# **Where runs are kept.** On Colab a session ends when it likes, and its disk goes with it. With
+# `KEEP_ON_DRIVE` the runs go to your Google Drive. That is off unless you turn it on, since Google
+# then gives this notebook access to the whole Drive; the next cell says so before anyone asks you.
+
+# %%
+drive = mount_drive() if KEEP_ON_DRIVE else None
+RUNS = (drive or project_path("runs")) / "scale"
+print("runs are kept on Drive" if drive else "runs are kept on this machine")
+
+# %% [markdown]
+# ## Time and memory, foretold
+#
+# `foretell` does a few real steps of each stage on random images, multiplies, and tells time and,
+# on a GPU, the most memory in use. It takes seconds and can save a night: a run that does not fit
+# fails here, not at step one.
+
+# %%
+whole = preset(DATASET, tier()).replace(fraction=FRACTION, seed=SEED)
+recipe = whole.replace(
+    pretrain=dataclasses.replace(
+        whole.pretrain,
+        steps=max(whole.pretrain.steps // SHORTER, 4),
+        warmup=whole.pretrain.warmup // SHORTER,
+    ),
+    finetune=dataclasses.replace(whole.finetune, steps=max(whole.finetune.steps // SHORTER, 4)),
+)
+foretold = foretell(recipe)
+longer = whole.image_passes() / recipe.image_passes()
+print(f"this run: {foretold}")
+print(f"a reported run: {longer:.1f} times that, {readable_seconds(longer * foretold.seconds)}")
+
+# %% [markdown]
+# ## ... and measured
+#
+# The run itself. Loading and measuring come on top of training; the row tells training alone, which
+# is what was foretold. (A folder that holds the finished run is not trained again: the time is then
+# that of the first time.)
+
+# %%
+row = run(recipe, runs=RUNS, results=RUNS)
+print(f"foretold {readable_seconds(foretold.seconds)}, taken {readable_seconds(row['seconds'])}")
+print(f"mIoU {row['miou_val']:.1f} on val with {row['labelled']} labelled images")
+
+# %% [markdown]
+# **How to read it.** Within a factor of two is good: on a shared machine the clock depends on the
+# neighbours. A larger gap has a cause worth finding; on a GPU it is most often images that arrive
+# too slowly, on a processor another program.
+#
+# ## Cut off, and on again
+#
+# Colab ends a session, a cluster takes the node back, a laptop closes. Every run writes a
+# checkpoint once a minute and whenever it is stopped in good order, and each file is written aside
+# and renamed, so none is ever half there. To resume, run the same recipe again.
+#
+# Here the same recipe runs in another folder, and `should_stop`, which is asked after every step,
+# ends it in the midst of stage 1, just as the Stop button of notebook 07 does.
+
+# %%
+INTERRUPTED = RUNS / "interrupted"
+shutil.rmtree(INTERRUPTED, ignore_errors=True)
+steps = iter(range(recipe.pretrain.steps))
+try:
+    run(
+        recipe,
+        runs=INTERRUPTED,
+        results=None,
+        progress_bar=False,
+        should_stop=lambda: next(steps) >= recipe.pretrain.steps // 2,
+    )
+except TrainingStopped as stopped:
+    print(stopped)
+folder = run_folder(recipe, INTERRUPTED)
+before = read_log(folder / "log.jsonl")
+for path in sorted(folder.iterdir()):
+    print(f"{path.stat().st_size / 1e6:8.2f} MB  {path.name}")
+
+# %% [markdown]
+# There is a checkpoint of the stage at hand and no `metrics.json`: the run is not finished.
+#
+# ## A fresh process, on all GPUs
+#
+# To be fair to the word "resume", a process that knows nothing of this notebook goes on with it.
+# And since it is started from a shell, it can be more than one: `accelerate launch` starts a
+# process for every GPU, and the batch of the recipe is shared out among them, so that the recipe,
+# its hash and its meaning stay the same. (Several processes are never started from inside a
+# notebook, whose kernel may have touched the GPU already.) `--mixed_precision no` leaves the choice
+# of arithmetic to the recipe. On this machine the line is:
+
+# %%
+launch = [sys.executable, "-m", "accelerate.commands.launch"]
+launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+if machine.device == "cuda" and machine.devices > 1:
+    launch += ["--multi_gpu", "--num_processes", str(machine.devices)]
+else:
+    launch += ["--num_processes", "1"]
+places = ["--runs", str(INTERRUPTED), "--results", str(INTERRUPTED), "--quiet"]
+command = shlex.join([*launch, "-m", *shlex.split(recipe.command()), *places])
+print(f"{machine.devices} x {machine.name}")
+print(shlex.join(["accelerate", "launch", *launch[3:], "-m"]), recipe.command())
+
+# %% [markdown]
+# The exclamation mark hands the line to the shell.
+
+# %%
+# !{command}
+
+# %% [markdown]
+# It began where the first session had ended. Is the result the one of the uninterrupted run? (The
+# folder is finished now, so `run` only reads it.)
+
+# %%
+resumed = run(recipe, runs=INTERRUPTED, results=None)
+print(f"uninterrupted {row['miou_val']:.3f}, resumed {resumed['miou_val']:.3f} mIoU on val")
+print("equal to the last digit" if resumed["miou_val"] == row["miou_val"] else "not equal")
+
+# %% [markdown]
+# The losses of both, over one another:
+
+# %%
+plots.loss_curves(
+    {
+        "uninterrupted": read_log(run_folder(recipe, RUNS) / "log.jsonl"),
+        "first session": before,
+        "resumed": read_log(folder / "log.jsonl"),
+    }
+)
+
+# %% [markdown]
+# **How to read it.** The resumed run lies on the uninterrupted one, because every random number is
+# a function of the seed and the step, not of how often a process was started. On one processor the
+# two should be equal to the last digit; on GPUs some sums are taken in an order that is not fixed,
+# and several processes draw their crops apart, so there they agree but for noise.
+
+# %% [markdown]
+# **At full scale** these are the lines, for a shell on a machine with GPUs. They are made from the
+# recipes, so they can't be out of date; each can be interrupted and given again.
+
+# %%
+for name, size in (("camvid", "colab"), ("voc", "paper"), ("cityscapes", "paper")):
+    for method in ("ce", "ce_long", "contrastive"):
+        large = preset(name, size).replace(method=method)
+        print(f"accelerate launch --multi_gpu -m {large.command()}")
+    print()
+
+# %% [markdown]
+# A whole comparison over seeds is one line, too: `segnb sweep` runs what the ledger lacks and skips
+# what it has.
+
+# %%
+print(f"segnb sweep --dataset {WANTED} --tier colab --methods ce ce_long contrastive \\")
+print("  --fractions 0.03125 0.0625 0.125 --seeds 0 1 2")
+
+# %% [markdown]
+# ## The ledger, read together
+#
+# Everything this project claims is a row of one file. A row holds the recipe, seed, machine, commit
+# and the command that repeats it. Without rows there is nothing to claim, and this cell says so.
+
+# %%
+rows = ledger.read(RESULTS / "ledger.jsonl")
+if rows:
+    print(f"{len(rows)} runs, from {min(r['started'] for r in rows)[:10]} on")
+    display(Markdown(summary.tables(rows)))
+else:
+    print("The ledger is empty. These are the rows of this notebook's own small ledger:")
+    rows = ledger.read(RUNS / "ledger.jsonl")
+    display(Markdown(table.results_table(table.select(rows, dataset=DATASET, tier=tier()))))
+
+# %% [markdown]
+# **How to read it.** Lines of one number of labelled images belong together; never compare across
+# them. ± is the spread of the seeds, the interval that of their mean. One seed has neither.
+#
+# The same as figures, for every data set and tier in the ledger. What can't be drawn from the rows
+# that are there says why.
+
+# %%
+for name, size in sorted({(r["dataset"], r["tier"]) for r in rows}):
+    plain = [
+        r
+        for r in table.select(rows, dataset=name, tier=size)
+        if set(r["changes"]) <= {"method", "seed", "fraction", "form", "scope"}
+    ] or table.select(rows, dataset=name, tier=size)
+    display(Markdown(f"**{name}, {size} tier**"))
+    for draw in (plots.label_curve, plots.gain, plots.cost, plots.compactness_scatter):
+        try:
+            display(draw(plain))
+        except SegnbError as error:
+            print(f"{draw.__name__}: {error}")
+
+# %% [markdown]
+# **How to read it.** In this order: *does more labelling help less than the method does?* (label
+# curve, read sideways); *is the gain still there at equal compute?* (right panel of the gains; a
+# bar across zero is undecided); *what did a point of mIoU cost?* (seconds, on one machine only);
+# *do compact embeddings go with good segmentation?* (each mark a run; look at the correlation at
+# equal labels, since more labels help both).
+#
+# A figure with one mark is one run: the beginning of a comparison, not one.
+#
+# ## Exercise 1: the time that is left
+#
+# From a training log (rows with `step` and `seconds` since the start, in order), tell how many
+# seconds the rest of the stage will take. Careful: the first step is slower than all the others.
+
+
+# %%
+# EXERCISE time_left
+def time_left(log: Sequence[Mapping[str, float]], total_steps: int) -> float:
+    """Seconds until the last of total_steps is done."""
+    ...
+
+
+judge(check_time_left, time_left)
+
+# %% [markdown]
+# A solution, folded away. Open it when you have tried.
+
+
+# %% tags=["solution"]
+# SOLUTION time_left
+def time_left(log: Sequence[Mapping[str, float]], total_steps: int) -> float:
+    """Seconds until the last of total_steps is done."""
+    first, last = log[0], log[-1]
+    pace = (last["seconds"] - first["seconds"]) / (last["step"] - first["step"])
+    return (total_steps - last["step"]) * pace
+
+
+judge(check_time_left, time_left)
+
+# %% [markdown]
+# ## Exercise 2: the largest batch that fits
+#
+# You had the memory of some small batches foretold. Memory is a straight line: a part that is there
+# anyway (weights, optimiser) and a part for each image. How many images fit, if a tenth of the
+# memory is to stay free? Answer with an even number; 0 if not even two fit.
+
+
+# %%
+# EXERCISE largest_batch
+def largest_batch(batches: Sequence[int], peaks: Sequence[float], memory: float) -> int:
+    """Images a step that fit into nine tenths of the memory; peaks and memory in one unit."""
+    ...
+
+
+judge(check_largest_batch, largest_batch)
+
+# %% [markdown]
+# A solution, folded away.
+
+
+# %% tags=["solution"]
+# SOLUTION largest_batch
+def largest_batch(batches: Sequence[int], peaks: Sequence[float], memory: float) -> int:
+    """Images a step that fit into nine tenths of the memory; peaks and memory in one unit."""
+    per_image, fixed = np.polyfit(batches, peaks, 1)
+    images = int((0.9 * memory - fixed) / per_image + 1e-9)
+    return max(images - images % 2, 0)
+
+
+judge(check_largest_batch, largest_batch)
+
+# %% [markdown]
+# **Your function on this machine.** On a GPU this foretells the memory of three batches and asks
+# you for the largest; on a processor there is nothing to measure.
+
+# %%
+if machine.device == "cuda":
+    tried = {
+        size: foretell(
+            whole.replace(
+                pretrain=dataclasses.replace(whole.pretrain, batch=size),
+                finetune=dataclasses.replace(whole.finetune, batch=size),
+            )
+        ).peak_bytes
+        for size in (2, 4, 8)
+    }
+    print(f"batch {largest_batch([*tried], [*tried.values()], machine.memory)} should fit")
+else:
+    print("No GPU here: memory is foretold on GPUs only.")
+
+# %% [markdown]
+# ## Summary
+#
+# - A recipe goes from a laptop to several GPUs without a change; only the launcher differs.
+# - Cost is foretold before, and measured in every row after.
+# - Runs survive: what is done is on disk, and the same command goes on.
+# - The ledger is the only place numbers come from, and it tells how to make each of them again.
+#
+# **Where to go next.** What can go wrong on the way, and how to see it:
+# [10 · What goes wrong](10_what_goes_wrong.ipynb)
