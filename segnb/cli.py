@@ -139,6 +139,20 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Figures:
+    """Draw the figures of one data set and tier from the ledger.
+
+    Attributes:
+        dataset: Which data set; its validation images are needed.
+        tier: Which tier.
+    """
+
+    dataset: DatasetName
+    tier: Tier = "quick"
+    places: Annotated[Places, tyro.conf.arg(name="")] = field(default_factory=Places)
+
+
+@dataclass(frozen=True)
 class Reproduce:
     """Cross-entropy, cross-entropy with the same compute, and the paper's method; table, figures.
 
@@ -278,6 +292,23 @@ def table(options: Table) -> int:
     return 0
 
 
+def figures(options: Figures) -> int:
+    """Draw the ledger."""
+    from segnb import ledger, plots
+    from segnb.report import ledger_figures
+    from segnb.summary import comparable
+
+    places = options.places
+    rows = comparable(
+        ledger.read(ledger.ledger_path(places.results)), dataset=options.dataset, tier=options.tier
+    )
+    for name, picture in ledger_figures(rows, places.results, root=places.data).items():
+        path = places.results / "figures" / f"{options.dataset}-{options.tier}-{name}.png"
+        plots.save(picture, path)
+        print(path)
+    return 0
+
+
 def reproduce(options: Reproduce) -> int:
     """The paper's comparison on one data set."""
     from segnb import ledger
@@ -324,6 +355,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "evaluate": (Evaluate, evaluate),
     "sweep": (Sweep, sweep),
     "table": (Table, table),
+    "figures": (Figures, figures),
     "predict": (Predict, predict),
     "fetch": (Fetch, fetch),
     "doctor": (Doctor, doctor),

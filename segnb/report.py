@@ -97,3 +97,29 @@ def write_report(rows: Sequence[ledger.Row], results: Path, *, root: Path | None
     text = table.results_table(rows)
     write_atomic(results / "table.md", text + "\n")
     return text
+
+
+def ledger_figures(
+    rows: Sequence[ledger.Row], results: Path, *, root: Path | None = None
+) -> dict[str, Picture]:
+    """Every figure of one data set and tier that the ledger has rows for.
+
+    Args:
+        rows: Rows as :func:`segnb.summary.comparable` gives them.
+        results: The folder the ledger is in.
+        root: Where the data sets are.
+
+    Returns:
+        Curves over the number of labelled images, cost, compactness, and the comparison at the
+        fewest labelled images.
+    """
+    smallest = min(row["labelled"] for row in rows)
+    fewest = [row for row in rows if row["labelled"] == smallest]
+    return {
+        "label_curve": plots.label_curve(rows),
+        "gain": plots.gain(rows),
+        "cost": plots.cost(rows),
+        "compactness": plots.compactness_scatter(rows),
+        "compactness_stages": plots.compactness_stages(fewest),
+        **comparison(fewest, results, root=root),
+    }

@@ -20,13 +20,7 @@ def tables(
     Raises:
         ConfigError: Nothing to show.
     """
-    chosen = [
-        row
-        for row in rows
-        if dataset in (None, row["dataset"]) and tier in (None, row["tier"]) and _is_plain(row)
-    ]
-    if not chosen:
-        raise ConfigError("the ledger holds no runs to make this table of")
+    chosen = comparable(rows, dataset=dataset, tier=tier)
     parts = []
     for name, size in sorted({(row["dataset"], row["tier"]) for row in chosen}):
         these = select(chosen, dataset=name, tier=size)
@@ -41,5 +35,21 @@ def tables(
 _COMPARED = {"method", "seed", "fraction", "form", "scope"}
 
 
-def _is_plain(row: ledger.Row) -> bool:
-    return set(row["changes"]) <= _COMPARED
+def comparable(
+    rows: Sequence[ledger.Row], *, dataset: str | None = None, tier: str | None = None
+) -> list[ledger.Row]:
+    """Rows of the presets' own recipes: those that the comparison of methods is made of.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    chosen = [
+        row
+        for row in rows
+        if dataset in (None, row["dataset"])
+        and tier in (None, row["tier"])
+        and set(row["changes"]) <= _COMPARED
+    ]
+    if not chosen:
+        raise ConfigError("the ledger holds no runs to make this of; `segnb sweep` adds some")
+    return chosen
