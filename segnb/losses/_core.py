@@ -40,7 +40,7 @@ from segnb.losses._tiles import Pairs
 Backend = Literal["auto", "reference", "tiled", "triton"]
 
 #: On the CPU, batches with fewer pairs are faster with every pair in memory.
-FEW_PAIRS = 1 << 19
+FEW_PAIRS = 1 << 20
 
 
 def choose_backend(backend: Backend, anchors: PixelSet, keys: int) -> Any:
@@ -238,12 +238,12 @@ def denominator_total(denominator: Denominator, factors: Tensor, *, backend: Bac
     return (factors * torch.where(factors == 0, 0.0, logs)).sum()
 
 
-def class_sums(pixels: PixelSet, queries: PixelSet, *, backend: Backend) -> Tensor:
-    """For each query the sum of the features of its class, ``[B, N, D]``."""
-    few = choose_backend(backend, pixels, queries.labels.shape[1]) is _reference
-    module: Any = _reference if few else _tiled
-    result: Tensor = module.class_sums(pixels.features, pixels.labels, queries.labels)
-    return result
+def positive_scores(anchors: PixelSet, keys: PixelSet, *, backend: Backend) -> Tensor:
+    """For each anchor the sum of ``f_p . f_k`` over the keys of its class, ``[B, N]``."""
+    few = choose_backend(backend, anchors, keys.labels.shape[1]) is _reference
+    return (
+        _reference.positive_scores(anchors, keys) if few else _tiled.positive_scores(anchors, keys)
+    )
 
 
 def _logaddexp(first: Tensor, second: Tensor) -> Tensor:

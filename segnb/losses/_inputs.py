@@ -84,13 +84,18 @@ def pixel_set(
     if (
         features.device.type == "cpu"
         and not torch.compiler.is_compiling()
-        and not bool(torch.isfinite(features.detach()).all())
+        and not _all_finite(features.detach())
     ):
         raise ValueError(f"{name} hold NaN or infinite values")
     dtype = features.dtype
     if normalize:
         features = unit_length(features)
     return PixelSet(features.to(compute_dtype(dtype)), labels.long(), shape, dtype)
+
+
+def _all_finite(features: Tensor) -> bool:
+    # The sum is the cheaper question, and finite only if all are; large ones may overflow it.
+    return bool(torch.isfinite(features.sum()) or torch.isfinite(features).all())
 
 
 def same_space(first: PixelSet, second: PixelSet, first_name: str, second_name: str) -> None:

@@ -62,17 +62,13 @@ def _positives(
     exclude_self: bool,
     backend: _core.Backend,
 ) -> tuple[Tensor, Tensor]:
-    """Mean over the positives q of ``f_p . f_q`` and their number, ``[B, N]`` each.
-
-    The mean is linear in f_q: the anchor's product with its class's sum, no pairs needed.
-    """
-    sums = torch.zeros_like(anchors.features)
-    number = torch.zeros_like(anchors.labels)
-    for key_set in (keys, other_keys):
-        if key_set is not None:
-            sums = sums + _core.class_sums(key_set, anchors, backend=backend)
-            number = number + class_counts(key_set.labels, anchors.labels)
+    """Mean over the positives q of ``f_p . f_q`` and their number, ``[B, N]`` each."""
+    scores = _core.positive_scores(anchors, keys, backend=backend)
+    number = class_counts(keys.labels, anchors.labels)
+    if other_keys is not None:
+        scores = scores + _core.positive_scores(anchors, other_keys, backend=backend)
+        number = number + class_counts(other_keys.labels, anchors.labels)
     if exclude_self:
-        sums = sums - anchors.features
+        scores = scores - anchors.features.square().sum(dim=2)
         number = number - 1
-    return (anchors.features * sums).sum(dim=2) / number.clamp_min(1), number
+    return scores / number.clamp_min(1), number

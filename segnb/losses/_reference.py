@@ -49,11 +49,10 @@ def official_anchor_losses(
     return terms.sum(dim=2) / positive.sum(dim=2).clamp_min(1)
 
 
-def class_sums(values: Tensor, labels: Tensor, query_labels: Tensor) -> Tensor:
-    """See :func:`segnb.losses._core.class_sums`."""
-    same = query_labels[:, :, None] == labels[:, None, :]
-    with torch.autocast(values.device.type, enabled=False):
-        return same.to(values.dtype) @ values
+def positive_scores(anchors: PixelSet, keys: PixelSet) -> Tensor:
+    """See :func:`segnb.losses._core.positive_scores`."""
+    same = anchors.labels[:, :, None] == keys.labels[:, None, :]
+    return torch.where(same, _scores(anchors.features, keys.features, 1.0), 0.0).sum(dim=2)
 
 
 def _scores(anchors: Tensor, keys: Tensor, temperature: float) -> Tensor:

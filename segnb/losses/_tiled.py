@@ -129,8 +129,15 @@ def sort_pixels(
 
 def put_back(values: Tensor, order: Tensor, number: int, fill: float = 0.0) -> Tensor:
     """From sorted to the pixels' own places among so many."""
-    result = values.new_full((number, *values.shape[1:]), fill)
+    shape = (number, *values.shape[1:])
+    complete = len(order) == number
+    result = values.new_empty(shape) if complete else values.new_full(shape, fill)
     return result.index_copy_(0, order, values)
+
+
+def _stack(images: list[Tensor]) -> Tensor:
+    """``torch.stack`` without a copy of a single image."""
+    return images[0][None] if len(images) == 1 else torch.stack(images)
 
 
 def gradient_scale(temperature: float) -> float:
@@ -199,7 +206,7 @@ def _logsumexp_pass(
                 result.append(put_back(to_anchors.mul_(scale), a.order, len(anchors[b])))
                 result.append(put_back(to_keys.mul_(scale), k.order, len(keys[b])))
             results.append(result)
-    stacked = [torch.stack(column) for column in zip(*results, strict=True)]
+    stacked = [_stack(list(column)) for column in zip(*results, strict=True)]
     if len(stacked) == 1:
         return stacked[0], None, None
     return stacked[0], stacked[1], stacked[2]
@@ -318,7 +325,7 @@ def _self_pass(
                 gradient.mul_(gradient_scale(temperature))
                 result.append(put_back(gradient, pixels.order, len(features[b])))
             results.append(result)
-    stacked = [torch.stack(column) for column in zip(*results, strict=True)]
+    stacked = [_stack(list(column)) for column in zip(*results, strict=True)]
     return stacked[0], stacked[1] if len(stacked) > 1 else None
 
 
@@ -472,7 +479,7 @@ def _official_pass(
                 gradient.mul_(gradient_scale(temperature))
                 result.append(put_back(gradient, pixels.order, len(features[b])))
             results.append(result)
-    stacked = [torch.stack(column) for column in zip(*results, strict=True)]
+    stacked = [_stack(list(column)) for column in zip(*results, strict=True)]
     return stacked[0], stacked[1] if len(stacked) > 1 else None
 
 
@@ -569,30 +576,72 @@ def _official_total(
 
 @torch.library.custom_op("segnb::class_sums", mutates_args=())
 def class_sums(values: Tensor, labels: Tensor, query_labels: Tensor) -> Tensor:
-    """See :func:`segnb.losses._core.class_sums`."""
+    """For each query the sum of the values of its class.
+
+    Args:
+        values: ``[B, M, D]``.
+        labels: int64 ``[B, M]``.
+        query_labels: int64 ``[B, N]``.
+
+    Returns:
+        ``[B, N, D]``.
+    """
     results = []
     for b in range(len(values)):
+        if knows_labels(labels):
+            table, places = _class_table(values[b], labels[b], query_labels[b])
+            results.append(table[places])
+            continue
+        # Differences of running sums: no host wait, no atomics. float64 keeps them exact.
         ordered, order = labels[b].sort(stable=True)
         first = torch.searchsorted(ordered, query_labels[b].contiguous(), right=False)
         last = torch.searchsorted(ordered, query_labels[b].contiguous(), right=True)
-        if knows_labels(labels):
-            distinct, places = torch.unique(labels[b], return_inverse=True)
-            table = values.new_zeros(len(distinct) + 1, values.shape[2])
-            table.index_add_(0, places, values[b])
-            if not len(distinct):
-                results.append(values.new_zeros(query_labels.shape[1], values.shape[2]))
-                continue
-            place = torch.searchsorted(distinct, query_labels[b].contiguous())
-            place = torch.where(last > first, place, len(distinct))
-            results.append(table[place])
-        else:
-            # Differences of running sums: no host wait, no atomics. float64 keeps them exact.
-            running = torch.zeros(
-                labels.shape[1] + 1, values.shape[2], dtype=torch.float64, device=values.device
-            )
-            torch.cumsum(values[b][order].double(), dim=0, out=running[1:])
-            results.append((running[last] - running[first]).to(values.dtype))
+        running = torch.zeros(
+            labels.shape[1] + 1, values.shape[2], dtype=torch.float64, device=values.device
+        )
+        torch.cumsum(values[b][order].double(), dim=0, out=running[1:])
+        results.append((running[last] - running[first]).to(values.dtype))
     return torch.stack(results)
+
+
+def _class_table(values: Tensor, labels: Tensor, query_labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of the values by class, a row of zeros behind them, and each query's row."""
+    distinct, places = torch.unique(labels, return_inverse=True)
+    table = values.new_zeros(len(distinct) + 1, values.shape[1])
+    table.index_add_(0, places, values)
+    rows = torch.searchsorted(distinct, query_labels.contiguous())
+    padded = torch.cat([distinct, query_labels.new_zeros(1)])
+    known = (rows < len(distinct)) & (padded[rows] == query_labels)
+    return table, torch.where(known, rows, len(distinct))
+
+
+@torch.library.custom_op("segnb::positive_scores", mutates_args=())
+def _positive_scores(
+    anchors: Tensor, keys: Tensor, anchor_labels: Tensor, key_labels: Tensor
+) -> Tensor:
+    if not knows_labels(key_labels):
+        sums: Tensor = class_sums(keys, key_labels, anchor_labels)
+        return (anchors * sums).sum(dim=2)
+    results = []
+    with _own_arithmetic(anchors):
+        for b in range(len(anchors)):
+            table, places = _class_table(keys[b], key_labels[b], anchor_labels[b])
+            results.append((anchors[b] @ table.T).gather(1, places[:, None])[:, 0])
+    return torch.stack(results)
+
+
+@torch.library.custom_op("segnb::positive_scores_backward", mutates_args=())
+def _positive_scores_backward(
+    gradient: Tensor, anchors: Tensor, keys: Tensor, anchor_labels: Tensor, key_labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    to_anchors = class_sums(keys, key_labels, anchor_labels).mul_(gradient[:, :, None])
+    return to_anchors, class_sums(anchors * gradient[:, :, None], anchor_labels, key_labels)
+
+
+def positive_scores(anchors: PixelSet, keys: PixelSet) -> Tensor:
+    """See :func:`segnb.losses._core.positive_scores`."""
+    result: Tensor = _positive_scores(anchors.features, keys.features, anchors.labels, keys.labels)
+    return result
 
 
 # -------------------------------------------------------------- registration of the operators
@@ -694,20 +743,9 @@ _register_total(_self_logsumexp_total, 1)
 _register_total(_official_total, 1)
 
 
+_register_rows(_positive_scores, _positive_scores_backward, 2)
+
+
 @class_sums.register_fake
 def _(values: Tensor, labels: Tensor, query_labels: Tensor) -> Tensor:
-    shape = (*query_labels.shape, values.shape[2])
-    return values.new_empty(shape)
-
-
-def _class_sums_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[1:])
-
-
-def _class_sums_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-    # A value's gradient is the sum over the queries of its class: the same with roles exchanged.
-    labels, query_labels = ctx.saved_tensors
-    return class_sums(gradient, query_labels, labels), None, None
-
-
-class_sums.register_autograd(_class_sums_backward, setup_context=_class_sums_context)
+    return values.new_empty((*query_labels.shape, values.shape[2]))

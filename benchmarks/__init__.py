@@ -1,0 +1,1 @@
+"""Measurements: the loss against its peers and its floor."""
