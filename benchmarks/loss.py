@@ -344,7 +344,14 @@ def measure(
     for form, form_sizes in sizes.items():
         for size in form_sizes:
             inputs = make_inputs(form, size, pairs, device, dtype)
-            runs = contenders(form, inputs, with_plain=size <= MOST_PLAIN_PIXELS, compiled=compiled)
+            # Compiling takes a minute a size on the CPU; the largest says what is to be said.
+            largest = size == max(s for s in form_sizes if s <= MOST_PLAIN_PIXELS)
+            runs = contenders(
+                form,
+                inputs,
+                with_plain=size <= MOST_PLAIN_PIXELS,
+                compiled=compiled and (largest or device.type == "cuda"),
+            )
             for name, (value, times) in take_turns(runs, repeats, device).items():
                 result = Measurement(
                     form=form,
