@@ -482,8 +482,8 @@ with plots.styled():
 Picture(
     figure,
     f"{CANDIDATES} candidates that differ in their seed: score on a small split against score on "
-    f"fresh images. The best on test is {relative['test'][best['test']]:+.1f} points above the mean "
-    f"there and {relative['fresh'][best['test']]:+.1f} on fresh images.",
+    f"fresh images. The best on test is {relative['test'][best['test']]:+.1f} points above the "
+    f"mean there and {relative['fresh'][best['test']]:+.1f} on fresh images.",
 )
 
 # %% [markdown]

@@ -38,10 +38,13 @@ def check_confusion_matrix(confusion_matrix: Answer) -> None:
         "with void in the mask the counts are in the wrong places. Do prediction and mask still "
         "belong to the same pixels after the void ones are taken out?",
     )
-    small = call(confusion_matrix, guess.to(torch.uint8), mask.to(torch.uint8), 20)
+    # As bytes, 20 times class 19 runs over.
+    many = torch.tensor([[19, 0]], dtype=torch.uint8)
+    wanted_many = torch.zeros(20, 20)
+    wanted_many[19, 19] = wanted_many[0, 0] = 1
     need_close(
-        small,
-        torch.nn.functional.pad(wanted, (0, 17, 0, 17)),
+        call(confusion_matrix, many, many, 20),
+        wanted_many,
         "uint8 masks and 20 classes go wrong. A uint8 ends at 255; what is 20 times 19?",
     )
 
@@ -60,9 +63,9 @@ def check_mean_iou(mean_iou: Answer) -> None:
     accuracy = 100 * float(matrix.diagonal().sum() / matrix.sum())
     recall = 100 * float((matrix.diagonal() / matrix.sum(1)).mean())
     precision = 100 * float((matrix.diagonal() / matrix.sum(0)).mean())
-    need(abs(found - accuracy) > 1e-6, "that is the share of right pixels, not the mean IoU.")
+    need(abs(found - accuracy) > 1e-3, "that is the share of right pixels, not the mean IoU.")
     need(
-        min(abs(found - recall), abs(found - precision)) > 1e-6,
+        min(abs(found - recall), abs(found - precision)) > 1e-3,
         "you divide by the row or by the column alone. The union of true and predicted pixels "
         "has both in it.",
     )
