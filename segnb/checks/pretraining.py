@@ -13,9 +13,9 @@ from segnb.training.stages import nearest_labels
 def check_labels_at(answer: Answer) -> None:
     """``answer(masks [B, H, W], size)``: the labels at the features' size, corners aligned."""
     generator = torch.Generator().manual_seed(0)
-    masks = torch.randint(0, 8, (2, 33, 41), generator=generator)
+    masks = torch.randint(0, 8, (2, 34, 41), generator=generator)
     masks[:, 10:20, 5:30] = IGNORE
-    size = (5, 6)
+    size = (5, 7)
     value = numbers(call(answer, masks, size))
     need(
         value.shape == (2, *size),
@@ -48,7 +48,7 @@ def check_labels_at(answer: Answer) -> None:
         "or cut off?",
     )
     need_close(
-        call(answer, masks, (33, 41)),
+        call(answer, masks, (34, 41)),
         masks,
         "at the masks' own size the result should be the masks themselves.",
     )

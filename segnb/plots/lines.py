@@ -62,9 +62,9 @@ def lines(
             axes.axhline(value, color="#777777", linestyle="--", linewidth=1)
             axes.annotate(
                 name,
-                (1.0, value),
+                (0.01, value),
                 xycoords=("axes fraction", "data"),
-                ha="right",
+                ha="left",
                 va="bottom",
                 fontsize=8,
                 color=QUIET,

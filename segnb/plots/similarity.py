@@ -50,12 +50,13 @@ def anchor_and_keys(
     ids = _grid(labels)
     row, column = _inside(anchor, ids)
     photos = [as_image(image), as_image(distorted)]
+    grids = {title: _grid_of(values, ids, title) for title, values in maps.items()}
     name = _class_name(int(ids[row, column]), info)
     positive, negative = _positives_and_negatives(ids, row, column)
     said = "; ".join(
         f"{title}: mean {_mean(values, positive)} over the positives, "
         f"{_mean(values, negative)} over the negatives"
-        for title, values in maps.items()
+        for title, values in grids.items()
     )
     alt = (
         f"An anchor of class {name} in row {row}, column {column}, with {int(positive.sum())} "
@@ -77,8 +78,8 @@ def anchor_and_keys(
         _tint(panels[1], ids == IGNORE, IGNORED, ids.shape, shape, opacity=0.8)
         first = len(panels) - columns * (lines - 1)
         mapped = None
-        for axes, (title, values) in zip(panels[first:], maps.items(), strict=False):
-            mapped = _map(axes, _grid_of(values, ids, title), shape, limits)
+        for axes, (title, values) in zip(panels[first:], grids.items(), strict=False):
+            mapped = _map(axes, values, shape, limits)
             axes.set_title(title)
         for axes in [*panels[2:first], *panels[first + len(maps) :]]:
             axes.remove()
@@ -129,9 +130,7 @@ def key_weights(
         panels = figure.subplots(1, len(grids), squeeze=False)[0]
         for axes, (title, values) in zip(panels, grids.items(), strict=True):
             _photo(axes, photo, title)
-            _map(
-                axes, _grid_of(values, first, title), shape, (0, float(values.max())), "viridis", 1
-            )
+            _map(axes, _grid_of(values, first, title), shape, (0, float(values.max())))
             axes.set_xlabel(f"half of it on {_half(values)} of {values.size} keys", color=QUIET)
             _mark(axes, anchor, first.shape, shape)
         figure.supxlabel(caption, fontsize=8.5, color=QUIET)
@@ -212,17 +211,14 @@ def _map(
     values: Floats,
     shape: tuple[int, int],
     limits: tuple[float, float],
-    colours: str = "RdBu_r",
-    opacity: float = 1.0,
 ) -> Any:
     low, high = limits
     drawn = axes.imshow(
         values,
         extent=_extent(values.shape, shape),
-        cmap=colours,
+        cmap="viridis",
         vmin=low,
         vmax=high,
-        alpha=opacity,
         interpolation="nearest",
     )
     _bare(axes, axes.get_title())
@@ -308,8 +304,8 @@ def _class_name(label: int, info: DatasetInfo) -> str:
     return "ignored" if label == IGNORE else info.class_names[label]
 
 
-def _mean(values: Any, chosen: npt.NDArray[np.bool_]) -> str:
-    return f"{_values(values)[chosen].mean():.2f}" if chosen.any() else "nothing"
+def _mean(values: Floats, chosen: npt.NDArray[np.bool_]) -> str:
+    return f"{values[chosen].mean():.2f}" if chosen.any() else "nothing"
 
 
 def _half(weights: Floats) -> int:

@@ -1,0 +1,458 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # 04 · Contrastive pretraining
+#
+# Stage 1 of the paper. A network from scratch, a handful of labelled images, and the loss of
+# [03](03_contrastive_loss_from_scratch.ipynb): no classifier, no cross-entropy, only pixels that
+# attract and repel each other. At the end the network can't name a single class. It has, we hope,
+# put each of them in a place of its own.
+#
+# In this notebook you will
+#
+# 1. see what the network is fed: random crops, and a colour distortion whose strength you choose;
+# 2. train stage 1 and **watch the embedding move**, always the same pixels, step by step;
+# 3. read the loss curve against its floor, which is itself noisy, and see how much of the curve's
+#    trembling is only that.
+
+# %% [markdown]
+# ## The knobs
+#
+# All that you may want to change, in one cell.
+
+# %%
+from segnb.notebook import tier
+
+TIER = tier()  # "smoke" for seconds, "quick" for minutes; SEGNB_TIER overrides
+DATASET = "shapes"
+STRENGTH = 1.0  # of the colour distortion; 0 is none, 1 is SimCLR's
+FORM, SCOPE = "paper", "cross"  # or "official"; or "within", "batch"
+TEMPERATURE = 0.07
+STEPS = {"smoke": 4, "quick": 200}.get(TIER, 4000)
+BATCH = {"smoke": 4}.get(TIER, 8)
+SNAPSHOTS = {"smoke": (1, 4), "quick": (10, 30, 60, 120, 200)}.get(
+    TIER, (10, 100, 500, 1500, 4000)
+)  # steps after which to look; 1, multiples of 10, or the last
+PIXELS_PER_CLASS = {"smoke": 10}.get(TIER, 60)  # in a snapshot
+SEED = 0
+
+# %% [markdown]
+# What we import: the stage itself, `pretrain`, is a function of `segnb.training`.
+
+# %%
+import ipywidgets
+import numpy as np
+import torch
+import torch.nn.functional as F
+from IPython.display import display
+from sklearn.decomposition import PCA
+
+from segnb import checks, evaluation, runs
+from segnb.checks import judge
+from segnb.plots import contact_sheet, embedding_maps, tsne, views
+from segnb.plots.lines import lines
+from segnb.recipe import Stage, preset
+from segnb.training import Session, contrastive_loss, make_accelerator, pretrain
+from segnb.training.batches import geometric_batch
+from segnb.training.randomness import step_generator
+from segnb.training.stages import nearest_labels
+from segnb.views import colour_distortion, to_unit
+from segnb.widgets.live import live
+
+# %% [markdown]
+# ## 1 · The recipe and its images
+#
+# A recipe holds everything that can change the result. Ours is the preset of this tier with a
+# smaller network, so that a processor trains it while you watch. The printed command runs the same
+# from a shell.
+
+# %%
+small = {"encoder_depth": 3, "decoder_channels": 64} if TIER in ("smoke", "quick") else {}
+recipe = preset(DATASET, TIER).replace(
+    **small,
+    seed=SEED,
+    form=FORM,
+    scope=SCOPE,
+    temperature=TEMPERATURE,
+    distortion=STRENGTH,
+    pretrain=Stage(steps=STEPS, batch=BATCH, lr=0.1, warmup=min(30, STEPS // 2)),
+)
+splits = runs.load_splits(recipe)
+labelled, val = splits.labelled_set, splits.evaluated["val"][1]
+print(f"{len(labelled)} labelled images of {len(splits.train)}, {len(val)} validation images")
+print(recipe.command())
+
+# %% [markdown]
+# ## 2 · What the distortion does
+#
+# Each image is seen twice in a step: as it is, and with its colours distorted (brightness,
+# contrast, saturation, hue, sometimes grey, sometimes blurred; SimCLR's recipe). The distortion
+# says *what should not matter*. Too weak, and the two views are so alike that matching them teaches
+# nothing. Too strong, and it destroys what tells the classes apart. The paper doesn't tell its
+# strength; it is a knob here.
+
+# %%
+
+
+def distorted_views(strength: float, seed: int):
+    """Three training images, each in three random distortions of one strength."""
+    images = to_unit(labelled.images[:3])
+    found = {}
+    for draw in range(3):
+        generator = torch.Generator().manual_seed(3 * seed + draw)
+        found[f"draw {draw + 1}"] = list(colour_distortion(images, strength, generator=generator))
+    return views(list(images), found)
+
+
+# %% [markdown]
+# Move the slider. At which strength would *you* no longer know a ball from a cookie?
+
+# %%
+live(
+    distorted_views,
+    {
+        "strength": ipywidgets.FloatSlider(
+            value=STRENGTH, max=2.0, step=0.1, description="strength", continuous_update=False
+        ),
+        "seed": ipywidgets.IntSlider(
+            value=SEED, max=20, description="seed", continuous_update=False
+        ),
+    },
+)
+
+# %% [markdown]
+# The same without widgets.
+
+# %%
+strength, seed = STRENGTH, SEED
+distorted_views(strength, seed)
+
+# %% [markdown]
+# **How to read it.** One row an image; the first column is the image as it is. Shapes and patterns
+# survive, colours do not. In **shapes** that is just as it should be, for colour says nothing about
+# a toy's class. On street scenes, where the sky *is* blue, a strong distortion takes a real clue
+# away.
+#
+# ## 3 · What the loss sees
+#
+# Before its colours change, an image is scaled, cropped and perhaps mirrored, together with its
+# mask. Then the network makes its feature map, and the labels have to follow it down to that size.
+
+# %%
+generator = step_generator(recipe.seed, "pretrain", 0, 0)
+crops, masks = geometric_batch(
+    labelled,
+    recipe,
+    step=0,
+    batch=4,
+    process=0,
+    processes=1,
+    device=torch.device("cpu"),
+    generator=generator,
+)
+network = runs.initial_network(recipe)
+with torch.inference_mode():
+    grid = tuple(network.eval().features(crops[:1]).shape[-2:])
+print(f"crops of {recipe.crop}, feature map of {grid}: {grid[0] * grid[1]} pixels an image")
+display(contact_sheet(list(crops), list(masks), val.info))
+coarse = nearest_labels(masks, grid)
+display(contact_sheet(list(crops), list(coarse), val.info))
+
+# %% [markdown]
+# **How to read it.** Above, four crops of the first batch with their masks; pale grey is what lies
+# outside of the image, or is labelled by nobody: neither anchor nor key. Below, the same masks at
+# the size of the feature map. These blocks are all that the loss ever knows of a label; toys
+# smaller than a block may vanish.
+#
+# ### Exercise 1 · labels at the features' size
+#
+# Write that step. The features' corner cells stand for the image's corner pixels (corners aligned),
+# the other cells lie evenly between them, and each takes the label of the nearest pixel.
+
+
+# %%
+# EXERCISE labels_at
+def labels_at(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Labels [B, H, W] of integer type at another size [B, h, w]."""
+    ...
+
+
+# %% [markdown]
+# Ask the checker.
+
+# %%
+judge(checks.check_labels_at, labels_at)
+
+# %% [markdown]
+# A solution, folded away.
+
+
+# %% tags=["solution"]
+# SOLUTION labels_at
+def labels_at(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Labels [B, H, W] of integer type at another size [B, h, w]."""
+    rows = torch.linspace(0, masks.shape[1] - 1, size[0]).round().long()
+    columns = torch.linspace(0, masks.shape[2] - 1, size[1]).round().long()
+    return masks[:, rows][:, :, columns]
+
+
+# %% [markdown]
+# ### Exercise 2 · another image
+#
+# The cross-image loss pairs each image $I$ of the batch with "another image" $J$. Write the
+# pairing: for a batch of `count` images, the number of the partner of each. Nobody meets itself,
+# everybody is lent out once, and the pairs differ from step to step, drawn from the generator.
+# (The official code takes any permutation, so an image may meet itself. We follow the paper's words
+# for the paper's form, and the code for the official one.)
+
+
+# %%
+# EXERCISE other_images
+def other_images(count: int, generator: torch.Generator) -> torch.Tensor:
+    """For each of `count` images the number of another one: [count]."""
+    ...
+
+
+# %% [markdown]
+# Ask the checker.
+
+# %%
+judge(checks.check_other_images, other_images)
+
+# %% [markdown]
+# A solution, folded away. There are others; this one is what `segnb` does.
+
+
+# %% tags=["solution"]
+# SOLUTION other_images
+def other_images(count: int, generator: torch.Generator) -> torch.Tensor:
+    """For each of `count` images the number of another one: [count]."""
+    shift = int(torch.randint(1, count, (1,), generator=generator))
+    return torch.arange(count).roll(shift)
+
+
+# %% [markdown]
+# ## 4 · Train, and watch
+#
+# Every few steps we stop to look at the same pixels of the same validation images, images the
+# network is never trained on. The features are taken *before* the projection head: the head is
+# thrown away after this stage, and what stage 2 inherits is what lies below it.
+#
+# While it trains, the picture below shows the latest snapshot, laid flat by PCA. (`on_log` is
+# called with each row of the training log. To leave a training in between, interrupt the kernel; in
+# a run folder, unlike here, it would go on where it stopped.)
+
+# %%
+snapshots: dict[int, evaluation.EmbeddingSample] = {}
+device = make_accelerator(recipe.precision).device
+window = display(display_id=True)
+
+
+def look(step: int) -> None:
+    """Keep a snapshot, show it, and hand the network back in training mode."""
+    snapshots[step] = evaluation.sample_embeddings(
+        network, val, device=device, per_class=PIXELS_PER_CLASS, seed=SEED
+    )
+    network.train()
+    unit = F.normalize(snapshots[step].embeddings, dim=1).numpy()
+    flat = PCA(2, random_state=0).fit_transform(unit)
+    picture = embedding_maps({f"after {step} steps": (flat, snapshots[step].labels)}, val.info)
+    if window is not None:
+        window.update(picture)
+
+
+def on_log(row: dict) -> None:
+    """Look where a snapshot is asked for."""
+    if row["step"] in SNAPSHOTS:
+        look(row["step"])
+
+
+network = runs.initial_network(recipe)
+look(0)
+accelerator = make_accelerator(recipe.precision)
+session = Session(accelerator=accelerator, progress_bar=True, on_log=on_log)
+log = pretrain(network, labelled, recipe, session=session)
+
+# %% [markdown]
+# A plane chosen anew for each snapshot turns under our feet. So take *one* plane for all of them:
+# the principal components of all snapshots together. PCA is a plain projection, so in these
+# pictures distances mean something, though only those within the plane.
+
+# %%
+units = {step: F.normalize(sample.embeddings, dim=1).numpy() for step, sample in snapshots.items()}
+plane = PCA(2, random_state=0).fit(np.concatenate([*units.values()]))
+places = {step: plane.transform(unit) for step, unit in units.items()}
+everything = np.concatenate([*places.values()])
+low, high = everything.min(0) - 0.05, everything.max(0) + 0.05
+
+
+def on_one_plane(*steps: int):
+    """Snapshots in the common plane, all panels on one scale."""
+    points = {f"after {step} steps": (places[step], snapshots[step].labels) for step in steps}
+    picture = embedding_maps(points, val.info)
+    for axes in picture.figure.axes:
+        axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    return picture
+
+
+on_one_plane(*places)
+
+# %% [markdown]
+# **How to read it.** Each dot is a pixel of a validation image, always the same one, coloured by
+# its true class. The first panel is the fresh network: one small lump, since to it all pixels look
+# alike. Then the lump bursts. The large areas move apart first; the toys follow, more slowly, and
+# the plane has room for only two of the many directions they part in.
+#
+# Step through the snapshots yourself:
+
+# %%
+live(
+    lambda snapshot: on_one_plane(snapshot),
+    {"snapshot": ipywidgets.SelectionSlider(options=list(places), description="step")},
+)
+
+# %% [markdown]
+# The same without widgets.
+
+# %%
+snapshot = max(places)
+on_one_plane(snapshot)
+
+# %% [markdown]
+# The widget's twin shows one panel; the picture says how far the last snapshot got. What the plane
+# hides, t-SNE can show: who is neighbour of whom, in all dimensions. First and last snapshot:
+
+# %%
+perplexity = min(30.0, (len(everything) / len(places) - 1) / 3)
+embedding_maps(
+    {
+        f"t-SNE, after {step} steps": (
+            tsne(units[step], perplexity=perplexity, seed=SEED),
+            snapshots[step].labels,
+        )
+        for step in (0, max(snapshots))
+    },
+    val.info,
+)
+
+# %% [markdown]
+# **How to read it.** Look for islands of one colour, and for nothing else: in t-SNE neither the
+# size of an island nor the distance between two means anything. Why not, and what to trust instead,
+# is the subject of [06](06_embeddings_and_compactness.ipynb). Here are two of those numbers along
+# the training: the spread within the classes, and the distance between them.
+
+# %%
+fitted = evaluation.sample_embeddings(
+    network, labelled, device=device, per_class=PIXELS_PER_CLASS, seed=SEED
+)
+gathered = {
+    step: evaluation.measure_compactness(fitted, sample, num_classes=val.info.num_classes)
+    for step, sample in snapshots.items()
+}
+lines(
+    {
+        "intra: spread within classes": ([*gathered], [c.intra or 0.0 for c in gathered.values()]),
+        "inter: distance between classes": (
+            [*gathered],
+            [c.inter or 0.0 for c in gathered.values()],
+        ),
+    },
+    xlabel="step",
+    ylabel="of unit-length features, validation pixels",
+)
+
+# %% [markdown]
+# **How to read it.** Both rise at first: a lump has no spread and no distances, so *everything*
+# has to grow before anything can be compact. What counts is whether *inter* outgrows *intra*.
+# Neither alone says that the classes are apart.
+#
+# ## 5 · The loss curve and its floor
+#
+# The paper form can't fall below the mean of $\log$ (number of positives), which depends on the
+# crops of the step: a batch full of sky has a high floor, a batch of small toys a low one. We can
+# compute the floor of *each step exactly*, since a step's crops are drawn from a seed: make the
+# same batch again, and put in perfect embeddings, one direction a class.
+
+# %%
+
+
+def floor_of(step: int) -> float:
+    """The loss of a perfect embedding on the very batch of a step."""
+    generator = step_generator(recipe.seed, "pretrain", step - 1, 0)
+    crops, masks = geometric_batch(
+        labelled,
+        recipe,
+        step=step - 1,
+        batch=recipe.pretrain.batch,
+        process=0,
+        processes=1,
+        device=torch.device("cpu"),
+        generator=generator,
+    )
+    colour_distortion(crops, recipe.distortion, generator=generator)  # draws as training drew
+    labels = nearest_labels(masks, recipe.loss_size or grid)
+    classes = val.info.num_classes
+    perfect = F.one_hot(labels.clamp(max=classes), classes + 1).permute(0, 3, 1, 2).float()
+    return float(contrastive_loss(perfect, perfect, labels, recipe, generator=generator))
+
+
+steps = [row["step"] for row in log]
+losses = [row["loss"] for row in log]
+floors = [floor_of(step) for step in steps]
+lines(
+    {"loss": (steps, losses), "floor of the same batch": (steps, floors)},
+    xlabel="step",
+    ylabel=f"contrastive loss ({FORM} form, {SCOPE})",
+)
+
+# %% [markdown]
+# **How to read it.** Mind the two lines' common trembling: much of what looks like noise in the
+# loss is the floor's own, for both depend on which pixels the crop happened to hold. What the
+# network can do something about is the gap between them:
+
+# %%
+gap = [loss - floor for loss, floor in zip(losses, floors, strict=True)]
+display(
+    lines(
+        {"loss above its floor": (steps, gap)},
+        xlabel="step",
+        ylabel="loss - floor",
+        levels={"perfect": 0.0},
+    )
+)
+if len(steps) > 4:
+    together = float(np.corrcoef(np.diff(losses), np.diff(floors))[0, 1])
+    share = 1 - np.var(np.diff(gap)) / np.var(np.diff(losses))
+    print(f"correlation of the two lines' jumps: {together:.2f}")
+    print(f"share of the jumps' variance that the floor explains: {100 * share:.0f} %")
+print(f"loss above its floor: {gap[0]:.2f} at the first step, {gap[-1]:.2f} at the last")
+
+# %% [markdown]
+# **How to read it.** The floor is gone, and the curve says at last what we wanted to know: is it
+# still falling? If it is, more steps may help. A plain loss curve that looks flat may hide a gap
+# that still closes, and one that seems to fall may only have met easier crops. (With
+# `FORM = "official"` the floor is about zero, and the gap is the loss itself.)
+#
+# ## Summary
+#
+# - A step sees every image twice, in the same crop: as it is, and with other colours. The strength
+#   of the distortion says what the network should learn to ignore.
+# - Labels follow the features down to their size by nearest neighbour, corners aligned.
+# - The fresh network's lump of embeddings bursts and the classes part; we watched the same pixels
+#   of unseen images in one common plane.
+# - The loss of the paper form has a floor that trembles with the crops. Subtract it before you
+#   judge.
+#
+# ## Where to go next
+#
+# - [05, fine-tuning and comparison](05_fine_tuning_and_comparison.ipynb): the clusters get their
+#   names, and meet baselines with the same compute.
+# - [06, embeddings and compactness](06_embeddings_and_compactness.ipynb): what t-SNE can and can't
+#   say, and numbers for what it can't.
+# - Try here: `STRENGTH = 0`, `SCOPE = "within"`, `FORM = "official"`.

@@ -1,0 +1,468 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # 06 · Embeddings and compactness
+#
+# The paper's claim has a middle part. Few labels make cross-entropy overfit; contrastive
+# pretraining raises **intra-class compactness** and **inter-class separability**; *therefore* the
+# classifier improves. The usual evidence for the middle part is a t-SNE picture. This notebook asks
+# how much such a picture is worth, and brings the numbers it can't give.
+#
+# In this notebook you will
+#
+# 1. look at the same pixels before training, after stage 1 and after stage 2, with several seeds
+#    and perplexities;
+# 2. build a case where the truth is known, and catch t-SNE inventing distances;
+# 3. compute six numbers that don't depend on a perplexity: intra, inter, Fisher, silhouette, kNN
+#    mIoU and linear-probe mIoU, stage by stage;
+# 4. ask the ledger whether compactness goes along with mIoU at all.
+#
+# Before this: [05, fine-tuning and comparison](05_fine_tuning_and_comparison.ipynb).
+
+# %% [markdown]
+# ## The knobs
+#
+# All that you may want to change, in one cell.
+
+# %%
+from segnb.notebook import tier
+
+TIER = tier()  # "smoke" for seconds, "quick" for minutes; SEGNB_TIER overrides
+DATASET = "shapes"
+USE_LEDGER = True  # take a run of the ledger where it has one; else train a small one here
+STEPS = {"smoke": (4, 4), "quick": (150, 80)}.get(TIER, (4000, 2000))  # of stages 1 and 2
+SEEDS = (0, 1, 2)  # of t-SNE
+PERPLEXITIES = {"smoke": (3, 5, 8)}.get(TIER, (5, 30, 100))
+PIXELS = {"smoke": 6}.get(TIER, 50)  # of each class, that t-SNE draws
+SEED = 0  # of the run trained here
+
+# %% [markdown]
+# What we import. `segnb.metrics.compactness` holds the numbers, `segnb.report` reads what a run has
+# kept.
+
+# %%
+import numpy as np
+import torch
+from IPython.display import Markdown, display
+from sklearn.decomposition import PCA
+
+from segnb import checks, datasets, evaluation, ledger, report, runs
+from segnb.checks import judge
+from segnb.datasets import DatasetInfo
+from segnb.errors import DataError
+from segnb.metrics.compactness import compactness
+from segnb.notebook import project_path
+from segnb.plots import (
+    compactness_scatter,
+    compactness_stages,
+    embedding_maps,
+    spearman,
+    tsne,
+)
+from segnb.recipe import Stage, preset
+
+# %% [markdown]
+# ## 1 · A run to look at
+#
+# We want two runs on the same few labels: one with stage 1 and one of cross-entropy alone. A small
+# pair is trained here, in a folder of its own. It never enters the repository's ledger, and a
+# second run of this cell finds it finished.
+
+# %%
+small = {"encoder_depth": 3, "decoder_channels": 64} if TIER in ("smoke", "quick") else {}
+recipe = preset(DATASET, TIER).replace(
+    **small,
+    seed=SEED,
+    pretrain=Stage(steps=STEPS[0], batch=8, lr=0.1, warmup=min(30, STEPS[0] // 2)),
+    finetune=Stage(steps=STEPS[1], batch=8, lr=0.05, schedule="poly"),
+)
+own = project_path("runs/notebooks")
+trained = {
+    method: runs.run(recipe.replace(method=method), runs=own, results=own)
+    for method in ("contrastive", "ce")
+}
+for method, row in trained.items():
+    print(f"{method:12} {row['labelled']} labelled images, mIoU on val {row['miou_val']:.1f}")
+
+# %% [markdown]
+# The repository's ledger may hold a longer run of the same data set, whose pixel features were
+# kept. If so we look at that one. The kept pixels are a **class-balanced** sample of validation
+# images, the same at every stage; the features are those below the head.
+
+# %%
+ledger_rows = ledger.read(project_path("results/ledger.jsonl"))
+shown, preview = trained["contrastive"], report.read_preview(trained["contrastive"], own)
+source = "the run trained above"
+candidates = [
+    row
+    for row in ledger_rows
+    if USE_LEDGER
+    and TIER != "smoke"
+    and row["dataset"] == DATASET
+    and row["tier"] == TIER
+    and row["method"] == "contrastive"
+]
+for row in sorted(candidates, key=lambda row: (row["fraction"] or 1.0, row["seed"])):
+    try:
+        shown, preview = row, report.read_preview(row, project_path("results"))
+    except DataError:
+        continue  # its preview was not kept
+    source = f"run {row['recipe_hash']} of the ledger"
+    break
+info = datasets.info(DATASET)
+few = np.concatenate(
+    [np.flatnonzero(preview["labels"] == c)[:PIXELS] for c in np.unique(preview["labels"])]
+)
+preview = {name: values[few] for name, values in preview.items() if len(values) > few.max()}
+labels = preview["labels"]
+print(f"{source}: {shown['form']} form, {shown['scope']}, {shown['labelled']} labelled images")
+for name in preview:
+    if name.startswith("embeddings_"):
+        print(f"{name:22} {preview[name].shape}")
+
+# %% [markdown]
+# ## 2 · Before and after
+#
+# t-SNE places the pixels in the plane so that near neighbours stay near. First the picture as
+# papers show it: one seed, one perplexity.
+
+# %%
+display(embedding_maps(report.embedding_points(preview, perplexity=PERPLEXITIES[1]), info))
+
+# %% [markdown]
+# **How to read it.** Each dot is a pixel, coloured by its true class, the same pixels in every
+# panel. Ask one question only: *are a dot's neighbours of its colour?* Before training they are
+# only where colour or place alone tells the class. Axes have no unit, and nothing else in the
+# picture has a meaning, as we are about to see.
+#
+# The same embeddings with other seeds and other perplexities (roughly, how many neighbours count).
+# First row of each picture: before training; second row: after the last stage.
+
+# %%
+first, last = preview["embeddings_initial"], preview["embeddings_finetuned"]
+
+
+def before_and_after(**settings: dict) -> None:
+    """One column a setting, one row a stage."""
+    points = {
+        f"{when}, {name}": (tsne(embeddings.astype(np.float32), **options), labels)
+        for when, embeddings in (("before", first), ("after", last))
+        for name, options in settings.items()
+    }
+    display(embedding_maps(points, info))
+
+
+before_and_after(
+    **{f"seed {seed}": {"seed": seed, "perplexity": PERPLEXITIES[1]} for seed in SEEDS}
+)
+
+# %% [markdown]
+# Now the perplexity.
+
+# %%
+before_and_after(**{f"perplexity {p}": {"perplexity": p, "seed": SEEDS[0]} for p in PERPLEXITIES})
+
+# %% [markdown]
+# **How to read them.** Seeds change little here, since we start t-SNE from the principal
+# components; started at random, islands would trade places. Perplexity changes a lot: a small one
+# tears every class into crumbs, a large one fuses them. All panels of a row are the *same*
+# embedding. Whoever picks one panel out of six picks the story.
+#
+# ## 3 · Distances that are not there
+#
+# Here is an embedding whose truth we know: four classes on a sphere in 20 dimensions. A and B are
+# close neighbours, C is far from both, and D is scattered four times as widely as the others. On
+# the left the truth, by a plain projection; then t-SNE.
+
+# %%
+generator = np.random.default_rng(0)
+count = 20 if TIER == "smoke" else 120
+axes = np.eye(20)
+means = {
+    "A": axes[0],
+    "B": axes[0] + 0.35 * axes[1],
+    "C": axes[2],
+    "D": axes[3] - 0.5 * axes[0],
+}
+spread = {"A": 0.02, "B": 0.02, "C": 0.02, "D": 0.08}
+names = list(means)
+points = np.concatenate([means[n] + spread[n] * generator.normal(size=(count, 20)) for n in names])
+points /= np.linalg.norm(points, axis=1, keepdims=True)
+owner = np.repeat(np.arange(4), count)
+toy = DatasetInfo(
+    name="a made-up embedding",
+    class_names=tuple(names),
+    palette=((0, 114, 178), (86, 180, 233), (213, 94, 0), (0, 158, 115)),
+    licence="made in this notebook",
+    homepage="",
+)
+perplexity = min(30, count // 4)
+maps = {"truth (PCA)": PCA(2, random_state=0).fit_transform(points)}
+maps |= {f"t-SNE, perplexity {p}": tsne(points, perplexity=p) for p in (perplexity, 2 * perplexity)}
+embedding_maps({title: (xy, owner) for title, xy in maps.items()}, toy)
+
+# %% [markdown]
+# **How to read it.** In truth A and B nearly touch and D is a wide cloud. t-SNE draws four islands
+# of about one size, at about one distance from each other: it evens out densities on purpose, so
+# that every point has the same number of neighbours. Put numbers on it:
+
+
+# %%
+def gaps_and_widths(places: np.ndarray) -> tuple[dict[str, float], dict[str, float]]:
+    """Distances between class means, and root mean square distance to the own mean."""
+    centre = {n: places[owner == c].mean(0) for c, n in enumerate(names)}
+    gap = {
+        f"{a}-{b}": float(np.linalg.norm(centre[a] - centre[b]))
+        for i, a in enumerate(names)
+        for b in names[i + 1 :]
+    }
+    width = {
+        n: float(np.sqrt(((places[owner == c] - centre[n]) ** 2).sum(1).mean()))
+        for c, n in enumerate(names)
+    }
+    return gap, width
+
+
+rows = {"truth": gaps_and_widths(points)}
+rows |= {title: gaps_and_widths(xy) for title, xy in maps.items() if title.startswith("t-SNE")}
+print(f"{'':24} gap A-C / gap A-B    width D / width A")
+for title, (gap, width) in rows.items():
+    print(f"{title:24} {gap['A-C'] / gap['A-B']:17.2f} {width['D'] / width['A']:20.2f}")
+
+# %% [markdown]
+# **How to read it.** A faithful map would repeat the first line. t-SNE's ratios are its own, and
+# change with the perplexity. So "the clusters moved apart" and "the clusters became tighter" are
+# two things a t-SNE picture can't show, and they are precisely what the paper claims.
+#
+# ## 4 · Numbers instead
+#
+# With $z$ an embedding scaled to length 1 and $m_c$ the mean of class $c$ (not scaled again):
+#
+# | number | what it is | good |
+# | --- | --- | --- |
+# | **intra** | mean over classes of $\frac{1}{n_c}\sum_{z \in c} \lVert z - m_c \rVert^2$ | small |
+# | **inter** | mean over pairs of classes of $\lVert m_c - m_d \rVert^2$ | large |
+# | **Fisher** | inter / intra | large |
+# | **silhouette** | mean of $(b - a) / \max(a, b)$, see below | large |
+# | **kNN mIoU** | five nearest *training* pixels vote on each validation pixel | large |
+# | **probe mIoU** | the same question to a linear classifier | large |
+#
+# In the silhouette $a$ is a pixel's mean cosine distance to the other pixels of its class, and $b$
+# that to the nearest other class. The first four numbers look at one sample. The last two ask what
+# we really want to know: does the geometry carry over from labelled training images to images never
+# seen?
+#
+# ### Exercise 1 · intra and inter
+#
+# In numpy, for `embeddings [M, D]` of any length and `labels [M]`.
+
+
+# %%
+# EXERCISE intra_inter
+def intra_inter(embeddings: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Intra-class variance and inter-class distance, as in the table above."""
+    ...
+
+
+# %% [markdown]
+# Ask the checker.
+
+# %%
+judge(checks.check_intra_inter, intra_inter)
+
+# %% [markdown]
+# A solution, folded away.
+
+
+# %% tags=["solution"]
+# SOLUTION intra_inter
+def intra_inter(embeddings: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Intra-class variance and inter-class distance, as in the table above."""
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    present = np.unique(labels)
+    means = np.stack([unit[labels == c].mean(axis=0) for c in present])
+    spreads = [
+        ((unit[labels == c] - mean) ** 2).sum(axis=1).mean()
+        for c, mean in zip(present, means, strict=True)
+    ]
+    first, second = np.triu_indices(len(present), k=1)
+    gaps = ((means[first] - means[second]) ** 2).sum(axis=1)
+    return float(np.mean(spreads)), float(gaps.mean())
+
+
+# %% [markdown]
+# ### Exercise 2 · the silhouette of one pixel
+#
+# With cosine distance, $1 - \cos$. The pixel itself is not among its own neighbours.
+
+
+# %%
+# EXERCISE silhouette_of
+def silhouette_of(embeddings: np.ndarray, labels: np.ndarray, index: int) -> float:
+    """(b - a) / max(a, b) of the pixel at `index`."""
+    ...
+
+
+# %% [markdown]
+# Ask the checker.
+
+# %%
+judge(checks.check_silhouette_of, silhouette_of)
+
+# %% [markdown]
+# A solution, folded away.
+
+
+# %% tags=["solution"]
+# SOLUTION silhouette_of
+def silhouette_of(embeddings: np.ndarray, labels: np.ndarray, index: int) -> float:
+    """(b - a) / max(a, b) of the pixel at `index`."""
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    distance = 1 - unit @ unit[index]
+    own = labels == labels[index]
+    a = distance[own].sum() / (own.sum() - 1)
+    b = min(distance[labels == c].mean() for c in np.unique(labels[~own]))
+    return float((b - a) / max(a, b))
+
+
+# %% [markdown]
+# ### The made-up embedding again
+#
+# The numbers see what t-SNE hid: D's spread, and how close A and B are. (There is only one sample
+# here, so it serves both to fit and to measure.)
+
+# %%
+known = compactness(points, owner, fit_embeddings=points, fit_labels=owner, num_classes=4, seed=0)
+for name, value in known.as_dict().items():
+    print(f"{name:12} {value:8.3f}")
+
+# %% [markdown]
+# ## 5 · Stage by stage
+#
+# The runs' rows hold all six numbers for each stage, of the same validation pixels. The classifiers
+# behind the last two were fitted on pixels of the *labelled training images* only.
+
+# %%
+NAMES = ("intra", "inter", "fisher", "silhouette", "knn_miou", "probe_miou")
+
+
+def stage_table(rows: dict) -> Markdown:
+    """One line a run and stage."""
+    lines = [f"| run | stage | {' | '.join(NAMES)} |", "| --- " * (len(NAMES) + 2) + "|"]
+    for name, row in rows.items():
+        for stage, values in row["compactness"].items():
+            cells = ["-" if values[n] is None else f"{values[n]:.3g}" for n in NAMES]
+            lines.append(f"| {name} | {stage} | {' | '.join(cells)} |")
+    return Markdown("\n".join(lines))
+
+
+pair = dict(trained)
+if shown is not trained["contrastive"]:
+    pair[f"ledger {shown['recipe_hash']}"] = shown
+display(stage_table(pair))
+display(compactness_stages(trained.values()))
+
+# %% [markdown]
+# **How to read it.** From left to right: before training, after stage 1, after stage 2;
+# cross-entropy has no stage 1, its line goes straight on. Three things to look for.
+#
+# - *Intra alone misleads.* The fresh network often has the smallest spread of all, for its
+#   embeddings are one lump: compact, and useless. Fisher, which divides, is harder to fool.
+# - *Stage 2 changes the geometry again.* Cross-entropy wants classes on the right side of a line;
+#   it does not want them round.
+# - *Numbers disagree.* Silhouette may rise while the probe falls. Report several, or say beforehand
+#   which one you mean.
+#
+# ### How sure are they?
+#
+# t-SNE changed with its settings. Do these numbers change with the pixels that were drawn? We
+# measure the trained networks again on other random pixels.
+
+# %%
+splits = runs.load_splits(recipe)
+device = torch.device("cpu")
+draws: dict[str, dict[str, list[float]]] = {}
+for method in trained:
+    folder = runs.run_folder(recipe.replace(method=method), own)
+    network = runs.load_network(folder)
+    for draw in range(3):
+        fitted, measured = (
+            evaluation.sample_embeddings(network, data, device=device, seed=draw)
+            for data in (splits.labelled_set, splits.evaluated["val"][1])
+        )
+        values = evaluation.measure_compactness(fitted, measured, num_classes=info.num_classes)
+        for name, value in values.as_dict().items():
+            if value is not None:
+                draws.setdefault(name, {}).setdefault(method, []).append(value)
+print(f"{'':12} {'contrastive':>22} {'cross-entropy':>22}")
+for name, found in draws.items():
+    cells = [
+        f"{np.mean(found[m]):8.3f} ± {np.std(found[m], ddof=1):.3f}" if m in found else "-"
+        for m in ("contrastive", "ce")
+    ]
+    print(f"{name:12} {cells[0]:>22} {cells[1]:>22}")
+
+# %% [markdown]
+# **How to read it.** Mean and standard deviation over three draws of pixels from the same networks.
+# A difference between the columns that is not well beyond the ± is none. And this is only the noise
+# of the *pixels*: two runs that differ in their seed differ by more. One pair of runs, such as
+# ours, shows what the numbers look like, not which method is better.
+#
+# ## 6 · Does compactness go along with mIoU?
+#
+# If the paper's *therefore* holds, runs with a better geometry should have a higher mIoU. The
+# ledger can tell, once it holds runs enough: each becomes a dot.
+
+# %%
+LEAST = 6
+comparable = [row for row in ledger_rows if row["dataset"] == DATASET and row["tier"] == TIER]
+if len(comparable) >= LEAST:
+    display(compactness_scatter(comparable))
+else:
+    print(
+        f"The ledger holds {len(comparable)} runs of {DATASET} at tier {TIER}; {LEAST} are the "
+        "least for a picture. Add some with, for example:\n"
+        f"  segnb sweep --dataset {DATASET} --tier {TIER} --fraction 0.0625 0.25 --seed 0 1 2"
+    )
+
+# %% [markdown]
+# **How to read it** (where there is a picture). One mark a run, methods by shape and colour. Over
+# each panel stands Spearman's ρ, the correlation of ranks: 1 if the order of the runs by that
+# number is their order by mIoU, -1 if it is the reverse. *At equal labels* ranks runs only among
+# those with as many labelled images; without that, "more labels improve both" would pass for a
+# connection. A correlation over runs is still no cause: a longer training, too, may improve both.
+#
+# Ranks do need runs. With very few, ρ is nearly a coin:
+
+# %%
+generator = np.random.default_rng(0)
+for number in (4, 6, 12, 40):
+    by_chance = [
+        abs(spearman(generator.normal(size=number), generator.normal(size=number)) or 0.0)
+        for _ in range(500)
+    ]
+    print(
+        f"{number:3} unrelated runs: |ρ| above {np.quantile(by_chance, 0.95):.2f} in 1 of 20 tries"
+    )
+
+# %% [markdown]
+# ## Summary
+#
+# - t-SNE shows who is whose neighbour. Sizes of islands and distances between them are its own
+#   invention, and change with the perplexity.
+# - Compactness has numbers: intra, inter, Fisher, silhouette for the geometry; kNN and probe mIoU
+#   for what carries over to unseen images. None alone is the truth; intra alone is the worst.
+# - Measure the same pixels at every stage, balanced over the classes, several times.
+# - Whether compactness explains mIoU is a question to the ledger, with many runs, at equal labels.
+#
+# ## Where to go next
+#
+# - [07, label fraction and temperature](07_label_fraction_and_temperature.ipynb): how results and
+#   geometry move with the number of labels and with $\tau$.
+# - [04, contrastive pretraining](04_contrastive_pretraining.ipynb): the embedding while it moves.
