@@ -1,0 +1,84 @@
+"""A sweep that nobody ran: rows and previews in the true layout, quick to make, for widgets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from segnb import datasets, ledger
+from segnb.recipe import Recipe, preset
+
+FRACTIONS = (1 / 32, 1 / 16, 1 / 8)
+TEMPERATURES = (0.07, 0.2)
+SEEDS = (0, 1)
+
+#: The recipe that the sweep varies.
+BASE = preset("shapes", "smoke")
+
+_PIXELS = 8
+
+
+def write_sweep(results: Path) -> list[ledger.Row]:
+    """Write the sweep's ledger and previews; its rows.
+
+    The corner of the smallest fraction and the largest temperature is left out.
+    """
+    recipes = [
+        BASE.replace(method=method, fraction=fraction, temperature=temperature, seed=seed)
+        for fraction in FRACTIONS
+        for temperature in TEMPERATURES
+        for method in ("ce", "ce_long", "contrastive")
+        for seed in SEEDS
+    ]
+    corner = (FRACTIONS[0], TEMPERATURES[-1])
+    rows = {
+        recipe.hash: _row(recipe)
+        for recipe in recipes
+        if recipe.method != "contrastive" or (recipe.fraction, recipe.temperature) != corner
+    }
+    (results / "previews").mkdir(parents=True)
+    val = datasets.load("shapes", "val", size=BASE.size)
+    ids = val.ids[:3]
+    draw = np.random.default_rng(0)
+    labels = np.repeat(np.arange(val.info.num_classes, dtype=np.uint8), _PIXELS)
+    for row in rows.values():
+        ledger.add(ledger.ledger_path(results), row)
+        wrong = draw.random((3, *BASE.size)) < 0.2
+        predictions = np.where(wrong, 0, np.stack([val.mask(i) for i in range(3)]))
+        stages = ["initial", "pretrained", "finetuned"]
+        if row["method"] != "contrastive":
+            stages.remove("pretrained")
+        np.savez_compressed(
+            results / "previews" / f"{row['recipe_hash']}.npz",
+            ids=np.array(ids),
+            predictions=predictions.astype(np.uint8),
+            labels=labels,
+            **{
+                f"embeddings_{stage}": draw.normal(size=(len(labels), 16)).astype(np.float16)
+                for stage in stages
+            },
+        )
+    return [*rows.values()]
+
+
+def _row(recipe: Recipe) -> ledger.Row:
+    row: ledger.Row = dict.fromkeys(ledger.REQUIRED)
+    contrastive = recipe.uses_contrastive
+    row.update(
+        dataset=recipe.dataset,
+        tier=recipe.tier,
+        method=recipe.method,
+        form=recipe.form if contrastive else None,
+        scope=recipe.scope if contrastive else None,
+        temperature=recipe.temperature if contrastive else None,
+        fraction=recipe.fraction,
+        labelled=round(512 * recipe.fraction),
+        seed=recipe.seed,
+        miou_val=10 + 40 * recipe.fraction + recipe.seed,
+        recipe_hash=recipe.hash,
+        recipe=recipe.to_dict(),
+        changes=recipe.changes(),
+        command=recipe.command(),
+    )
+    return row
