@@ -368,9 +368,9 @@ lines(
 )
 
 # %% [markdown]
-# **How to read it.** Both rise at first: a lump has no spread and no distances, so *everything*
-# has to grow before anything can be compact. What counts is whether *inter* outgrows *intra*.
-# Neither alone says that the classes are apart.
+# **How to read it.** A lump has little spread *and* small distances, so both may have to grow
+# before anything can be compact. What counts is whether *inter* outgrows *intra*: neither alone
+# says that the classes are apart.
 #
 # ## 5 · The loss curve and its floor
 #
