@@ -6,7 +6,7 @@ A block names the command whose output it holds::
     ...
     <!-- end -->
 
-``python tools/readme.py`` writes every block of the README again; a test compares them.
+``python tools/readme.py`` writes every block of the pages again; a test compares them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+#: Pages that hold tables made from the ledger.
+PAGES = (REPOSITORY / "README.md", REPOSITORY / "results" / "README.md")
 
 _BLOCK = re.compile(
     r"(?P<begin><!-- begin: (?P<command>[^\n]*?) -->\n)(?P<body>.*?)(?P<end><!-- end -->)",
@@ -70,12 +73,13 @@ def refresh(text: str, output_of: Callable[[str], str] = run) -> str:
 
 
 def main() -> int:
-    """Write the blocks of the README again."""
-    path = REPOSITORY / "README.md"
-    old = path.read_text(encoding="utf-8")
-    new = refresh(old)
-    path.write_text(new, encoding="utf-8")
-    print("README.md: tables written again" if new != old else "README.md: already in step")
+    """Write the blocks of all pages again."""
+    for path in PAGES:
+        old = path.read_text(encoding="utf-8")
+        new = refresh(old)
+        path.write_text(new, encoding="utf-8")
+        state = "tables written again" if new != old else "already in step"
+        print(f"{path.relative_to(REPOSITORY)}: {state}")
     return 0
 
 
