@@ -101,8 +101,8 @@ print(recipe.command())
 
 
 def distorted_views(strength: float, seed: int):
-    """Three training images, each in three random distortions of one strength."""
-    images = to_unit(labelled.images[:3])
+    """Two training images, each in three random distortions of one strength."""
+    images = to_unit(labelled.images[:2])
     found = {}
     for draw in range(3):
         generator = torch.Generator().manual_seed(3 * seed + draw)
@@ -305,9 +305,10 @@ on_one_plane(*places)
 
 # %% [markdown]
 # **How to read it.** Each dot is a pixel of a validation image, always the same one, coloured by
-# its true class. The first panel is the fresh network: one small lump, since to it all pixels look
-# alike. Then the lump bursts. The large areas move apart first; the toys follow, more slowly, and
-# the plane has room for only two of the many directions they part in.
+# its true class. The first panel is the fresh network: one lump, all classes mixed. Then the lump
+# moves as a whole, and bursts. The large areas part first. The toys differ from each other in shape
+# and pattern only, and stay mixed for long: parting them takes more steps than a notebook on a
+# processor has, and more directions than a plane has room for.
 #
 # Step through the snapshots yourself:
 
@@ -444,8 +445,8 @@ print(f"loss above its floor: {gap[0]:.2f} at the first step, {gap[-1]:.2f} at t
 # - A step sees every image twice, in the same crop: as it is, and with other colours. The strength
 #   of the distortion says what the network should learn to ignore.
 # - Labels follow the features down to their size by nearest neighbour, corners aligned.
-# - The fresh network's lump of embeddings bursts and the classes part; we watched the same pixels
-#   of unseen images in one common plane.
+# - The fresh network's lump of embeddings bursts, and the large areas part first; we watched the
+#   same pixels of unseen images in one common plane.
 # - The loss of the paper form has a floor that trembles with the crops. Subtract it before you
 #   judge.
 #
