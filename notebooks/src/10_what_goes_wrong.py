@@ -110,8 +110,8 @@ Picture(
 
 # %% [markdown]
 # **How to read it.** In the middle, look along the outlines: thin seams in colours of classes that
-# are nowhere near. No error, no warning; the network learns that every toy has a border of cookie.
-# Right: clean.
+# are nowhere near. No error, no warning; the network learns that every toy has a border made of
+# other toys. Right: clean.
 #
 # **How to catch it.** One line in a test: the labels after any geometric change must be a subset of
 # the labels before, and 255.
@@ -141,8 +141,11 @@ except (IndexError, RuntimeError) as error:
 
 # %%
 generator = torch.Generator().manual_seed(SEED)
-features = F.normalize(torch.randn(1, 12 * 16, 32, generator=generator), dim=2)
+true = nearest_labels(torch.from_numpy(mask.copy()).long()[None], (12, 16)).flatten(1)
 small = nearest_labels(labels, (12, 16)).flatten(1)
+# Features as after training: those of a class lie close together.
+features = F.one_hot(true, 32) + 0.1 * torch.randn(1, 12 * 16, 32, generator=generator)
+features = F.normalize(features, dim=2)
 
 as_sky = torch.where(small == IGNORE, 0, small)
 for name, its_labels, ignored in (
@@ -474,6 +477,7 @@ for _ in range(GAMES):
 
 means = {name: np.mean(pairs, axis=0) for name, pairs in gains.items()}
 for name, (reported, worth) in means.items():
+    reported, worth = round(reported, 1) + 0.0, round(worth, 1) + 0.0  # no "-0.0"
     print(f"{name}: {reported:+.1f} points reported on test, {worth:+.1f} outside")
 
 with plots.styled():
