@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
+import time
 from pathlib import Path
 
 import pytest
-from tiny import ledger_row
+from tiny import SERVER, ledger_row
 
 from segnb import ledger
 from segnb.errors import DataError
@@ -98,12 +98,12 @@ def add_many(path: Path, start: int, count: int) -> None:
 
 def test_two_processes_lose_nothing(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
-    server = multiprocessing.get_context("forkserver")
-    writers = [server.Process(target=add_many, args=(path, start, 25)) for start in (0, 100)]
+    writers = [SERVER.Process(target=add_many, args=(path, start, 25)) for start in (0, 100)]
     for writer in writers:
         writer.start()
     while any(writer.is_alive() for writer in writers):
         ledger.read(path)  # a reader sees whole lines at all times
+        time.sleep(0.01)
     for writer in writers:
         writer.join()
         assert writer.exitcode == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import multiprocessing
 import os
 import signal
 import threading
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import STEPS, Finished, tiny_recipe
+from tiny import SERVER, STEPS, Finished, tiny_recipe
 
 from segnb import cli, runs
 from segnb.errors import ConfigError, DataError, SegnbError
@@ -26,10 +25,6 @@ from segnb.training.log import TrainingLog, read_log
 
 pytest_plugins = ["tiny"]
 pytestmark = pytest.mark.usefixtures("one_thread", "places")
-
-#: One server imports torch once; each process is a fresh fork of it.
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["segnb.cli", "segnb.runs", "segnb.cost"])
 
 
 def start(target: Callable[..., None], *arguments: Any) -> Any:

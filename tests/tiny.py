@@ -6,6 +6,7 @@ modules share the finished runs. (Test modules import it before pytest does: PYT
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,23 @@ COUNTS = {"train": 12, "val": 4, "test": 3}
 NATIVE = (45, 60)
 
 STEPS = 6
+
+#: Other processes are forks of one server, which imports once what takes long to import.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    [
+        "tiny",
+        "segnb.cli",
+        "segnb.cost",
+        "segmentation_models_pytorch",
+        "sklearn.linear_model",
+        "sklearn.metrics",
+        "sklearn.neighbors",
+        "sklearn.pipeline",
+        "torch._dynamo",
+        "torchmetrics.classification",
+    ]
+)
 
 
 def make_camvid(root: Path) -> Path:
