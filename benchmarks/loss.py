@@ -512,7 +512,10 @@ def draw(results: list[Measurement], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter, ScalarFormatter
 
+    names = list(dict.fromkeys(r.contender for r in results))
+    colours = {name: f"C{i}" for i, name in enumerate(names)}
     keys = list(dict.fromkeys((r.device, r.form) for r in results))
     figure, axes = plt.subplots(2, len(keys), figsize=(4 * len(keys), 7), squeeze=False)
     for column, (device, form) in enumerate(keys):
@@ -522,8 +525,10 @@ def draw(results: list[Measurement], path: Path) -> None:
                 (r.pixels, r.least_ms, r.memory_mib) for r in rows if r.contender == name
             )
             pixels, times, memory = zip(*points, strict=True)
-            axes[0, column].loglog(pixels, times, "o-", label=name)
-            axes[1, column].loglog(pixels, [max(m, 0.1) for m in memory], "o-", label=name)
+            axes[0, column].loglog(pixels, times, "o-", color=colours[name], label=name)
+            axes[1, column].loglog(
+                pixels, [max(m, 0.1) for m in memory], "o-", color=colours[name], label=name
+            )
         floors = sorted({(r.pixels, r.floor_ms) for r in rows})
         axes[0, column].loglog(*zip(*floors, strict=True), "k:", label="counted floor")
         axes[0, column].set_title(f"{form}, {device}")
@@ -532,6 +537,9 @@ def draw(results: list[Measurement], path: Path) -> None:
         axes[1, column].set_xlabel("pixels of a pair of images")
         axes[0, column].legend(fontsize=7)
         for row in (0, 1):
+            axes[row, column].set_xticks(sorted({r.pixels for r in rows}))
+            axes[row, column].xaxis.set_major_formatter(ScalarFormatter())
+            axes[row, column].xaxis.set_minor_formatter(NullFormatter())
             axes[row, column].grid(True, which="both", alpha=0.2)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
