@@ -20,13 +20,7 @@ from segnb.training import loop
 from segnb.training.log import read_log
 
 pytest_plugins = ["tiny"]
-pytestmark = [
-    pytest.mark.usefixtures("places"),
-    pytest.mark.xfail(
-        run=False,
-        reason="ConfusionScore waits for the other processes, and only the first one scores",
-    ),
-]
+pytestmark = pytest.mark.usefixtures("places")
 
 #: Seconds after which processes are taken to wait for each other for ever.
 PATIENCE = 100

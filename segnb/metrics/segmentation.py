@@ -42,9 +42,10 @@ class ConfusionScore:
         from torchmetrics.classification import MulticlassConfusionMatrix
 
         self.num_classes = num_classes
-        # Its own validation sorts all pixels of every batch; ours below needs two maxima.
+        # Its own validation sorts all pixels of every batch; ours below needs two maxima. One
+        # process scores the whole split, so there is nothing to wait for from the others.
         self._matrix: Any = MulticlassConfusionMatrix(
-            num_classes, ignore_index=IGNORE, validate_args=False
+            num_classes, ignore_index=IGNORE, validate_args=False, sync_on_compute=False
         )
 
     def update(self, prediction: Tensor, mask: Tensor) -> None:
@@ -76,10 +77,7 @@ class ConfusionScore:
         self._matrix.update(guesses, labels)
 
     def confusion(self) -> Tensor:
-        """The matrix so far: int64 ``[C, C]`` on the CPU, rows true classes, columns predicted.
-
-        Summed over processes where several run.
-        """
+        """The matrix so far: int64 ``[C, C]`` on the CPU, rows true classes, columns predicted."""
         matrix: Tensor = self._matrix.compute().cpu()
         return matrix
 
