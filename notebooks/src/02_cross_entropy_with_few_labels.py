@@ -188,12 +188,13 @@ Picture(
 
 # %% [markdown]
 # **How to read it.** The distance between the dashed and the solid line is what was learnt by
-# heart. Look at the validation *loss* first: it falls, and where training goes on long enough it
-# rises again, while the training loss keeps falling. The network grows ever surer of its answers,
-# right or wrong. The validation *mIoU* is more patient; it asks only which class scores highest,
-# and often stays level while the loss rises. Augmentation narrows the gap, for it never shows the
-# same picture twice; more labels narrow it most. This gap, at few labels, is what the paper sets
-# out to close.
+# heart. Left, the training curves go on and on while validation stands still from early on: what is
+# learnt after that is these few images and no others. The validation *loss* even creeps up again,
+# for the network grows ever surer of its answers, right or wrong; the *mIoU* asks only which class
+# scores highest, and is more patient. Augmentation narrows the gap, since it never shows the same
+# picture twice. More labels nearly close it. A small gap is not yet a good network: with more
+# labels this short training has not got far enough to be accurate, but its validation loss is the
+# lowest of the three and still falls. The gap at few labels is what the paper sets out to close.
 
 # %% [markdown]
 # The numbers behind it, at the last look:
