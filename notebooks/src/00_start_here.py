@@ -361,18 +361,26 @@ judge(check_verdict, verdict)
 #
 # ## Where to go next
 #
-# | notebook | what it is about |
-# | --- | --- |
-# | [01 data and label fractions](01_data_and_label_fractions.ipynb) | the images, and what "few labels" means |
-# | [02 cross-entropy with few labels](02_cross_entropy_with_few_labels.ipynb) | the baseline, how it overfits, mIoU by hand |
-# | [03 contrastive loss from scratch](03_contrastive_loss_from_scratch.ipynb) | from one pixel to the formula to the fast version |
-# | [04 contrastive pretraining](04_contrastive_pretraining.ipynb) | stage 1, watched while it trains |
-# | [05 fine-tuning and comparison](05_fine_tuning_and_comparison.ipynb) | stage 2 against both controls |
-# | [06 embeddings and compactness](06_embeddings_and_compactness.ipynb) | what t-SNE shows and what it can't |
-# | [07 label fraction and temperature](07_label_fraction_and_temperature.ipynb) | sliders over the measured sweeps, and a Run button |
-# | [08 semi-supervised](08_semi_supervised.ipynb) | pseudo-labels for the images without a mask |
-# | [09 real data at scale](09_real_data_at_scale.ipynb) | CamVid, VOC, Cityscapes; Colab and several GPUs |
-# | [10 what goes wrong](10_what_goes_wrong.ipynb) | real failures to repair |
+# - [01](01_data_and_label_fractions.ipynb) **data and label fractions**:
+#   the images, and what "few labels" means
+# - [02](02_cross_entropy_with_few_labels.ipynb) **cross-entropy with few labels**:
+#   the baseline, how it overfits, mIoU by hand
+# - [03](03_contrastive_loss_from_scratch.ipynb) **contrastive loss from scratch**:
+#   from one pixel to the formula to the fast version
+# - [04](04_contrastive_pretraining.ipynb) **contrastive pretraining**:
+#   stage 1, watched while it trains
+# - [05](05_fine_tuning_and_comparison.ipynb) **fine-tuning and comparison**:
+#   stage 2 against both controls
+# - [06](06_embeddings_and_compactness.ipynb) **embeddings and compactness**:
+#   what t-SNE shows and what it can't
+# - [07](07_label_fraction_and_temperature.ipynb) **label fraction and temperature**:
+#   sliders over the measured sweeps, and a Run button
+# - [08](08_semi_supervised.ipynb) **semi-supervised**:
+#   pseudo-labels for the images without a mask
+# - [09](09_real_data_at_scale.ipynb) **real data at scale**:
+#   CamVid, VOC, Cityscapes; Colab and several GPUs
+# - [10](10_what_goes_wrong.ipynb) **what goes wrong**:
+#   real failures to repair
 #
 # Your trained networks are kept. `segnb predict` lays one over pictures of your own; this is the
 # command, with the folder names to fill in:
