@@ -1,0 +1,244 @@
+"""A real browser drives JupyterLab through notebooks 00 and 07, and looks at the page."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import made_sweep
+import nbformat
+import pytest
+
+from tools import notebooks
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+#: A smoke run takes seconds; this is for a machine that is busy with other things.
+PATIENCE = 300_000  # milliseconds
+
+SETTINGS = {
+    # Cells out of sight stay on the page, where the test can see them.
+    "@jupyterlab/notebook-extension/tracker.jupyterlab-settings": '{"windowingMode": "none"}',
+    "@jupyterlab/apputils-extension/notification.jupyterlab-settings": (
+        '{"fetchNews": "false", "checkForUpdates": false}'
+    ),
+}
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-dev-shm-usage",
+    "--disable-gpu",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a JupyterLab over a copy of the notebooks, with a made ledger beside them."""
+    home = tmp_path_factory.mktemp("lab")
+    folder = home / "project" / "notebooks"
+    (folder.parent / "segnb").mkdir(parents=True)
+    folder.mkdir()
+    # The package itself is the installed one; these mark the copy as a checkout of it.
+    shutil.copy(notebooks.REPOSITORY / "pyproject.toml", folder.parent)
+    shutil.copy(notebooks.REPOSITORY / "segnb" / "recipe.py", folder.parent / "segnb")
+    made_sweep.write_sweep(folder.parent / "results")
+    for source in notebooks.sources(["00", "07"]):
+        nbformat.write(notebooks.make(source), folder / f"{source.stem}.ipynb")
+    for name, text in SETTINGS.items():
+        path = home / "settings" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        "SEGNB_TIER": "smoke",
+        "SEGNB_DATA": str(home / "data"),
+        "OMP_NUM_THREADS": "1",
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+        "IPYTHONDIR": str(home / "ipython"),
+    }
+    environment.pop("SEGNB_CACHE", None)
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
+    command += ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"]
+    command += ["--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}"]
+    command += ["--IdentityProvider.token=", "--ServerApp.password="]
+    command += ["--LabApp.extension_manager=readonly"]
+    with (home / "lab.log").open("w") as log:
+        server = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=folder
+        )
+        try:
+            address = f"http://127.0.0.1:{port}"
+            _wait_for(f"{address}/api", server, home / "lab.log")
+            yield address
+            for kernel in _get(f"{address}/api/kernels"):
+                request = urllib.request.Request(
+                    f"{address}/api/kernels/{kernel['id']}", method="DELETE"
+                )
+                with contextlib.suppress(OSError):
+                    urllib.request.urlopen(request, timeout=30).close()
+        finally:
+            server.terminate()
+            try:
+                server.wait(30)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+
+
+def _get(address: str) -> Any:
+    with urllib.request.urlopen(address, timeout=30) as answer:
+        return json.load(answer)
+
+
+def _wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + 240
+    while time.monotonic() < end:
+        assert server.poll() is None, log.read_text()[-3000:]
+        with contextlib.suppress(OSError):
+            _get(address)
+            return
+        time.sleep(0.5)
+    pytest.fail(f"JupyterLab did not come up: {log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=chromium, args=ARGUMENTS, headless=True)
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(browser: Any, tmp_path: Path) -> Iterator[Any]:
+    context = browser.new_context(viewport={"width": 1300, "height": 1000})
+    context.set_default_timeout(PATIENCE)
+    found = context.new_page()
+    yield found
+    found.screenshot(path=tmp_path / "last.png")
+    context.close()
+
+
+def open_and_run(page: Any, lab: str, name: str) -> None:
+    """Open a notebook and run all its cells by the menu; wait for the last of them."""
+    page.goto(f"{lab}/lab/workspaces/{name[:2]}/tree/{name}.ipynb")
+    page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
+    page.locator('.jp-NotebookPanel-toolbar [data-status="idle"]').first.wait_for()
+    # The menu's words do nothing until the kernel has answered: ask until a cell is under way.
+    prompt = page.locator(".jp-CodeCell .jp-InputPrompt").first
+    for _ in range(20):
+        page.locator(".lm-MenuBar-item", has_text=re.compile("^Run$")).click()
+        page.locator('.lm-Menu-item[data-command="runmenu:run-all"]').click()
+        page.wait_for_timeout(3000)
+        if re.search(r"[*\d]", prompt.inner_text()):
+            break
+        page.keyboard.press("Escape")
+    page.wait_for_function(
+        """() => {
+            const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]
+                .map(one => one.textContent.trim());
+            const failed = document.querySelector(
+                '[data-mime-type="application/vnd.jupyter.error"]');
+            return failed || (prompts.every(one => one !== '[*]:')
+                && /^\\[\\d+\\]:$/.test(prompts[prompts.length - 1]));
+        }""",
+        timeout=PATIENCE,
+    )
+    errors = page.locator('[data-mime-type="application/vnd.jupyter.error"]')
+    assert errors.count() == 0, errors.first.inner_text()[-2000:]
+
+
+def test_the_first_notebook_runs_and_shows_its_pictures(
+    page: Any, lab: str, tmp_path: Path
+) -> None:
+    (source,) = notebooks.sources(["00"])
+    open_and_run(page, lab, source.stem)
+    pictures = page.locator(".jp-OutputArea-output img")
+    assert pictures.count() >= 3
+    assert pictures.evaluate_all("all => all.every(one => one.naturalWidth > 100)")
+    assert "mIoU" in page.locator(".jp-Notebook").inner_text()
+    pictures.last.scroll_into_view_if_needed()
+    page.screenshot(path=tmp_path / "00.png")
+
+
+def test_the_explorer_answers_its_sliders_and_trains(page: Any, lab: str, tmp_path: Path) -> None:
+    (source,) = notebooks.sources(["07"])
+    open_and_run(page, lab, source.stem)
+    handles = page.locator(".jupyter-widgets .noUi-handle")
+    handles.first.wait_for()
+    handles.first.scroll_into_view_if_needed()
+    readouts = page.locator(".jupyter-widgets .widget-readout")
+    explorer = page.locator(".widget-vbox", has=handles.first).first
+    before = readouts.all_inner_texts()
+    assert before[1] == "0.07"
+    page.screenshot(path=tmp_path / "07-before.png")
+
+    # Both sliders, by the keyboard. What the ledger says of the new place follows.
+    handles.nth(0).focus()
+    page.keyboard.press("Home")
+    first = explorer.get_by_text("1/32 of the labels, τ 0.07")
+    first.wait_for()
+    page.keyboard.press("ArrowRight")
+    handles.nth(1).focus()
+    page.keyboard.press("ArrowRight")
+    explorer.get_by_text("1/16 of the labels, τ 0.2").wait_for()
+    assert first.count() == 0, "the old answer is gone"
+    assert readouts.all_inner_texts()[:2] == ["1/16 (32)", "0.2"]
+    pictures = explorer.locator(".jp-OutputArea-output img")
+    page.locator(".widget-html-content", has_text="fraction 0.0625, τ 0.2").wait_for()
+
+    # Run, and at once Stop: the step at hand is finished and kept.
+    run, stop = (explorer.locator("button.widget-button").nth(i) for i in range(2))
+    assert (run.inner_text().strip(), stop.inner_text().strip()) == ("Run", "Stop")
+    assert stop.is_disabled()
+    run.click()
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('button')]"
+        ".some(one => one.textContent.trim() === 'Stop' && !one.disabled)"
+    )
+    assert run.is_disabled()
+    stop.click()
+    status = explorer.get_by_text(re.compile(r"stopped at step \d+ of \d+"))
+    status.wait_for()
+    explorer.locator("button.widget-button", has_text="Go on").wait_for()
+    status.scroll_into_view_if_needed()
+    page.screenshot(path=tmp_path / "07-stopped.png")
+
+    # Go on to the end; the live run's pictures stand under its loss.
+    run.click()
+    explorer.get_by_text(re.compile(r"finished: mIoU \d")).wait_for()
+    live = explorer.locator(".widget-html-content img")
+    page.wait_for_function(
+        "() => document.querySelectorAll('.widget-html-content img').length >= 3"
+    )
+    assert live.count() == 3, "losses, predictions, embeddings"
+    assert live.evaluate_all("all => all.every(one => one.naturalWidth > 100 && one.alt)")
+    assert pictures.count() == 4, "both curves, predictions, embeddings of the ledger"
+    assert pictures.evaluate_all("all => all.every(one => one.naturalWidth > 100)")
+    live.first.scroll_into_view_if_needed()
+    page.screenshot(path=tmp_path / "07-finished.png")
+    handles.first.scroll_into_view_if_needed()
+    page.screenshot(path=tmp_path / "07-after.png")
