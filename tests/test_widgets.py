@@ -314,13 +314,16 @@ def test_a_panel_made_anew_takes_over_the_training_under_way(slow: SlowRun, tmp_
 def test_a_panel_in_a_new_kernel_finds_what_was_done(slow: SlowRun, tmp_path: Path) -> None:
     before = TrainingPanel(RECIPE, runs=tmp_path)
     before.run()
+    slow.step()
+    until(lambda: before.bar.value == 1)
+    assert before.figure.value == "", "one point is no curve"
     before.stop()
     slow.step()
     assert before.training.wait(SECONDS)
     after = TrainingPanel(RECIPE, runs=tmp_path)  # knows the folder alone
     assert after.training is not before.training
     assert "from an earlier session" in after.status.value
-    assert (after.bar.value, after.run_button.description) == (1, "Go on")
+    assert (after.bar.value, after.run_button.description) == (2, "Go on")
     assert "<img " in after.figure.value
 
 

@@ -326,7 +326,10 @@ class TrainingPanel:
             return
         try:
             with drawing:
-                pictures = [plots.loss_curves({"this run": rows})] if rows else []
+                stages = [row["stage"] for row in rows]
+                # A single point is no curve, and would look like an empty picture.
+                drawn = max(map(stages.count, stages), default=0) > 1
+                pictures = [plots.loss_curves({"this run": rows})] if drawn else []
                 if state == "finished" and training.row is not None and self._outcome is not None:
                     pictures += self._outcome(training.row)
                 # Put up in one go: what was there stays until the new picture is whole.
@@ -381,11 +384,11 @@ def _status(
     elif state == "finished" and training.row is not None:
         words = f"finished: mIoU {training.row['miou_val']:.1f} on the validation images"
     elif state == "stopped":
-        words = f"{html.escape(training.message)}. Run goes on from there"
+        words = f"{html.escape(training.message)}. Go on takes it up there"
     elif (training.folder / "metrics.json").exists():
         words = "finished in an earlier session: Run shows the result at once"
     elif rows:
-        words = f"{where}, from an earlier session. Run goes on from the last checkpoint"
+        words = f"{where}, from an earlier session. Go on takes up the last checkpoint"
     else:
         words = f"ready, {planned} steps"
     return f"<div><b>{html.escape(name)}</b>: {words}.</div>"
