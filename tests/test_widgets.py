@@ -568,7 +568,7 @@ def test_all_this_works_with_the_ipywidgets_of_colab(tmp_path: Path) -> None:
     for name in [name for name in environment if name.startswith("PYTEST_")]:
         del environment[name]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__],
         env=environment,
         cwd=Path(__file__).parent.parent,
         capture_output=True,

@@ -60,7 +60,7 @@ def check_largest_batch(largest_batch: Answer) -> None:
         tolerance=1e-9,
     )
     need_close(
-        call(largest_batch, batches, peaks, 2.0),
+        call(largest_batch, batches, peaks, 1.0),
         0,
         "where not even two images fit, the answer is 0.",
         tolerance=1e-9,
