@@ -173,17 +173,16 @@ class Explorer:
         self.shown: dict[str, Picture | str] = {}
         self._results, self._root = results, root
         fractions, temperatures = slider_values(sweep)
-        train = len(datasets.load(live.dataset, "train", root=root, size=live.size))
-        names = [f"{table.fraction_name(f)} ({max(1, round(f * train))})" for f in fractions]
+        start = sweep.base if sweep else live
         self.fraction = widgets.SelectionSlider(
-            options=[*zip(names, fractions, strict=True)],
-            value=_nearest(fractions, live.fraction),
+            options=[(table.fraction_name(f), f) for f in fractions],
+            value=_nearest(fractions, start.fraction),
             description="labelled",
             continuous_update=False,
         )
         self.temperature = widgets.SelectionSlider(
             options=[(f"{t:g}", t) for t in temperatures],
-            value=_nearest(temperatures, live.temperature),
+            value=_nearest(temperatures, start.temperature),
             description="τ",
             continuous_update=False,
         )
@@ -279,7 +278,10 @@ class _Place:
         return Picture(picture.figure, f"{picture.alt} Marked: {self.name}.")
 
     def temperatures(self) -> Picture:
-        picture = plots.temperature_curve(table.select(self.sweep.rows, fraction=self.fraction))
+        rows = table.select(self.sweep.rows, fraction=self.fraction)
+        if not rows:
+            raise DataError(f"the ledger holds no run with {self.name.split(',')[0]}")
+        picture = plots.temperature_curve(rows)
         picture.figure.axes[0].axvline(self.temperature, **_MARK)
         return Picture(picture.figure, f"{picture.alt} Marked: {self.name}.")
 
