@@ -4,7 +4,6 @@ from segnb.training.loop import (
     Session,
     TrainingStopped,
     make_accelerator,
-    stage_seconds,
     train_stage,
 )
 from segnb.training.pseudo import pseudo_label
@@ -18,6 +17,5 @@ __all__ = [
     "make_accelerator",
     "pretrain",
     "pseudo_label",
-    "stage_seconds",
     "train_stage",
 ]

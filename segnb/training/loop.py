@@ -241,11 +241,6 @@ def train_stage(
     return [row for row in log.rows if row["stage"] == name]
 
 
-def stage_seconds(rows: list[LogRow]) -> float:
-    """Training time of a stage, from its log."""
-    return float(rows[-1]["seconds"]) if rows else 0.0
-
-
 def check_batch(stage: Stage, processes: int) -> None:
     """Refuse a batch that can't be trained on.
 
