@@ -39,15 +39,16 @@ from segnb.losses._tiles import Pairs
 
 Backend = Literal["auto", "reference", "tiled", "triton"]
 
-#: On the CPU, batches with fewer pairs are faster with every pair in memory.
-FEW_PAIRS = 1 << 20
+#: On the CPU, images with fewer pairs are faster with every pair in memory: below, the calls for
+#: the tiles of an image cost more than they save (measured in ``benchmarks/NOTES.md``).
+FEW_PAIRS = 1 << 16
 
 
 def choose_backend(backend: Backend, anchors: PixelSet, keys: int) -> Any:
     """The module that computes.
 
-    ``auto`` takes Triton where the kernels can run, the plain form on the CPU for few pairs, and
-    tiles for all else.
+    ``auto`` takes Triton where the kernels can run, the plain form on the CPU for few pairs an
+    image, and tiles for all else.
 
     Args:
         backend: The caller's choice.
@@ -65,8 +66,7 @@ def choose_backend(backend: Backend, anchors: PixelSet, keys: int) -> Any:
             serves = _triton_serves(features.device, anchors.dtype, features.shape[2])
             backend = "triton" if serves else "tiled"
         else:
-            pairs = features.shape[0] * features.shape[1] * keys
-            backend = "reference" if pairs < FEW_PAIRS else "tiled"
+            backend = "reference" if features.shape[1] * keys < FEW_PAIRS else "tiled"
     return {"reference": _reference, "tiled": _tiled, "triton": _gpu}[backend]
 
 
