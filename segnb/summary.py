@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from segnb import ledger
 from segnb.errors import ConfigError
-from segnb.table import groups, overview_table, results_table, select
+from segnb.recipe import Recipe, preset
+from segnb.table import gains_table, results_table, select
 
 
 def tables(
@@ -24,21 +26,23 @@ def tables(
     parts = []
     for name, size in sorted({(row["dataset"], row["tier"]) for row in chosen}):
         these = select(chosen, dataset=name, tier=size)
-        counts = {group.labelled for group in groups(these)}
         parts.append(f"**{name}**, {size} tier\n\n" + results_table(these))
-        if len(counts) > 1:
-            parts.append(overview_table(these))
+        with contextlib.suppress(ConfigError):  # nothing to compare
+            parts.append("Gains, paired by seed (95 % interval):\n\n" + gains_table(these))
     return "\n\n".join(parts)
 
 
 #: Fields of a recipe that the comparison of methods is made over.
-_COMPARED = {"method", "seed", "fraction", "form", "scope"}
+_COMPARED = ("method", "seed", "fraction", "form", "scope")
 
 
 def comparable(
     rows: Sequence[ledger.Row], *, dataset: str | None = None, tier: str | None = None
 ) -> list[ledger.Row]:
     """Rows of the presets' own recipes: those that the comparison of methods is made of.
+
+    What counts is what a run did, not how it was asked for: cross-entropy with the same compute is
+    one run however that compute is shared out between the two stages of the others.
 
     Raises:
         ConfigError: There are none.
@@ -48,8 +52,13 @@ def comparable(
         for row in rows
         if dataset in (None, row["dataset"])
         and tier in (None, row["tier"])
-        and set(row["changes"]) <= _COMPARED
+        and _is_preset(Recipe.from_dict(row["recipe"]))
     ]
     if not chosen:
         raise ConfigError("the ledger holds no runs to make this of; `segnb sweep` adds some")
     return chosen
+
+
+def _is_preset(recipe: Recipe) -> bool:
+    base = preset(recipe.dataset, recipe.tier)
+    return recipe.hash == base.replace(**{n: getattr(recipe, n) for n in _COMPARED}).hash

@@ -196,6 +196,57 @@ def groups(rows: Iterable[Row], measure: str = "miou_val") -> list[Group]:
     return sorted(found, key=lambda group: (method_order(group.method), group.labelled))
 
 
+@dataclass(frozen=True)
+class Gain:
+    """What one method gains over a baseline, at one number of labelled images.
+
+    Attributes:
+        baseline: Name of the baseline without what :func:`weights_suffix` adds.
+        group: The runs of the method.
+        differences: Points over the baseline, one for each seed that both have: the same
+            labelled images and first weights.
+    """
+
+    baseline: str
+    group: Group
+    differences: list[float]
+
+
+def gains(rows: Iterable[Row], measure: str = "miou_val") -> list[Gain]:
+    """Gains over cross-entropy, then over cross-entropy with the same compute, paired by seed.
+
+    A seed without its baseline is left out. Methods from ImageNet weights are compared with
+    baselines from ImageNet weights.
+
+    Raises:
+        ConfigError: See :func:`groups`; or no run has a baseline of its seed.
+    """
+    found = groups(rows, measure)
+    held = {(group.method, group.labelled): group for group in found}
+    baselines = (CROSS_ENTROPY, CROSS_ENTROPY_LONG)
+    paired = []
+    for place, baseline in enumerate(baselines):
+        for group in found:
+            weights = weights_suffix(next(iter(group.rows.values())))
+            # No gain of a baseline over itself, and none of the short one over the long one.
+            if group.method in [shorter + weights for shorter in baselines[: place + 1]]:
+                continue
+            other = held.get((baseline + weights, group.labelled))
+            differences = [
+                value - other.values[seed]
+                for seed, value in group.values.items()
+                if other is not None and seed in other.values
+            ]
+            if differences:
+                paired.append(Gain(baseline, group, differences))
+    if not paired:
+        raise ConfigError(
+            f"no run can be compared: there is no '{CROSS_ENTROPY}' or '{CROSS_ENTROPY_LONG}' "
+            "run with the same number of labelled images and the same seed"
+        )
+    return paired
+
+
 def one_count(found: Iterable[Group]) -> int:
     """The number of labelled images that all groups share.
 
@@ -272,26 +323,36 @@ def results_table(
     return _markdown(head, lines, left=2)
 
 
-def overview_table(rows: Iterable[Row], *, measure: Measure = "miou_val") -> str:
-    """A markdown table, one line a method, one column a number of labelled images.
+def gains_table(
+    rows: Iterable[Row], *, measures: Sequence[Measure] = ("miou_val", "miou_test")
+) -> str:
+    """A markdown table of :func:`gains`, one line a method and number of labelled images.
 
-    A cell is mean ± sample standard deviation (number of seeds).
+    A cell is the mean of the differences in points, and their 95 % Student-t interval.
 
     Raises:
-        ConfigError: See :func:`groups`.
+        ConfigError: See :func:`gains`.
     """
-    found = {(g.method, g.labelled): g for g in groups(rows, measure)}
-    columns = {g.labelled: _labelled_name(g) for g in found.values()}
-    methods = sorted({method for method, _ in found}, key=method_order)
-    lines = []
-    for method in methods:
-        cells = [method]
-        for labelled in sorted(columns):
-            group = found.get((method, labelled))
-            cells.append(f"{_mean_cell(group.summary)} ({len(group.values)})" if group else "–")
-        lines.append(cells)
-    head = [f"{MEASURE_NAMES[measure]}, by labelled images"]
-    return _markdown(head + [columns[n] for n in sorted(columns)], lines, left=1)
+    rows = list(rows)
+    held = [m for m in measures if any(row.get(m) is not None for row in rows)] or measures[:1]
+    cells: dict[tuple[int, tuple[int, int, str], str], dict[tuple[str, str], Summary]] = {}
+    labels: dict[int, str] = {}
+    for measure in held:
+        for gain in gains(rows, measure):
+            group = gain.group
+            key = (group.labelled, method_order(group.method), group.method)
+            labels[group.labelled] = _labelled_name(group)
+            cells.setdefault(key, {})[measure, gain.baseline] = summarise(gain.differences)
+    baselines = {CROSS_ENTROPY: "over cross-entropy", CROSS_ENTROPY_LONG: "over the same compute"}
+    columns = [(m, b) for m in held for b in baselines]
+    head = ["labelled images", "method", "seeds"]
+    head += [f"{MEASURE_NAMES[m]}: {baselines[b]}" for m, b in columns]
+    lines = [
+        [labels[key[0]], key[2], str(max(summary.seeds for summary in found.values()))]
+        + [_gain_cell(found.get(column)) for column in columns]
+        for key, found in sorted(cells.items())
+    ]
+    return _markdown(head, lines, left=2)
 
 
 def _field(row: Row, name: str) -> Any:
@@ -345,6 +406,14 @@ def _mean_cell(summary: Summary | None) -> str:
     if summary is None:
         return "–"
     return f"{summary.mean:.1f}" + (f" ± {summary.std:.1f}" if summary.std is not None else "")
+
+
+def _gain_cell(summary: Summary | None) -> str:
+    if summary is None:
+        return "–"
+    if summary.low is None or summary.high is None:
+        return f"{summary.mean:+.1f}"
+    return f"{summary.mean:+.1f} ({summary.low:+.1f} to {summary.high:+.1f})"
 
 
 def _interval_cell(summary: Summary | None) -> str:

@@ -11,10 +11,11 @@ from segnb.errors import ConfigError
 from segnb.recipe import Recipe
 from segnb.table import (
     fraction_name,
+    gains,
+    gains_table,
     groups,
     method_name,
     method_order,
-    overview_table,
     results_table,
     select,
     summarise,
@@ -150,11 +151,29 @@ def test_results_table() -> None:
         results_table([])
 
 
-def test_overview_table() -> None:
-    rows = [row(40.0), row(25.0, method="ce"), row(44.0, method="ce", fraction=1.0, labelled=367)]
-    assert overview_table(rows).splitlines() == [
-        "| mIoU, val, by labelled images | 18 (1/16) | 367 (all) |",
-        "| --- | ---: | ---: |",
-        "| cross-entropy | 25.0 (1) | 44.0 (1) |",
-        "| contrastive (paper, cross) | 40.0 (1) | – |",
+def test_gains_are_paired_by_seed() -> None:
+    rows = [
+        row(30.0, method="ce", seed=0),
+        row(20.0, method="ce", seed=1),
+        row(35.0, method="ce_long", seed=0),
+        row(41.0, seed=0),
+        row(33.0, seed=1),
+        row(90.0, seed=2),  # no baseline of its seed
     ]
+    found = {(one.baseline, one.group.method): one.differences for one in gains(rows)}
+    name = "contrastive (paper, cross)"
+    assert found == {
+        ("cross-entropy", "cross-entropy, same compute"): [5.0],
+        ("cross-entropy", name): [11.0, 13.0],
+        ("cross-entropy, same compute", name): [6.0],
+    }
+    assert gains_table(rows).splitlines() == [
+        "| labelled images | method | seeds | mIoU, val: over cross-entropy "
+        "| mIoU, val: over the same compute |",
+        "| --- | --- | ---: | ---: | ---: |",
+        "| 18 (1/16) | cross-entropy, same compute | 1 | +5.0 | – |",
+        # Half the interval: 12.706 (Student, one degree of freedom) * sqrt(2) / sqrt(2).
+        f"| 18 (1/16) | {name} | 2 | +12.0 (-0.7 to +24.7) | +6.0 |",
+    ]
+    with pytest.raises(ConfigError, match="no run can be compared"):
+        gains_table([row(40.0)])

@@ -25,13 +25,12 @@ from segnb.plots.style import (
     styled,
 )
 from segnb.table import (
-    CROSS_ENTROPY,
-    CROSS_ENTROPY_LONG,
     MEASURE_NAMES,
     Group,
     Measure,
     Row,
     fraction_name,
+    gains,
     groups,
     method_name,
     method_order,
@@ -39,7 +38,6 @@ from segnb.table import (
     recipe_identity,
     require_rows,
     summarise,
-    weights_suffix,
 )
 
 #: The compactness numbers of a row, as they are called where people read them.
@@ -98,40 +96,20 @@ def label_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Pictur
 def gain(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
     """Gain over cross-entropy, and over cross-entropy with the same compute.
 
-    Runs are paired by seed (the same labelled images and first weights), and the interval is of
-    the paired differences; a seed without its baseline is left out. Methods from ImageNet
-    weights are compared with baselines from ImageNet weights.
+    Runs are paired by seed (:func:`segnb.table.gains`), and the interval is of the paired
+    differences.
 
     Args:
         rows: Ledger rows of one data set and tier, baselines among them.
         measure: Which mIoU.
 
     Raises:
-        ConfigError: See :func:`segnb.table.groups`; or no run has a baseline of its seed.
+        ConfigError: See :func:`segnb.table.gains`.
     """
-    found = groups(rows, measure)
-    held = {(group.method, group.labelled): group for group in found}
     panels: dict[str, dict[str, list[tuple[Group, list[float]]]]] = {}
-    baselines = (CROSS_ENTROPY, CROSS_ENTROPY_LONG)
-    for place, baseline in enumerate(baselines):
-        for group in found:
-            # No gain of a baseline over itself, and none of the short one over the long one.
-            if group.method in [_against(group, shorter) for shorter in baselines[: place + 1]]:
-                continue
-            other = held.get((_against(group, baseline), group.labelled))
-            pairs = [
-                value - other.values[seed]
-                for seed, value in group.values.items()
-                if other is not None and seed in other.values
-            ]
-            if pairs:
-                line = panels.setdefault(baseline, {}).setdefault(group.method, [])
-                line.append((group, pairs))
-    if not panels:
-        raise ConfigError(
-            f"no run can be compared: there is no '{CROSS_ENTROPY}' or '{CROSS_ENTROPY_LONG}' "
-            "run with the same number of labelled images and the same seed"
-        )
+    for one in gains(rows, measure):
+        line = panels.setdefault(one.baseline, {}).setdefault(one.group.method, [])
+        line.append((one.group, one.differences))
     styles = method_styles(sorted({name for lines in panels.values() for name in lines}))
     alt = f"Gain in {MEASURE_NAMES[measure]}, in points. " + " ".join(
         f"Over {baseline}: "
@@ -477,10 +455,6 @@ def _plain_log_axis(axes: Axes) -> None:
 def _dodge(place: int, count: int) -> float:
     """A factor on a logarithmic axis that sets lines side by side."""
     return float(1.03 ** (place - (count - 1) / 2))
-
-
-def _against(group: Group, baseline: str) -> str:
-    return baseline + weights_suffix(next(iter(group.rows.values())))
 
 
 def _has_temperature(row: Row) -> bool:
