@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segnb.errors import ConfigError
-from segnb.recipe import Recipe
+from segnb.recipe import DEEPLAB_RATES, Recipe
 
 #: Width and depth of the paper's projection head.
 PROJECTION_CHANNELS = 256
@@ -154,6 +154,8 @@ def _smp(recipe: Recipe) -> SegmentationNetwork:
     options: dict[str, Any] = {"encoder_depth": recipe.encoder_depth}
     if "encoder_output_stride" in accepted:
         options["encoder_output_stride"] = recipe.output_stride
+    if "decoder_atrous_rates" in accepted:
+        options["decoder_atrous_rates"] = recipe.atrous_rates
     default = getattr(accepted.get("decoder_channels"), "default", None)
     if isinstance(default, int):
         options["decoder_channels"] = recipe.decoder_channels
@@ -201,10 +203,17 @@ def _torchvision_deeplab(recipe: Recipe) -> SegmentationNetwork:
         raise ConfigError(
             f"{TORCHVISION_DEEPLAB} has no encoder {recipe.encoder!r}; it has {sorted(builders)}"
         )
-    if recipe.output_stride != 8 or recipe.encoder_depth != 5 or recipe.decoder_channels != 256:
+    fixed = {
+        "output_stride": 8,
+        "encoder_depth": 5,
+        "decoder_channels": 256,
+        "atrous_rates": DEEPLAB_RATES,
+    }
+    if any(getattr(recipe, name) != value for name, value in fixed.items()):
+        comes_with = ", ".join(f"{name.replace('_', ' ')} {v}" for name, v in fixed.items())
         raise ConfigError(
-            f"{TORCHVISION_DEEPLAB} comes with output stride 8, encoder depth 5 and 256 decoder "
-            "channels only; set these, or take the architecture DeepLabV3"
+            f"{TORCHVISION_DEEPLAB} comes with {comes_with} only; set these, or take the "
+            "architecture DeepLabV3"
         )
     weights = "DEFAULT" if recipe.encoder_weights == "imagenet" else None
     try:

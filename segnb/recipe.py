@@ -29,6 +29,9 @@ LossBackend = Literal["auto", "reference", "tiled", "triton"]
 #: Every contrastive step sees each image twice: as it is and colour-distorted.
 VIEWS_PER_STEP = 2
 
+#: Dilations of DeepLabV3 (Chen et al. 2017) at output stride 8, made for maps of 65x65 cells.
+DEEPLAB_RATES = (12, 24, 36)
+
 #: Fields that cannot change the result of a method that trains with cross-entropy alone.
 _CONTRASTIVE_ONLY = ("form", "scope", "temperature", "loss_size", "loss_backend", "freeze")
 
@@ -92,6 +95,8 @@ class Recipe:
         encoder_weights: ``None`` (from scratch, as the paper) or ``imagenet``.
         output_stride: 8 or 16.
         decoder_channels: Channels of the pixel features.
+        atrous_rates: Dilations of DeepLab's three branches, in cells of the feature map. A rate
+            as large as the map sees nothing but padding beside its centre.
         form: Paper or official form of the contrastive loss.
         scope: Where keys come from: the image, another image too, or the batch.
         temperature: τ of the contrastive loss.
@@ -125,6 +130,7 @@ class Recipe:
     encoder_weights: Literal["imagenet"] | None = None
     output_stride: Literal[8, 16] = 8
     decoder_channels: int = 256
+    atrous_rates: tuple[int, int, int] = DEEPLAB_RATES
 
     form: Form = "paper"
     scope: Scope = "cross"
@@ -159,6 +165,8 @@ class Recipe:
         _need(min(self.size) >= 16, "size", self.size, "16 pixels or more")
         _need(min(self.crop) >= 16, "crop", self.crop, "16 pixels or more")
         _need(min(self.loss_size or (1, 1)) >= 1, "loss_size", self.loss_size, "1 or more")
+        rates = self.atrous_rates
+        _need(len(rates) == 3 and min(rates) >= 1, "atrous_rates", rates, "three, 1 or more")
         _need(
             0 <= self.pseudo_threshold < 1, "pseudo_threshold", self.pseudo_threshold, "in [0, 1)"
         )
@@ -231,6 +239,9 @@ class Recipe:
         """
         values = self.to_dict()
         values.pop("loss_backend")
+        if self.atrous_rates == DEEPLAB_RATES:
+            # Rows from before there was a choice keep their hash.
+            values.pop("atrous_rates")
         if self.split_list is not None:
             values.pop("fraction")
         if not self.uses_contrastive:
@@ -345,10 +356,8 @@ def preset(dataset: DatasetName, tier: Tier = "quick") -> Recipe:
             **common,
             **light,
             fraction=1 / 16,
-            # Chosen on CamVid's val (results/PLAN.md, E2): 300 steps of stage 2 are too few for
-            # any method, and of the same compute stage 2 wants the larger share.
-            pretrain=Stage(steps=500, batch=8, lr=0.1, warmup=50),
-            finetune=Stage(steps=1300, batch=8, lr=0.05, schedule="poly"),
+            pretrain=Stage(steps=1000, batch=8, lr=0.1, warmup=50),
+            finetune=Stage(steps=300, batch=8, lr=0.05, schedule="poly"),
         )
     if tier == "colab":
         return Recipe(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -110,15 +112,22 @@ def ledger_figures(
         root: Where the data sets are.
 
     Returns:
-        Curves over the number of labelled images, cost, compactness, and the comparison at the
-        fewest labelled images.
+        Curves and gains over the number of labelled images, on every split that was measured;
+        cost, compactness, and the comparison at the fewest labelled images.
     """
     smallest = min(row["labelled"] for row in rows)
     fewest = [row for row in rows if row["labelled"] == smallest]
+    device, _ = Counter(row["device"] for row in rows).most_common(1)[0]
+    figures: dict[str, Picture] = {}
+    for measure in get_args(table.Measure):
+        if any(row[measure] is not None for row in rows):
+            split = measure.removeprefix("miou_")
+            figures[f"label_curve_{split}"] = plots.label_curve(rows, measure=measure)
+            figures[f"gain_{split}"] = plots.gain(rows, measure=measure)
     return {
-        "label_curve": plots.label_curve(rows),
-        "gain": plots.gain(rows),
-        "cost": plots.cost(rows),
+        **figures,
+        # Seconds of two machines can't be compared: those of the one that ran most.
+        "cost": plots.cost([row for row in rows if row["device"] == device]),
         "compactness": plots.compactness_scatter(rows),
         "compactness_stages": plots.compactness_stages(fewest),
         **comparison(fewest, results, root=root),

@@ -416,17 +416,25 @@ def _rounded(values: Sequence[float | None]) -> list[float | None]:
 
 
 def _commit() -> str | None:
-    """The commit of a source checkout, ``+`` where it was changed; ``None`` elsewhere."""
-    folder = Path(__file__).parent
+    """The commit of a source checkout, ``+`` where the package was changed; ``None`` elsewhere.
+
+    A run writes into ``results/``, which is tracked too: that is no change of the code.
+    """
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        commit = _git("rev-parse", "--short", "HEAD")
+        changed = _git("status", "--porcelain", "--", ".")
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip() or None
+    return commit + ("+" if changed else "")
+
+
+def _git(*words: str) -> str:
+    found = subprocess.run(
+        ["git", *words],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=True,
+    )
+    return found.stdout.strip()

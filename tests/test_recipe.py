@@ -62,6 +62,7 @@ recipes = st.builds(
     encoder_weights=st.sampled_from([None, "imagenet"]),
     output_stride=st.sampled_from([8, 16]),
     decoder_channels=st.integers(1, 512),
+    atrous_rates=st.tuples(*[st.integers(1, 36)] * 3),
     form=st.just("paper"),
     scope=st.sampled_from(get_args(Scope)),
     temperature=st.floats(0.01, 2, **PLAIN),
@@ -226,6 +227,8 @@ def test_presets_compare_at_exactly_the_same_compute(dataset: DatasetName, tier:
         ("output_stride", 4),
         ("encoder_depth", 6),
         ("decoder_channels", 0),
+        ("atrous_rates", (0, 1, 2)),
+        ("atrous_rates", (1, 2)),
         ("scale", (2.0, 0.5)),
         ("scale", (0.0, 1.0)),
         ("scale", (1.0,)),
@@ -280,3 +283,10 @@ def test_a_preset_is_named_where_there_is_none() -> None:
         preset("mnist")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="tier is 'tiny'"):
         preset("shapes", "tiny")  # type: ignore[arg-type]
+
+
+def test_rows_from_before_the_dilations_were_a_choice_keep_their_hash() -> None:
+    recipe = Recipe()
+    old = {k: v for k, v in recipe.to_dict().items() if k != "atrous_rates"}
+    assert Recipe.from_dict(old).hash == recipe.hash == "a150068b39"
+    assert recipe.replace(atrous_rates=(2, 4, 6)).hash != recipe.hash

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from segnb.errors import ConfigError
+from segnb.recipe import Recipe, Stage, preset
+from segnb.summary import comparable, tables
+
+
+def row(recipe: Recipe, miou: float = 30.0) -> dict[str, Any]:
+    names = ("dataset", "tier", "method", "form", "scope", "fraction", "seed", "temperature")
+    return {
+        **{name: getattr(recipe, name) for name in names},
+        "labelled": round(recipe.fraction * 367),
+        "miou_val": miou,
+        "miou_test": None,
+        "recipe": recipe.to_dict(),
+        "recipe_hash": recipe.hash,
+    }
+
+
+BASE = preset("camvid", "quick")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "ce"},
+        {"seed": 7, "fraction": 0.5},
+        {"form": "official"},
+        {"scope": "within"},
+        {"method": "ce", "temperature": 0.5},  # cross-entropy has no temperature
+    ],
+)
+def test_other_methods_seeds_and_fractions_are_comparable(changes: dict[str, Any]) -> None:
+    rows = [row(BASE.replace(**changes))]
+    assert comparable(rows) == rows
+
+
+@pytest.mark.parametrize(
+    "changes", [{"temperature": 0.5}, {"loss_size": (24, 24)}, {"crop": (64, 64)}]
+)
+def test_other_recipes_are_not(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="no runs"):
+        comparable([row(BASE.replace(**changes))])
+
+
+def test_the_same_compute_is_comparable_however_it_is_shared_out() -> None:
+    total = BASE.replace(method="ce_long").cross_entropy_stage().steps
+    shared = {"steps": 100, "batch": 8, "lr": 0.1}
+    other = BASE.replace(
+        pretrain=Stage(**shared),
+        finetune=Stage(steps=total - 200, batch=8, lr=0.05, schedule="poly"),
+    )
+    long = row(other.replace(method="ce_long"))
+    assert comparable([long, row(other), row(other.replace(method="ce"))]) == [long]
+
+
+def test_tables_show_gains_where_there_is_a_baseline() -> None:
+    rows = [row(BASE.replace(method="ce"), 25.0), row(BASE, 29.0)]
+    assert "| +4.0 | – |" in tables(rows)
+    assert "Gains" not in tables(rows[1:])
