@@ -26,8 +26,9 @@ import numpy as np
 import torch
 from IPython.display import Markdown, display
 
-from segnb import datasets, evaluation, ledger, plots, report, table
+from segnb import datasets, evaluation, ledger, plots, report, summary, table
 from segnb.checks import check_equal_compute, check_paired_gain, judge
+from segnb.errors import ConfigError
 from segnb.models import count_parameters
 from segnb.notebook import project_path, tier
 from segnb.recipe import preset
@@ -172,11 +173,10 @@ held = [row for row in ledger.read(RESULTS / "ledger.jsonl") if row["fraction"] 
 needed = {"ce", "ce_long", "contrastive"}
 compared = []
 for dataset, size in sorted({(row["dataset"], row["tier"]) for row in held}):
-    plain = [
-        row
-        for row in table.select(held, dataset=dataset, tier=size)
-        if set(row["changes"]) <= {"method", "seed", "fraction", "form", "scope"}
-    ]
+    try:
+        plain = summary.comparable(held, dataset=dataset, tier=size)
+    except ConfigError:
+        continue  # nothing but studies that change more than the method
     if needed <= {row["method"] for row in plain}:
         compared.append((f"{dataset}, {size} tier", plain))
 if not compared:
@@ -192,7 +192,7 @@ for name, plain in compared:
 
 # %%
 for name, plain in compared or [("the short runs above", rows)]:
-    print(name)
+    display(Markdown(f"**{name}**\n\n{table.gains_table(plain)}"))
     display(plots.gain(plain, measure="miou_val"))
 
 # %% [markdown]
