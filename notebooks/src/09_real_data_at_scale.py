@@ -258,11 +258,10 @@ else:
 
 # %%
 for name, size in sorted({(r["dataset"], r["tier"]) for r in rows}):
-    plain = [
-        r
-        for r in table.select(rows, dataset=name, tier=size)
-        if set(r["changes"]) <= {"method", "seed", "fraction", "form", "scope"}
-    ] or table.select(rows, dataset=name, tier=size)
+    try:
+        plain = summary.comparable(rows, dataset=name, tier=size)
+    except SegnbError:
+        continue  # nothing but studies that change more than the method
     display(Markdown(f"**{name}, {size} tier**"))
     for draw in (plots.label_curve, plots.gain, plots.cost, plots.compactness_scatter):
         try:
