@@ -50,6 +50,7 @@ def test_memory_is_linear_up_to_100_000_pixels():
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     smaller, larger = (float(mib) for mib in done.stdout.split())
-    # One matrix of all pairs would take 38,000 MiB; the features take 6.
+    # One matrix of all pairs would take 38,000 MiB; the features take 6. Where products go through
+    # oneDNN it keeps the kernels of up to 1024 shapes of tiles: 480 MiB seen, with 200 classes.
     assert larger < 5 * max(smaller, 10.0)
-    assert larger < 150
+    assert larger < 800
