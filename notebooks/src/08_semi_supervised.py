@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from IPython.display import Markdown, display
 
-from segnb import evaluation, ledger, plots, table
+from segnb import evaluation, ledger, plots, summary, table
 from segnb.checks import (
     check_confident_labels,
     check_pseudo_quality,
@@ -31,6 +31,7 @@ from segnb.checks import (
     judge,
 )
 from segnb.datasets import IGNORE
+from segnb.errors import ConfigError
 from segnb.notebook import project_path, tier
 from segnb.plots import Picture
 from segnb.recipe import preset
@@ -416,21 +417,19 @@ plots.predictions(
 # it holds such runs.
 
 # %%
-held = [row for row in ledger.read(RESULTS / "ledger.jsonl") if row["method"] == "pseudo"]
+all_rows = ledger.read(RESULTS / "ledger.jsonl")
+held = [row for row in all_rows if row["method"] == "pseudo"]
 if not held:
     print("The ledger holds no semi-supervised run yet. One such run, both rounds, whole length:")
     print(f"  {whole.replace(method='pseudo', pseudo_threshold=THRESHOLD).command()}")
 for dataset, size in sorted({(row["dataset"], row["tier"]) for row in held}):
     counts = {row["labelled"] for row in table.select(held, dataset=dataset, tier=size)}
-    beside = [
-        row
-        for row in ledger.read(RESULTS / "ledger.jsonl")
-        if (row["dataset"], row["tier"]) == (dataset, size)
-        and row["labelled"] in counts
-        and set(row["changes"]) <= {"method", "seed", "fraction", "form", "scope"}
-    ]
-    if beside:
-        display(Markdown(f"**{dataset}, {size} tier**\n\n{table.results_table(beside)}"))
+    try:
+        plain = summary.comparable(all_rows, dataset=dataset, tier=size)
+    except ConfigError:
+        continue  # nothing but studies that change more than the method
+    beside = [row for row in plain if row["labelled"] in counts]
+    display(Markdown(f"**{dataset}, {size} tier**\n\n{table.results_table(beside)}"))
 
 # %% [markdown]
 # ## Summary
