@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from segnb.cli import Run, _parse
 from segnb.recipe import (
+    DEEPLAB_RATES,
     VIEWS_PER_STEP,
     DatasetName,
     Form,
@@ -25,6 +26,7 @@ from segnb.recipe import (
     Scope,
     Stage,
     Tier,
+    fitting_rates,
     preset,
 )
 
@@ -290,3 +292,25 @@ def test_rows_from_before_the_dilations_were_a_choice_keep_their_hash() -> None:
     old = {k: v for k, v in recipe.to_dict().items() if k != "atrous_rates"}
     assert Recipe.from_dict(old).hash == recipe.hash == "a150068b39"
     assert recipe.replace(atrous_rates=(2, 4, 6)).hash != recipe.hash
+
+
+@pytest.mark.parametrize(
+    ("crop", "output_stride", "rates"),
+    [
+        ((513, 513), 8, DEEPLAB_RATES),  # where they were made
+        ((769, 769), 8, DEEPLAB_RATES),  # a larger map keeps them
+        ((512, 512), 16, (6, 12, 18)),  # DeepLab's own at output stride 16
+        ((96, 128), 8, (2, 4, 7)),  # the shorter side decides
+        ((16, 16), 16, (1, 1, 1)),
+    ],
+)
+def test_dilations_shrink_with_the_map(
+    crop: tuple[int, int], output_stride: int, rates: tuple[int, int, int]
+) -> None:
+    assert fitting_rates(crop, output_stride) == rates
+
+
+def test_presets_take_dilations_that_fit_their_map() -> None:
+    recipe = preset("camvid", "quick")
+    assert recipe.atrous_rates == (2, 4, 7)
+    assert max(recipe.atrous_rates) < recipe.crop[0] // recipe.output_stride
