@@ -35,6 +35,7 @@ INFO = DatasetInfo(
     homepage="",
 )
 CE, LONG, CROSS = "cross-entropy", "cross-entropy, same compute", "contrastive (paper, cross)"
+PLAIN = f"{LONG}, undistorted"
 
 
 def row(miou: float | None, **changes: Any) -> dict[str, Any]:
@@ -127,6 +128,17 @@ def test_gain_is_paired_by_seed() -> None:
     assert (
         "Over cross-entropy, same compute: contrastive (paper, cross) 18 images -0.5" in figure.alt
     )
+
+
+def test_gain_has_a_panel_for_undistorted_cross_entropy() -> None:
+    figure = gain([*ROWS, row(50.0, method="ce_long", distortion=0, seed=0)])
+    over_ce, over_long, over_plain = figure.figure.axes
+    assert lines(over_long)[PLAIN].get_ydata() == pytest.approx([50 - 44])
+    assert over_plain.get_title().split("\n") == [f"over {LONG},", "undistorted"]
+    assert lines(over_plain)[CROSS].get_ydata() == pytest.approx([40 - 50])
+    distorted, plain = (lines(over_ce)[name] for name in (LONG, PLAIN))
+    assert plain.get_color() == distorted.get_color()
+    assert plain.get_linestyle() != distorted.get_linestyle()
 
 
 def test_gain_compares_like_weights_with_like() -> None:

@@ -65,6 +65,8 @@ def test_summary_agrees_with_the_standard_library(values: list[float]) -> None:
 def test_names() -> None:
     assert method_name(row(1, method="ce")) == "cross-entropy"
     assert method_name(row(1, method="ce_long")) == "cross-entropy, same compute"
+    plain = row(1, method="ce_long", distortion=0, encoder_weights="imagenet")
+    assert method_name(plain) == "cross-entropy, same compute, undistorted, ImageNet"
     assert method_name(row(1, form="official", scope="within")) == "contrastive (official, within)"
     assert method_name(row(1, method="pseudo")) == "pseudo-labels (paper, cross)"
     assert method_name(row(1, method="ce", freeze=True, encoder_weights="imagenet")) == (

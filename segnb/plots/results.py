@@ -6,6 +6,7 @@ dot one seed. One seed has no interval, and gets none.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -94,7 +95,7 @@ def label_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Pictur
 
 
 def gain(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
-    """Gain over cross-entropy, and over cross-entropy with the same compute.
+    """Gain over each of the cross-entropy baselines, one panel each.
 
     Runs are paired by seed (:func:`segnb.table.gains`), and the interval is of the paired
     differences.
@@ -130,7 +131,7 @@ def gain(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
                 points = [(group.labelled * dodge, pairs) for group, pairs in line]
                 _curve(axes, points, styles[name], name)
             _labelled_axis(axes, [group for line in lines.values() for group, _ in line])
-            axes.set_title(f"over {baseline}")
+            axes.set_title(textwrap.fill(f"over {baseline}", 34))
         drawn[0].set_ylabel(f"gain in {MEASURE_NAMES[measure]}, points")
         legend_below(figure, drawn)
         return Picture(figure, alt)

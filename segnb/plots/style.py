@@ -17,7 +17,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from segnb.files import atomic_path
-from segnb.table import CROSS_ENTROPY, CROSS_ENTROPY_LONG, method_order
+from segnb.table import CROSS_ENTROPY, CROSS_ENTROPY_LONG, CROSS_ENTROPY_PLAIN, method_order
 
 #: Width of a figure in inches; 100 of a notebook's pixels each.
 WIDTH = 7.2
@@ -127,6 +127,7 @@ _ORANGE, _RED, _PINK, _GREY = "#E69F00", "#D55E00", "#CC79A7", "#4d4d4d"
 _METHODS = {
     CROSS_ENTROPY: MethodStyle(_GREY, "o"),
     CROSS_ENTROPY_LONG: MethodStyle(_ORANGE, "s"),
+    CROSS_ENTROPY_PLAIN: MethodStyle(_ORANGE, "s", "--"),
     "(paper, cross)": MethodStyle(_BLUE, "^"),
     "(paper, within)": MethodStyle(_SKY, "v"),
     "(paper, batch)": MethodStyle(_PINK, "<"),
@@ -151,8 +152,8 @@ def styled() -> Iterator[None]:
 def method_styles(names: Sequence[str]) -> dict[str, MethodStyle]:
     """A style for each name, known methods first; a method looks alike in every figure.
 
-    Pseudo-labels are dashed in the colour of their loss, ImageNet weights and frozen networks
-    dotted, all with open markers. Names that are no method of this package share the same
+    Pseudo-labels are dashed in the colour of their loss, undistorted cross-entropy in that of the
+    distorted, ImageNet weights and frozen networks dotted, all with open markers. Names that are no method of this package share the same
     colours in their order.
     """
     found: dict[str, MethodStyle] = {}
@@ -164,7 +165,7 @@ def method_styles(names: Sequence[str]) -> dict[str, MethodStyle]:
             found[name] = _OTHERS[unknown % len(_OTHERS)]
             unknown += 1
             continue
-        line = ":" if base != name else "--" if base.startswith("pseudo") else "-"
+        line = ":" if base != name else "--" if base.startswith("pseudo") else style.line
         found[name] = MethodStyle(style.colour, style.marker, line, filled=line == "-")
     return found
 
