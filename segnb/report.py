@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
@@ -117,7 +116,6 @@ def ledger_figures(
     """
     smallest = min(row["labelled"] for row in rows)
     fewest = [row for row in rows if row["labelled"] == smallest]
-    device, _ = Counter(row["device"] for row in rows).most_common(1)[0]
     figures: dict[str, Picture] = {}
     for measure in get_args(table.Measure):
         if any(row[measure] is not None for row in rows):
@@ -126,8 +124,7 @@ def ledger_figures(
             figures[f"gain_{split}"] = plots.gain(rows, measure=measure)
     return {
         **figures,
-        # Seconds of two machines can't be compared: those of the one that ran most.
-        "cost": plots.cost([row for row in rows if row["device"] == device]),
+        "cost": plots.cost(table.one_device(rows)),
         "compactness": plots.compactness_scatter(rows),
         "compactness_stages": plots.compactness_stages(fewest),
         **comparison(fewest, results, root=root),

@@ -7,6 +7,7 @@ and refuse in one way to average runs that differ in more than their seed.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -256,6 +257,13 @@ def gains(rows: Iterable[Row], measure: str = "miou_val") -> list[Gain]:
             "labelled images and the same seed"
         )
     return paired
+
+
+def one_device(rows: Iterable[Row]) -> list[Row]:
+    """The rows of the device that ran most of them: seconds of two devices can't be compared."""
+    rows = list(rows)
+    most = Counter(row["device"] for row in rows).most_common(1)
+    return [row for row in rows if row["device"] == most[0][0]]
 
 
 def one_count(found: Iterable[Group]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,10 @@ import yaml
 from packaging.requirements import Requirement
 
 import segnb
-from tools import readme
+from segnb import ledger
+from segnb.cli import Run, _parse
+from segnb.recipe import preset
+from tools import commands, readme
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -298,6 +302,25 @@ def test_tables_come_from_the_ledger(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert "<!-- begin: segnb table" in text, f"{path} shows no results"
     assert readme.refresh(text) == text, "run: python tools/readme.py"
+
+
+@pytest.mark.parametrize("path", commands.LEDGERS, ids=lambda path: path.parent.name)
+def test_commands_of_results_run_their_recipes(path: Path) -> None:
+    rows = ledger.read(path)
+    assert rows, f"{path} holds no rows"
+    for row in rows:
+        assert commands.refresh(row) == row, "run: python tools/commands.py"
+        words = shlex.split(row["command"])
+        assert _parse(Run, words[1], words[2:]).recipe.hash == row["recipe_hash"]
+
+
+def test_a_changed_preset_changes_the_command_and_not_the_recipe() -> None:
+    recipe = preset("camvid", "quick").replace(temperature=0.5)
+    stale = {"recipe": recipe.to_dict(), "command": "segnb run", "changes": {}, "miou_val": 30.0}
+    fresh = commands.refresh(stale)
+    assert fresh["command"] == "segnb run --dataset camvid --tier quick --temperature 0.5"
+    assert fresh["changes"] == {"temperature": 0.5}
+    assert {**fresh, "command": "segnb run", "changes": {}} == stale
 
 
 def test_a_drifted_table_is_seen() -> None:

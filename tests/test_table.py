@@ -16,6 +16,7 @@ from segnb.table import (
     groups,
     method_name,
     method_order,
+    one_device,
     results_table,
     select,
     summarise,
@@ -130,6 +131,12 @@ def test_select_keeps_methods_that_do_not_use_the_field() -> None:
     assert select(rows, crop=(1, 1)) == []
     with pytest.raises(ConfigError, match="has a field 'temprature'"):
         select(rows, temprature=0.07)
+
+
+def test_the_device_that_ran_most() -> None:
+    rows = [{"device": name, "seed": seed} for seed, name in enumerate(("old", "new", "new"))]
+    assert [row["seed"] for row in one_device(rows)] == [1, 2]
+    assert one_device([]) == []
 
 
 def test_results_table() -> None:

@@ -196,9 +196,11 @@ for name, plain in compared or [("the short runs above", rows)]:
     display(plots.gain(plain, measure="miou_val"))
 
 # %% [markdown]
-# **How to read it.** The left panel is the gain over the same fine-tuning, the right panel the gain
-# over the same compute. A bar that crosses zero is an honest "not decided". A gain on the left that
-# is gone on the right was bought with training time. That both are shown, always, is this project's
+# **How to read it.** The first panel is the gain over the same fine-tuning, the second the gain
+# over the same compute; a third, where it was run, the gain over the same compute *without* the
+# colour distortion. A bar that crosses zero is an honest "not decided". A gain in the first that is
+# gone in the second was bought with training time; one that is gone in the third lay in a baseline
+# that the distortion held back. That they stand side by side, always, is this project's
 # first rule; the abstract of the paper claims more than 20 points in some settings, and which
 # baseline stands on the other side decides what such a number means.
 

@@ -48,15 +48,17 @@ SEED = 0  # of the run trained here
 # kept.
 
 # %%
+from collections import Counter
+
 import numpy as np
 import torch
 from IPython.display import Markdown, display
 from sklearn.decomposition import PCA
 
-from segnb import checks, datasets, evaluation, ledger, report, runs
+from segnb import checks, datasets, evaluation, ledger, report, runs, summary
 from segnb.checks import judge
 from segnb.datasets import DatasetInfo
-from segnb.errors import DataError
+from segnb.errors import ConfigError, DataError
 from segnb.metrics.compactness import compactness
 from segnb.notebook import project_path
 from segnb.plots import (
@@ -67,6 +69,7 @@ from segnb.plots import (
     tsne,
 )
 from segnb.recipe import Stage, preset
+from segnb.table import select
 
 # %% [markdown]
 # ## 1 · A run to look at
@@ -425,14 +428,20 @@ for name, found in draws.items():
 
 # %%
 LEAST = 6
-comparable = [row for row in ledger_rows if row["dataset"] == DATASET and row["tier"] == TIER]
-if len(comparable) >= LEAST:
-    display(compactness_scatter(comparable))
+try:
+    candidates = summary.comparable(ledger_rows)
+except ConfigError:
+    candidates = []  # nothing but studies that change more than the method
+places = Counter((row["dataset"], row["tier"]) for row in candidates)
+(dataset, size), count = places.most_common(1)[0] if places else ((DATASET, TIER), 0)
+if count >= LEAST:
+    print(f"{count} runs of {dataset}, {size} tier")
+    display(compactness_scatter(select(candidates, dataset=dataset, tier=size)))
 else:
     print(
-        f"The ledger holds {len(comparable)} runs of {DATASET} at tier {TIER}; {LEAST} are the "
-        "least for a picture. Add some with, for example:\n"
-        f"  segnb sweep --dataset {DATASET} --tier {TIER} --fraction 0.0625 0.25 --seed 0 1 2"
+        f"The ledger holds {count} runs of one data set and tier; {LEAST} are the least for a "
+        "picture. Add some with, for example:\n"
+        f"  segnb sweep --dataset {DATASET} --tier {TIER} --fractions 0.0625 0.25 --seeds 0 1 2"
     )
 
 # %% [markdown]

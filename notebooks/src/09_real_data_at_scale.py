@@ -265,14 +265,15 @@ for name, size in sorted({(r["dataset"], r["tier"]) for r in rows}):
     display(Markdown(f"**{name}, {size} tier**"))
     for draw in (plots.label_curve, plots.gain, plots.cost, plots.compactness_scatter):
         try:
-            display(draw(plain))
+            display(draw(table.one_device(plain) if draw is plots.cost else plain))
         except SegnbError as error:
             print(f"{draw.__name__}: {error}")
 
 # %% [markdown]
 # **How to read it.** In this order: *does more labelling help less than the method does?* (label
-# curve, read sideways); *is the gain still there at equal compute?* (right panel of the gains; a
-# bar across zero is undecided); *what did a point of mIoU cost?* (seconds, on one machine only);
+# curve, read sideways); *is the gain still there at equal compute, and where that baseline is
+# spared the colour distortion?* (the panels of the gains from left to right; a bar across zero is
+# undecided); *what did a point of mIoU cost?* (seconds, of the machine that ran most of the runs);
 # *do compact embeddings go with good segmentation?* (each mark a run; look at the correlation at
 # equal labels, since more labels help both).
 #

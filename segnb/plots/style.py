@@ -153,8 +153,8 @@ def method_styles(names: Sequence[str]) -> dict[str, MethodStyle]:
     """A style for each name, known methods first; a method looks alike in every figure.
 
     Pseudo-labels are dashed in the colour of their loss, undistorted cross-entropy in that of the
-    distorted, ImageNet weights and frozen networks dotted, all with open markers. Names that are no method of this package share the same
-    colours in their order.
+    distorted, ImageNet weights and frozen networks dotted, all with open markers. Names that are
+    no method of this package share the same colours in their order.
     """
     found: dict[str, MethodStyle] = {}
     unknown = 0

@@ -94,8 +94,9 @@ def find_sweep(
     }
     best = max(families, key=lambda name: (places[name], len(families[name])))
     base = _recipe(families[best][0]).replace(seed=0)
-    wanted = {method: _family(base.replace(method=method)) for method in ("ce", "ce_long")}
-    baselines = [row for row in rows if wanted.get(row["method"], "") == _family(_recipe(row))]
+    long = base.replace(method="ce_long")
+    wanted = {_family(one) for one in (base.replace(method="ce"), long, long.replace(distortion=0))}
+    baselines = [row for row in rows if _family(_recipe(row)) in wanted]
     return Sweep(base, (*baselines, *families[best]))
 
 

@@ -1,0 +1,49 @@
+"""Commands beside the results, in step with the presets that they start from.
+
+A row's ``command`` and ``changes`` tell how its recipe differs from its preset. When a preset
+changes, the recipe of an older row stays, and both are told anew::
+
+    python tools/commands.py
+
+A test compares them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from segnb import ledger
+from segnb.files import write_atomic
+from segnb.recipe import Recipe
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+#: The reported runs, and those that choices were made with.
+LEDGERS = (
+    ledger.ledger_path(REPOSITORY / "results"),
+    ledger.ledger_path(REPOSITORY / "results" / "tuning"),
+)
+
+
+def refresh(row: ledger.Row) -> ledger.Row:
+    """The row with the command that runs its recipe again from today's presets."""
+    recipe = Recipe.from_dict(row["recipe"])
+    return {**row, "command": recipe.command(), "changes": recipe.changes()}
+
+
+def main() -> int:
+    """Write the commands of all ledgers again."""
+    for path in LEDGERS:
+        old = ledger.read(path)
+        new = [refresh(row) for row in old]
+        changed = sum(one != other for one, other in zip(old, new, strict=True))
+        if changed:
+            write_atomic(path, "".join(json.dumps(row) + "\n" for row in new))
+        print(f"{path.relative_to(REPOSITORY)}: {changed} of {len(old)} rows written again")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
