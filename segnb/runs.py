@@ -125,12 +125,13 @@ def run(
         The ledger row; ``None`` after stage 1 alone.
 
     Raises:
-        SegnbError: Bad input, a loss that is not a number, a stop asked for, or another process
-            at work on the same run.
+        SegnbError: Bad input, too little memory, a loss that is not a number, a stop asked for, a
+            split list that changed since the run began, or another process at work on the run.
     """
     if until == "pretrain" and not recipe.uses_contrastive:
         raise ConfigError(f"method {recipe.method!r} has no stage 1")
     folder = run_folder(recipe, runs)
+    _check_split_list(recipe, folder, root=root)
     accelerator = make_accelerator(recipe.precision, cpu=cpu)
     finished = folder / "metrics.json"
     if not finished.exists():
@@ -146,7 +147,14 @@ def run(
             if accelerator.is_main_process:
                 _describe(folder, recipe, splits, session)
             accelerator.wait_for_everyone()
-            measured = _train_and_measure(recipe, splits, session, folder, until=until)
+            lacking = None
+            try:
+                measured = _train_and_measure(recipe, splits, session, folder, until=until)
+            except torch.OutOfMemoryError as error:
+                lacking = str(error).split("\n")[0]
+            if lacking is not None:
+                # Raised here and not above: the cause's frames would keep the memory.
+                raise ConfigError(_memory_advice(recipe, lacking))
             if measured is None:
                 return None
             if accelerator.is_main_process:
@@ -234,8 +242,37 @@ def _claimed(folder: Path) -> Iterator[None]:
         raise ConfigError(f"another process is at work on {folder}; wait for it") from error
 
 
+def _check_split_list(recipe: Recipe, folder: Path, *, root: Path | None) -> None:
+    """A recipe knows its split list by name; what a run began with must still be in it."""
+    used = folder / "ids.json"
+    if recipe.split_list is None or not used.exists():
+        return
+    train = datasets.load(recipe.dataset, "train", root=root, size=recipe.size)
+    listed = datasets.read_split_list(Path(recipe.split_list), train)
+    if list(listed.ids) != _read_json(used)["labelled"]:
+        raise ConfigError(
+            f"{recipe.split_list} has changed since {folder} was begun with it; give the new list "
+            "a name of its own, or delete that folder"
+        )
+
+
+def _memory_advice(recipe: Recipe, cause: str) -> str:
+    batches = f"--finetune.batch {recipe.finetune.batch}"
+    if recipe.uses_contrastive:
+        batches = f"--pretrain.batch {recipe.pretrain.batch} or {batches}"
+    crop = " ".join(map(str, recipe.crop))
+    return (
+        f"the device has too little memory for this recipe; take less than {batches}, or than "
+        f"--crop {crop} ({cause})"
+    )
+
+
 def _describe(folder: Path, recipe: Recipe, splits: Splits, session: Session) -> None:
+    path = folder / "environment.json"
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     machine = dataclasses.asdict(describe(session.accelerator.device))
+    # A run that goes on has begun before.
+    machine["started"] = _read_json(path).get("started", now) if path.exists() else now
     machine["segnb"] = segnb.__version__
     machine["commit"] = _commit()
     machine["processes"] = session.accelerator.num_processes
@@ -246,7 +283,7 @@ def _describe(folder: Path, recipe: Recipe, splits: Splits, session: Session) ->
         "evaluated": {name: len(data.ids) for name, (_, data) in splits.evaluated.items()},
     }
     write_atomic(folder / "recipe.json", json.dumps(recipe.to_dict(), indent=1) + "\n")
-    write_atomic(folder / "environment.json", json.dumps(machine, indent=1) + "\n")
+    write_atomic(path, json.dumps(machine, indent=1) + "\n")
     write_atomic(folder / "ids.json", json.dumps(ids, indent=1) + "\n")
 
 
@@ -258,7 +295,6 @@ def _train_and_measure(
     *,
     until: Literal["pretrain", "end"],
 ) -> ledger.Row | None:
-    started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     accelerator = session.accelerator
     probe = _Probe(splits, session)
     logs: list[list[LogRow]] = []
@@ -291,6 +327,7 @@ def _train_and_measure(
         for name, (split, data) in splits.evaluated.items()
     }
     probe.save(folder / "preview.npz", network)
+    started = _read_json(folder / "environment.json")["started"]
     return _row(recipe, splits, session, started, logs, scores, probe.values)
 
 

@@ -159,6 +159,36 @@ def test_a_split_list_is_used_and_its_missing_ids_counted(tmp_path: Path) -> Non
     ids = json.loads((runs.run_folder(recipe, tmp_path) / "ids.json").read_text())
     assert sorted(ids["labelled"]) == ["train_00", "train_03", "train_07"]
     assert ids["missing"] == 1
+    # The recipe knows the list by its name: another content must not pass for the run that is there.
+    path.write_text("train_03\ntrain_07\ntrain_01\n")
+    with pytest.raises(ConfigError, match=r"a list\.txt has changed since .* was begun"):
+        runs.run(recipe, runs=tmp_path, results=None, cpu=True, progress_bar=False)
+
+
+def test_a_run_that_goes_on_has_begun_when_it_was_first_begun(tmp_path: Path) -> None:
+    recipe = tiny_recipe("ce", finetune=Stage(steps=1, batch=4))
+    folder = runs.run_folder(recipe, tmp_path)
+    folder.mkdir()
+    begun = "2001-02-03T04:05:06+00:00"
+    (folder / "environment.json").write_text(json.dumps({"started": begun}))
+    row = runs.run(recipe, runs=tmp_path, results=None, cpu=True, progress_bar=False)
+    assert row is not None
+    assert row["started"] == begun
+    assert json.loads((folder / "environment.json").read_text())["started"] == begun
+
+
+def test_too_little_memory_is_told_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def greedy(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.\nmore")
+
+    recipe = tiny_recipe("contrastive")
+    monkeypatch.setattr(runs, "pretrain", greedy)
+    with pytest.raises(ConfigError, match=r"--pretrain\.batch 4 .*Tried to allocate 9") as caught:
+        runs.run(recipe, runs=tmp_path, results=None, cpu=True, progress_bar=False)
+    assert caught.value.__context__ is None, "its frames would keep the memory from the next run"
+    assert not (runs.run_folder(recipe, tmp_path) / "metrics.json").exists()
 
 
 @pytest.mark.parametrize(
