@@ -159,7 +159,7 @@ def test_a_split_list_is_used_and_its_missing_ids_counted(tmp_path: Path) -> Non
     ids = json.loads((runs.run_folder(recipe, tmp_path) / "ids.json").read_text())
     assert sorted(ids["labelled"]) == ["train_00", "train_03", "train_07"]
     assert ids["missing"] == 1
-    # The recipe knows the list by its name: another content must not pass for the run that is there.
+    # The recipe knows the list by its name; other content must not pass for the run that is there.
     path.write_text("train_03\ntrain_07\ntrain_01\n")
     with pytest.raises(ConfigError, match=r"a list\.txt has changed since .* was begun"):
         runs.run(recipe, runs=tmp_path, results=None, cpu=True, progress_bar=False)
