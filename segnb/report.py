@@ -45,7 +45,7 @@ def comparison(
         contrastive run is among the rows.
     """
     shown: dict[str, ledger.Row] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: table.method_order(table.method_name(row))):
         shown.setdefault(table.method_name(row), row)
     recipe = Recipe.from_dict(dict(next(iter(shown.values()))["recipe"]))
     info = datasets.info(recipe.dataset)

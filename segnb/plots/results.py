@@ -89,6 +89,7 @@ def label_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Pictur
                 axes, [(g.labelled * dodge, [*g.values.values()]) for g in line], styles[name], name
             )
         _labelled_axis(axes, found)
+        axes.set_xlabel("labelled images (share of the training images)")
         axes.set_ylabel(f"{MEASURE_NAMES[measure]}, %")
         legend_below(figure, [axes])
         return Picture(figure, alt)
@@ -131,7 +132,8 @@ def gain(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
                 points = [(group.labelled * dodge, pairs) for group, pairs in line]
                 _curve(axes, points, styles[name], name)
             _labelled_axis(axes, [group for line in lines.values() for group, _ in line])
-            axes.set_title(textwrap.fill(f"over {baseline}", 34))
+            axes.set_xlabel("labelled images")
+            axes.set_title(textwrap.fill(f"over {baseline}", 30))
         drawn[0].set_ylabel(f"gain in {MEASURE_NAMES[measure]}, points")
         legend_below(figure, drawn)
         return Picture(figure, alt)
@@ -439,7 +441,6 @@ def _labelled_axis(axes: Axes, found: Iterable[Group]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks([*names], [f"{n}\n{share}" if share else str(n) for n, share in names.items()])
     axes.set_xticks([], minor=True)
-    axes.set_xlabel("labelled images (share of the training images)")
     axes.set_xlim(min(names) / 1.35, max(names) * 1.35)
 
 
