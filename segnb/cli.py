@@ -296,13 +296,16 @@ def figures(options: Figures) -> int:
     """Draw the ledger."""
     from segnb import ledger, plots
     from segnb.report import ledger_figures
-    from segnb.summary import comparable
 
     places = options.places
-    rows = comparable(
-        ledger.read(ledger.ledger_path(places.results)), dataset=options.dataset, tier=options.tier
+    drawn = ledger_figures(
+        ledger.read(ledger.ledger_path(places.results)),
+        places.results,
+        dataset=options.dataset,
+        tier=options.tier,
+        root=places.data,
     )
-    for name, picture in ledger_figures(rows, places.results, root=places.data).items():
+    for name, picture in drawn.items():
         path = places.results / "figures" / f"{options.dataset}-{options.tier}-{name}.png"
         plots.save(picture, path)
         print(path)

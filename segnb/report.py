@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
@@ -9,10 +10,11 @@ from typing import get_args
 import numpy as np
 
 from segnb import datasets, ledger, plots, table
-from segnb.errors import DataError
+from segnb.errors import ConfigError, DataError
 from segnb.files import write_atomic
 from segnb.plots import Picture
-from segnb.recipe import Recipe
+from segnb.recipe import DatasetName, Recipe, Tier
+from segnb.summary import comparable
 from segnb.training.log import read_log
 
 
@@ -101,19 +103,32 @@ def write_report(rows: Sequence[ledger.Row], results: Path, *, root: Path | None
 
 
 def ledger_figures(
-    rows: Sequence[ledger.Row], results: Path, *, root: Path | None = None
+    held: Sequence[ledger.Row],
+    results: Path,
+    *,
+    dataset: DatasetName,
+    tier: Tier,
+    root: Path | None = None,
 ) -> dict[str, Picture]:
     """Every figure of one data set and tier that the ledger has rows for.
 
     Args:
-        rows: Rows as :func:`segnb.summary.comparable` gives them.
+        held: The ledger.
         results: The folder the ledger is in.
+        dataset: Which data set.
+        tier: Which tier.
         root: Where the data sets are.
 
     Returns:
         Curves and gains over the number of labelled images, on every split that was measured;
-        cost, compactness, and the comparison at the fewest labelled images.
+        the temperature, where it was varied; cost, compactness, and the comparison at the fewest
+        labelled images.
+
+    Raises:
+        ConfigError: No row is of the preset's own recipe.
     """
+    rows = comparable(held, dataset=dataset, tier=tier)
+    heated = comparable(held, dataset=dataset, tier=tier, varied=("temperature",))
     smallest = min(row["labelled"] for row in rows)
     fewest = [row for row in rows if row["labelled"] == smallest]
     figures: dict[str, Picture] = {}
@@ -121,7 +136,10 @@ def ledger_figures(
         if any(row[measure] is not None for row in rows):
             split = measure.removeprefix("miou_")
             figures[f"label_curve_{split}"] = plots.label_curve(rows, measure=measure)
-            figures[f"gain_{split}"] = plots.gain(rows, measure=measure)
+            with contextlib.suppress(ConfigError):  # no baseline yet
+                figures[f"gain_{split}"] = plots.gain(rows, measure=measure)
+            with contextlib.suppress(ConfigError):  # no method was run at two temperatures
+                figures[f"temperature_{split}"] = plots.temperature_curve(heated, measure=measure)
     return {
         **figures,
         "cost": plots.cost(table.one_device(rows)),

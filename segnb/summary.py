@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from segnb import ledger
 from segnb.errors import ConfigError
@@ -37,7 +37,11 @@ _COMPARED = ("method", "seed", "fraction", "form", "scope")
 
 
 def comparable(
-    rows: Sequence[ledger.Row], *, dataset: str | None = None, tier: str | None = None
+    rows: Sequence[ledger.Row],
+    *,
+    dataset: str | None = None,
+    tier: str | None = None,
+    varied: Collection[str] = (),
 ) -> list[ledger.Row]:
     """Rows of the presets' own recipes: those that the comparison of methods is made of.
 
@@ -45,6 +49,12 @@ def comparable(
     one run however that compute is shared out between the two stages of the others. It counts with
     the preset's colour distortion and without any: distortion can hurt, and a baseline that it
     holds back flatters the rest.
+
+    Args:
+        rows: The ledger.
+        dataset: Only this data set.
+        tier: Only this tier.
+        varied: Fields of the recipe that may differ from the preset as well.
 
     Raises:
         ConfigError: There are none.
@@ -54,16 +64,16 @@ def comparable(
         for row in rows
         if dataset in (None, row["dataset"])
         and tier in (None, row["tier"])
-        and _is_preset(Recipe.from_dict(row["recipe"]))
+        and _is_preset(Recipe.from_dict(row["recipe"]), varied)
     ]
     if not chosen:
         raise ConfigError("the ledger holds no runs to make this of; `segnb sweep` adds some")
     return chosen
 
 
-def _is_preset(recipe: Recipe) -> bool:
+def _is_preset(recipe: Recipe, varied: Collection[str]) -> bool:
     base = preset(recipe.dataset, recipe.tier)
-    same = base.replace(**{name: getattr(recipe, name) for name in _COMPARED})
+    same = base.replace(**{name: getattr(recipe, name) for name in (*_COMPARED, *varied)})
     allowed = {same.hash}
     if recipe.method == "ce_long":
         allowed.add(same.replace(distortion=0).hash)

@@ -248,6 +248,29 @@ def test_a_comparison_draws_all_figures_and_the_table(
         report.read_preview(gone, results)
 
 
+def test_the_ledgers_figures_are_those_that_its_rows_allow(
+    finished: Callable[..., Finished], places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(summary, "preset", lambda *_: tiny_recipe())
+    rows = [finished(method).row for method in ("contrastive", "ce")]
+    results = finished().results
+    wanted = {"dataset": "camvid", "tier": "smoke", "root": places}
+    drawn = report.ledger_figures(rows, results, **wanted)
+    assert {"label_curve_val", "gain_test", "cost", "compactness", "predictions"} <= drawn.keys()
+    assert "cross-entropy" in drawn["predictions"].alt
+    assert "temperature_val" not in drawn
+    # A study of the temperature has a figure of its own, and no place in the others.
+    study = tiny_recipe(temperature=0.5)
+    rows.append({**rows[0], "temperature": 0.5, "recipe": study.to_dict(), "miou_val": 99.0})
+    with_study = report.ledger_figures(rows, results, **wanted)
+    assert "0.5 99.0" in with_study["temperature_val"].alt
+    assert "99.0" not in with_study["label_curve_val"].alt
+    alone = report.ledger_figures(rows[:1], results, **wanted)
+    assert "gain_val" not in alone
+    with pytest.raises(ConfigError, match="no runs"):
+        report.ledger_figures(rows, results, **{**wanted, "tier": "quick"})
+
+
 def test_tables_hold_the_presets_own_recipes() -> None:
     plain = preset("shapes", "quick")
     rows = [

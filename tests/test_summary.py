@@ -55,6 +55,11 @@ def test_other_recipes_are_not(changes: dict[str, Any]) -> None:
         comparable([row(BASE.replace(**changes))])
 
 
+def test_a_study_may_vary_one_field_more() -> None:
+    rows = [row(BASE.replace(temperature=0.5)), row(BASE.replace(loss_size=(24, 24)))]
+    assert comparable(rows, varied=("temperature",)) == rows[:1]
+
+
 def test_the_same_compute_is_comparable_however_it_is_shared_out() -> None:
     total = BASE.replace(method="ce_long").cross_entropy_stage().steps
     shared = {"steps": 100, "batch": 8, "lr": 0.1}
