@@ -404,6 +404,14 @@ def test_the_widest_sweep_is_found_with_its_baselines(rows: list[dict[str, Any]]
     assert found.base == BASE.replace(fraction=found.base.fraction)
 
 
+def test_of_two_sweeps_as_wide_the_presets_own_is_taken() -> None:
+    older = [made_sweep._row(BASE.replace(decoder_channels=64, seed=seed)) for seed in range(3)]
+    own = made_sweep._row(BASE)
+    found = find_sweep([*older, own])
+    assert found is not None
+    assert found.rows == (own,)
+
+
 def test_rows_of_other_forms_belong_to_the_sweep_and_split_lists_do_not(
     rows: list[dict[str, Any]],
 ) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from segnb import datasets, ledger, plots, report, table
 from segnb.errors import DataError, SegnbError
 from segnb.plots import Picture
-from segnb.recipe import Recipe
+from segnb.recipe import Recipe, preset
 from segnb.runs import RUNS
 from segnb.widgets.training import TrainingPanel, drawing
 
@@ -70,6 +70,8 @@ def find_sweep(
 ) -> Sweep | None:
     """The sweep that covers most pairs of label fraction and temperature; ``None`` without one.
 
+    Of two that cover as many, the one of the preset's own recipe.
+
     Args:
         rows: The ledger.
         dataset: Only this data set.
@@ -92,7 +94,8 @@ def find_sweep(
         name: len({(row["fraction"], row["temperature"]) for row in found})
         for name, found in families.items()
     }
-    best = max(families, key=lambda name: (places[name], len(families[name])))
+    own = {_family(preset(row["dataset"], row["tier"])) for row in rows}
+    best = max(families, key=lambda name: (places[name], name in own, len(families[name])))
     base = _recipe(families[best][0]).replace(seed=0)
     long = base.replace(method="ce_long")
     wanted = {_family(one) for one in (base.replace(method="ce"), long, long.replace(distortion=0))}
