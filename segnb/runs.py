@@ -65,7 +65,7 @@ class Splits:
         return self.train.subset(self.labelled)
 
 
-def load_splits(recipe: Recipe, *, root: Path | None = None) -> Splits:
+def load_splits(recipe: Recipe, *, root: Path | None = None, progress_bar: bool = True) -> Splits:
     """The images of a recipe, at its working resolution."""
     train = datasets.load(recipe.dataset, "train", root=root, size=recipe.size)
     missing = 0
@@ -80,8 +80,12 @@ def load_splits(recipe: Recipe, *, root: Path | None = None) -> Splits:
         names.append("test")
     for name in names:
         split = datasets.load(recipe.dataset, name, root=root, size=recipe.size)
-        evaluated[name] = (split, datasets.working_set(split, size=recipe.size))
-    return Splits(datasets.working_set(train, size=recipe.size), labelled, missing, evaluated)
+        evaluated[name] = (
+            split,
+            datasets.working_set(split, size=recipe.size, progress_bar=progress_bar),
+        )
+    whole = datasets.working_set(train, size=recipe.size, progress_bar=progress_bar)
+    return Splits(whole, labelled, missing, evaluated)
 
 
 def run_folder(recipe: Recipe, runs: Path = RUNS) -> Path:
@@ -135,7 +139,7 @@ def run(
     accelerator = make_accelerator(recipe.precision, cpu=cpu)
     finished = folder / "metrics.json"
     if not finished.exists():
-        splits = load_splits(recipe, root=root)
+        splits = load_splits(recipe, root=root, progress_bar=progress_bar)
         session = Session(
             accelerator=accelerator,
             folder=folder,

@@ -7,10 +7,13 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import tqdm.auto
+import tqdm.std
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -249,3 +252,18 @@ def test_of_two_processes_one_builds_and_both_read_the_same(tmp_path: Path) -> N
     assert sorted(answer[0] for answer in answers) == [0, 40]
     assert answers[0][1] == answers[1][1]
     assert len([p for p in (tmp_path / "cache" / "working").iterdir() if p.is_dir()]) == 1
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_progress_bar_can_be_left_out(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    wanted: bool,
+) -> None:
+    def at_once(*given: Any, delay: float, **options: Any) -> Any:
+        return tqdm.std.tqdm(*given, mininterval=0, **options)
+
+    monkeypatch.setattr(tqdm.auto, "tqdm", at_once)
+    working_set(Made([(16, 16)] * 3), size=(16, 16), cache=tmp_path, progress_bar=wanted)
+    assert ("made train at 16x16" in capsys.readouterr().err) is wanted

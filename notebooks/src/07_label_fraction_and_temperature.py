@@ -46,7 +46,7 @@ from segnb.widgets.training import train
 DATASET = "shapes"  # of the live runs
 SHORTER = 5
 LEDGER_DATASET = None  # of the sweep that is shown; None takes the one with most points
-FRACTION = 1 / 32  # where the sliders' twins stand
+FRACTION = 1 / 8  # where the sliders' twins stand
 TEMPERATURE = 0.07
 RESULTS = project_path("results")  # the ledger that is read; a notebook never writes into it
 RUNS = project_path("runs") / "explorer"  # the live runs, with a small ledger of their own

@@ -106,6 +106,7 @@ def working_set(
     size: tuple[int, int],
     ids: Sequence[str] | None = None,
     cache: Path | None = None,
+    progress_bar: bool = True,
 ) -> WorkingSet:
     """A split at a working size, from the cache on disk, which is built if it is not there.
 
@@ -119,6 +120,7 @@ def working_set(
         size: Height and width.
         ids: Which images; all by default.
         cache: The cache root; by default ``$SEGNB_CACHE``, or ``.cache`` in the data root.
+        progress_bar: Show the building of a cache that takes more than seconds.
 
     Raises:
         DataError: A sample cannot be read, an id is unknown, or the cache cannot be written.
@@ -133,7 +135,7 @@ def working_set(
             folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{folder}.lock"):
                 if not folder.is_dir():
-                    _build(dataset, size, folder)
+                    _build(dataset, size, folder, progress_bar=progress_bar)
         except OSError as error:
             raise DataError(
                 f"cannot write the cache {folder} ({error}); set SEGNB_CACHE to a folder that "
@@ -170,7 +172,9 @@ def letterbox(image: Bytes, mask: Bytes, size: tuple[int, int]) -> tuple[Bytes, 
     return np.asarray(small), np.asarray(labels)
 
 
-def _build(dataset: SegmentationDataset, size: tuple[int, int], folder: Path) -> None:
+def _build(
+    dataset: SegmentationDataset, size: tuple[int, int], folder: Path, *, progress_bar: bool
+) -> None:
     from tqdm.auto import tqdm
 
     height, width = size
@@ -206,7 +210,15 @@ def _build(dataset: SegmentationDataset, size: tuple[int, int], folder: Path) ->
         try:
             work = pool.map(fill, range(count))
             title = f"{dataset.info.name} {dataset.split} at {height}x{width}"
-            for _ in tqdm(work, total=count, desc=title, unit="image", delay=2, leave=False):
+            for _ in tqdm(
+                work,
+                total=count,
+                desc=title,
+                unit="image",
+                delay=2,
+                leave=False,
+                disable=not progress_bar,
+            ):
                 pass
         finally:
             pool.shutdown(cancel_futures=True)
