@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,18 +77,25 @@ def read(path: Path | str = RESULTS / "ledger.jsonl") -> list[Row]:
 def add(path: Path, row: Row) -> None:
     """Add a row; one of the same recipe gives way to it.
 
-    The file is locked, so that several sweeps can share a ledger, and renamed into place, so
-    that a reader never sees half of it.
-
     Raises:
         DataError: The row lacks a field.
     """
-    from filelock import FileLock
-
     missing = [name for name in REQUIRED if name not in row]
     if missing:
         raise DataError(f"a ledger row needs {missing[0]!r}")
+    rewrite(
+        path, lambda rows: [old for old in rows if old["recipe_hash"] != row["recipe_hash"]] + [row]
+    )
+
+
+def rewrite(path: Path, change: Callable[[list[Row]], list[Row]]) -> None:
+    """Write the rows that ``change`` makes of those that are held.
+
+    The file is locked, so that several sweeps can share a ledger, and renamed into place, so
+    that a reader never sees half of it.
+    """
+    from filelock import FileLock
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
-        rows = [old for old in read(path) if old["recipe_hash"] != row["recipe_hash"]]
-        write_atomic(path, "".join(json.dumps(one) + "\n" for one in [*rows, row]))
+        write_atomic(path, "".join(json.dumps(row) + "\n" for row in change(read(path))))

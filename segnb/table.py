@@ -101,10 +101,10 @@ def method_name(row: Row) -> str:
         name = f"{label} ({row['form']}, {row['scope']})"
         if _field(row, "freeze"):
             name += ", frozen"
-    elif method == "ce_long":
-        name = CROSS_ENTROPY_PLAIN if _field(row, "distortion") == 0 else CROSS_ENTROPY_LONG
+    elif method == "ce_long" and _field(row, "distortion") == 0:
+        name = CROSS_ENTROPY_PLAIN
     else:
-        name = CROSS_ENTROPY
+        name = {"ce": CROSS_ENTROPY, "ce_long": CROSS_ENTROPY_LONG}[method]
     return name + weights_suffix(row)
 
 

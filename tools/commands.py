@@ -10,12 +10,10 @@ A test compares them.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 from segnb import ledger
-from segnb.files import write_atomic
 from segnb.recipe import Recipe
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -36,12 +34,8 @@ def refresh(row: ledger.Row) -> ledger.Row:
 def main() -> int:
     """Write the commands of all ledgers again."""
     for path in LEDGERS:
-        old = ledger.read(path)
-        new = [refresh(row) for row in old]
-        changed = sum(one != other for one, other in zip(old, new, strict=True))
-        if changed:
-            write_atomic(path, "".join(json.dumps(row) + "\n" for row in new))
-        print(f"{path.relative_to(REPOSITORY)}: {changed} of {len(old)} rows written again")
+        ledger.rewrite(path, lambda rows: [refresh(row) for row in rows])
+        print(f"{path.relative_to(REPOSITORY)}: in step with the presets")
     return 0
 
 
