@@ -105,7 +105,7 @@ def _fresh(code: str, cwd: Path) -> None:
 def test_import_is_light(tmp_path: Path) -> None:
     _fresh(
         "import sys, segnb, segnb.recipe, segnb.errors, segnb.files, segnb.doctor\n"
-        "heavy = {'torch', 'numpy', 'matplotlib', 'sklearn', 'ipywidgets', 'pooch'}\n"
+        "heavy = {'torch', 'numpy', 'matplotlib', 'sklearn', 'ipywidgets'}\n"
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)",
         tmp_path,
     )

@@ -7,6 +7,7 @@ network.
 from __future__ import annotations
 
 import errno
+import hashlib
 import http.client
 import os
 import shutil
@@ -311,9 +312,11 @@ def _is_right(path: Path, archive: Archive) -> bool:
 
 
 def _has_sha1(path: Path, sha1: str) -> bool:
-    import pooch
-
-    return str(pooch.file_hash(str(path), alg="sha1")) == sha1
+    digest = hashlib.sha1(usedforsecurity=False)
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest() == sha1
 
 
 def _unpack_into(
