@@ -253,6 +253,12 @@ def test_cost_joins_recipes_of_different_length() -> None:
     assert "on CPU" in figure.alt
 
 
+def test_cost_of_a_paused_run_does_not_count() -> None:
+    figure = cost([row(28.0, seed=s, seconds=t) for s, t in enumerate((100.0, 110.0, 9000.0))])
+    (axes,) = figure.figure.axes
+    assert lines(axes)[CROSS].get_xdata() == pytest.approx([110.0])
+
+
 def test_cost_does_not_compare_devices() -> None:
     with pytest.raises(ConfigError, match="seconds on CPU and on GPU cannot be compared"):
         cost([row(1.0), row(2.0, seed=1, device="GPU")])

@@ -65,7 +65,7 @@ def overlay(image: Any, mask: Any, info: DatasetInfo, *, opacity: float = 0.55) 
         ValueError: Sizes differ, or an opacity out of its range.
         DataError: A label outside the classes.
     """
-    photo, ids = _as_image(image), _as_mask(mask)
+    photo, ids = as_image(image), _as_mask(mask)
     if photo.shape[:2] != ids.shape:
         raise ValueError(f"image {photo.shape[:2]} and mask {ids.shape} differ in size")
     if not 0 <= opacity <= 1:
@@ -128,7 +128,7 @@ def predictions(
     with styled():
         page = _Page(len(titles), bands)
         for i, image in enumerate(images):
-            page.panel(i, 0, _as_image(image), title=titles[0])
+            page.panel(i, 0, as_image(image), title=titles[0])
             page.panel(i, 1, colour_mask(truths[i], info), title=titles[1], exact=True)
             for column, (name, found) in enumerate(guesses.items(), start=2):
                 coloured = colour_mask(found[i], info)
@@ -177,7 +177,7 @@ def contact_sheet(
         page = _Page(columns, bands)
         for i, (image, mask) in enumerate(zip(images, masks, strict=True)):
             row, column = 2 * (i // columns), i % columns
-            page.panel(row, column, _as_image(image), title=titles[i] if titles else "")
+            page.panel(row, column, as_image(image), title=titles[i] if titles else "")
             page.panel(row + 1, column, colour_mask(mask, info), exact=True)
         page.legend(len(bands) - 1, present, info)
         return Picture(page.figure, alt)
@@ -203,9 +203,9 @@ def views(images: Sequence[Any], others: Mapping[str, Sequence[Any]]) -> Picture
     with styled():
         page = _Page(len(titles), bands)
         for i, image in enumerate(images):
-            page.panel(i, 0, _as_image(image), title=titles[0])
+            page.panel(i, 0, as_image(image), title=titles[0])
             for column, found in enumerate(others.values(), start=1):
-                page.panel(i, column, _as_image(found[i]), title=titles[column])
+                page.panel(i, column, as_image(found[i]), title=titles[column])
         return Picture(page.figure, alt)
 
 
@@ -313,7 +313,7 @@ def _legend_lines(classes: Sequence[int], info: DatasetInfo) -> int:
 
 def _aspect(images: Sequence[Any]) -> float:
     """Height over width of the tallest; an upright image is made narrower than its panel."""
-    shapes = [_as_image(image).shape for image in images]
+    shapes = [as_image(image).shape for image in images]
     return float(max(min(1.0, height / width) for height, width, _ in shapes))
 
 
@@ -342,7 +342,12 @@ def _most_lines(titles: Sequence[str]) -> int:
     return max(title.count("\n") + 1 for title in titles)
 
 
-def _as_image(image: Any) -> Bytes:
+def as_image(image: Any) -> Bytes:
+    """An image ``[H, W, 3]`` or ``[3, H, W]``, bytes or 0 to 1, as bytes ``[H, W, 3]``.
+
+    Raises:
+        ValueError: Another shape.
+    """
     array = np.asarray(image.detach().cpu() if hasattr(image, "detach") else image)
     if array.ndim != 3 or 3 not in (array.shape[0], array.shape[2]):
         raise ValueError(f"an image is [H, W, 3] or [3, H, W]; this one is {array.shape}")

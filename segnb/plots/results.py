@@ -339,8 +339,10 @@ def compactness_stages(
 def cost(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
     """Seconds of training against mIoU: what does a point of mIoU cost?
 
-    One panel a number of labelled images. A mark is one recipe, its mean over the seeds; recipes
-    of one method that differ in length are joined in the order of their cost.
+    One panel a number of labelled images. A mark is one recipe: the mean mIoU of its seeds at
+    their median seconds, which a run that was paused (a laptop closed, another program let by)
+    does not move. Recipes of one method that differ in length are joined in the order of their
+    cost.
 
     Args:
         rows: Ledger rows of one data set and tier, all trained on one device.
@@ -366,7 +368,7 @@ def cost(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
         recipes.setdefault(key, {})[int(row["seed"])] = row
     for labelled, method, identity in sorted(recipes, key=lambda k: (k[0], method_order(k[1]))):
         runs = recipes[labelled, method, identity].values()
-        seconds = float(np.mean([row["seconds"] for row in runs]))
+        seconds = float(np.median([row["seconds"] for row in runs]))
         line = panels.setdefault(labelled, {}).setdefault(method, [])
         line.append((seconds, [float(row[measure]) for row in runs]))
     styles = method_styles(

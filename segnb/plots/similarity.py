@@ -14,7 +14,7 @@ import numpy.typing as npt
 from matplotlib.patches import Patch, Rectangle
 
 from segnb.datasets.base import IGNORE, DatasetInfo
-from segnb.plots.images import _as_image as as_image
+from segnb.plots.images import as_image
 from segnb.plots.style import PHOTO_PIXELS, QUIET, WIDTH, Picture, new_figure, styled
 
 #: Positives, negatives and pixels that do not count: told apart by lightness, too.
