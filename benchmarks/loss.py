@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import plain
+from segnb.device import describe
 from segnb.losses import official, paper, supcon_loss
 
 TEMPERATURE = 0.07
@@ -486,7 +486,7 @@ def goals(results: list[Measurement], errors: dict[str, float]) -> list[tuple[st
 
 def as_markdown(results: list[Measurement], rows: list[tuple[str, str, str]]) -> str:
     """The goals and all measurements."""
-    processor = platform.processor() or platform.machine()
+    processor = describe("cpu").name
     lines = [
         "# The contrastive loss, timed",
         "",
