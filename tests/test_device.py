@@ -30,27 +30,29 @@ def test_describe_takes_the_best_device_by_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "precision"),
+    ("vendor", "flags", "precision"),
     [
-        ("sse4_2 avx2 avx512f", "fp32"),
-        ("avx512f avx512_bf16", "bf16"),
-        ("amx_tile amx_bf16", "bf16"),
-        ("", "fp32"),
+        ("AuthenticAMD", "sse4_2 avx2 avx512f", "fp32"),
+        ("AuthenticAMD", "avx512f avx512_bf16", "bf16"),
+        ("GenuineIntel", "avx512f avx512_bf16", "fp32"),
+        ("GenuineIntel", "avx512_bf16 amx_tile amx_bf16", "bf16"),
+        ("", "", "fp32"),
     ],
 )
-def test_bf16_on_a_processor_only_with_hardware(
-    flags: str, precision: str, monkeypatch: pytest.MonkeyPatch
+def test_bf16_on_a_processor_only_with_fast_hardware(
+    vendor: str, flags: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for probe in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
         monkeypatch.delattr(torch.cpu, probe, raising=False)
-    monkeypatch.setattr(device, "_processor_flags", lambda: frozenset(flags.split()))
+    known = {"vendor_id": vendor, "flags": flags, "model name": "a processor"}
+    monkeypatch.setattr(device, "_cpuinfo", known.__getitem__)
     assert choose_precision("auto", "cpu") == precision
     assert describe("cpu").precision == precision
 
 
 def test_torchs_own_test_is_believed_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
-    monkeypatch.setattr(device, "_processor_flags", frozenset)
+    monkeypatch.setattr(device, "_cpuinfo", lambda field: "")
     assert choose_precision("auto", "cpu") == "bf16"
     assert "AMX" in describe("cpu").precision_reason
 
