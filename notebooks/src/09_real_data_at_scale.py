@@ -48,7 +48,7 @@ from segnb.training.log import read_log
 WANTED = "camvid"  # shapes takes its place where it is missing
 FRACTION = 1 / 32  # share of the training images whose labels are used
 SEED = 0
-SHORTER = 5
+SHORTER = 10
 KEEP_ON_DRIVE = False  # on Colab: keep runs on Google Drive, so that they outlive the session
 RESULTS = project_path("results")  # the ledger that is read; a notebook never writes into it
 
