@@ -143,7 +143,8 @@ def test_views() -> None:
     figure = views([IMAGE, IMAGE], {"strength 1": torch.rand(2, 3, 6, 8)})
     assert len(figure.figure.axes) == 4
     assert titles(figure) == ["original", "strength 1"]
-    assert "strength 1" in figure.alt
+    assert figure.alt == "2 images, one a row, as they are and as: strength 1."
+    assert views([IMAGE], {"a": [IMAGE]}).alt == "One image as it is and as: a."
 
 
 def test_embedding_maps_colour_by_class() -> None:

@@ -201,7 +201,9 @@ def views(images: Sequence[Any], others: Mapping[str, Sequence[Any]]) -> Picture
         ValueError: No images, or sequences of different lengths.
     """
     _same_length(images, others)
-    alt = f"{len(images)} images, one a row, as they are and as: {', '.join(others)}."
+    many = f"{len(images)} images, one a row, as they are"
+    shown = many if len(images) > 1 else "One image as it is"
+    alt = f"{shown} and as: {', '.join(others)}."
     titles = _columns(["original", *others])
     bands = [
         _Band(_aspect(images[i : i + 1]), title_lines=_most_lines(titles) if i == 0 else 0)
