@@ -9,22 +9,47 @@ import numpy as np
 import pytest
 
 from segnb.checks import Answer, Hint
-from segnb.checks.comparison import check_equal_compute, check_paired_gain
+from segnb.checks.comparison import check_gain_by_class, check_paired_gain
+
+
+def shares(ours: list[float | None], baseline: list[float | None], *, drop: bool = False) -> Any:
+    """Right; or, with ``drop``, without the classes that one of the two has no IoU for."""
+    if drop:
+        common = [None not in pair for pair in zip(ours, baseline, strict=True)]
+        ours = [a if both else None for a, both in zip(ours, common, strict=True)]
+        baseline = [b if both else None for b, both in zip(baseline, common, strict=True)]
+    here, there = (sum(value is not None for value in each) for each in (ours, baseline))
+    return [(a or 0) / here - (b or 0) / there for a, b in zip(ours, baseline, strict=True)]
+
+
+def naive(ours: list[float | None], baseline: list[float | None]) -> Any:
+    return [((a or 0) - (b or 0)) / len(ours) for a, b in zip(ours, baseline, strict=True)]
+
+
+def shifted(ours: list[float | None], baseline: list[float | None]) -> Any:
+    """Sums to the right number, but gives the absent class a part of it."""
+    found = shares(ours, baseline)
+    if (ours[1] is None) != (baseline[1] is None):
+        found[1], found[0] = found[0], found[1]
+    return found
 
 
 @pytest.mark.parametrize(
     ("answer", "hint"),
     [
-        (lambda a, b, c, d: a + c, "as if they cost the same"),
-        (lambda a, b, c, d: 2 * a, "alone"),
-        (lambda a, b, c, d: c + 2 * a * b // d, "favour"),
-        (lambda a, b, c, d: c + 2 * a, "not equal"),
-        (lambda a, b, c, d: None, "returns nothing"),
+        (lambda ours, baseline: None, "returns nothing"),
+        (lambda ours, baseline: 1.0, "one number a class"),
+        (lambda ours, baseline: [a - b for a, b in zip(ours, baseline, strict=True)], "weigh"),
+        (lambda ours, baseline: shares(baseline, ours), "sign"),
+        (lambda ours, baseline: [0.0, 1.0, 2.0], "every class has an IoU"),
+        (naive, "neither method"),
+        (lambda ours, baseline: shares(ours, baseline, drop=True), "Over how many classes"),
+        (shifted, "the sum is right"),
     ],
 )
-def test_compute_counted_wrongly(answer: Answer, hint: str) -> None:
+def test_gains_shared_out_wrongly(answer: Answer, hint: str) -> None:
     with pytest.raises(Hint, match=hint):
-        check_equal_compute(answer)
+        check_gain_by_class(answer)
 
 
 def gain(ours: dict[int, float], baseline: dict[int, float], t: float | None = None) -> Any:
@@ -70,5 +95,5 @@ def test_gains_taken_wrongly(answer: Answer, hint: str) -> None:
 
 
 def test_right_answers_pass() -> None:
-    check_equal_compute(lambda a, b, c, d: c + -(-2 * a * b // d))
+    check_gain_by_class(shares)
     check_paired_gain(gain)

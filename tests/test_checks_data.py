@@ -68,6 +68,12 @@ def maybe_none(ids: Sequence[str], fraction: float, seed: int) -> list[str]:
     return order[: int(fraction * len(order))]
 
 
+def shuffled(ids: Sequence[str], fraction: float, seed: int) -> list[str]:
+    order = list(ids)
+    random.Random(seed).shuffle(order)
+    return order[: max(1, round(fraction * len(order)))]
+
+
 @pytest.mark.parametrize(
     ("answer", "hint"),
     [
@@ -75,6 +81,7 @@ def maybe_none(ids: Sequence[str], fraction: float, seed: int) -> list[str]:
         (without_seed, "Where does the seed"),
         (global_generator, "second time"),
         (maybe_none, "at least one"),
+        (shuffled, "chosen no longer"),
     ],
 )
 def test_wrong_choices_get_their_hint(answer: Callable[..., Any], hint: str) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from segnb.datasets import info
 from segnb.datasets.base import DatasetInfo
 from segnb.errors import DataError
 from segnb.plots import (
@@ -84,16 +85,22 @@ def test_predictions_show_who_is_right_where() -> None:
     # 12 of the 40 labelled pixels are ball; void counts nowhere.
     captions = [axes.get_xlabel() for axes in figure.figure.axes if axes.get_xlabel()]
     assert captions == ["100 % right", "70 % right", "100 % right", "100 % right"]
-    assert legend_names(figure) == [["floor", "ball", "void"], ["floor"]]
+    assert legend_names(figure) == [["floor", "ball", "void"]]
     assert "good 100, 100; poor 70, 100" in figure.alt
     shown = figure.figure.axes[2].images[0].get_array()
     assert np.array_equal(shown, colour_mask(MASK, INFO))
     assert figure.figure.axes[2].images[0].get_interpolation() == "nearest"
 
 
-def test_rows_with_the_same_classes_share_a_legend() -> None:
+def test_rows_share_a_legend_while_it_is_short() -> None:
     figure = predictions([IMAGE] * 3, [MASK] * 3, {"masks": [MASK] * 3}, INFO)
     assert legend_names(figure) == [["floor", "ball", "void"]]
+    many = info("voc")
+    busy = np.arange(12, dtype=np.uint8).repeat(4).reshape(6, 8)
+    other = busy + 9
+    drawn = predictions([IMAGE] * 3, [busy, busy, other], {"m": [busy, busy, other]}, many)
+    names = list(many.class_names)
+    assert legend_names(drawn) == [names[:12], names[9:]]
 
 
 def test_all_void_image_has_no_share() -> None:
@@ -136,7 +143,8 @@ def test_views() -> None:
     figure = views([IMAGE, IMAGE], {"strength 1": torch.rand(2, 3, 6, 8)})
     assert len(figure.figure.axes) == 4
     assert titles(figure) == ["original", "strength 1"]
-    assert "strength 1" in figure.alt
+    assert figure.alt == "2 images, one a row, as they are and as: strength 1."
+    assert views([IMAGE], {"a": [IMAGE]}).alt == "One image as it is and as: a."
 
 
 def test_embedding_maps_colour_by_class() -> None:

@@ -88,6 +88,21 @@ def test_lines_tell_their_ends_and_levels() -> None:
         lines({"a": ([], [])}, xlabel="x", ylabel="y")
 
 
+def test_few_places_of_a_logarithmic_axis_are_named() -> None:
+    def named(*places: float) -> list[str]:
+        drawn = lines({"a": (places, [1.0] * len(places))}, xlabel="x", ylabel="y", log="x")
+        return [label.get_text() for label in drawn.figure.axes[0].get_xticklabels()]
+
+    assert named(512, 1012, 2048, 132098) == ["512", "1,012", "2,048", "132,098"]
+    assert named(512, 520, 4000) != ["512", "520", "4,000"]  # they would run into each other
+
+
+def test_a_single_map_stands_beside_the_images() -> None:
+    one, two = picture(a=np.eye(2, 3)), picture(a=np.eye(2, 3), b=np.eye(2, 3))
+    assert len({axes.get_subplotspec().rowspan.start for axes in one.figure.axes[:3]}) == 1
+    assert len({axes.get_subplotspec().rowspan.start for axes in two.figure.axes[:4]}) == 2
+
+
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What was displayed; a clearing empties it at the next display, as ``wait`` means."""

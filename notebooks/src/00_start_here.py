@@ -85,8 +85,9 @@ plots.contact_sheet(list(labelled.images[:8]), list(labelled.masks[:8]), info)
 # %% [markdown]
 # **How to read it.** Images above, masks below, a colour for each class. What a toy is called
 # depends on outline *and* pattern, never on its colours: a striped disc is a ball, a dotted one a
-# cookie. So sky, sea and sand are easy and the toys are not; do not expect to learn all of them
-# from this few images in three minutes. Notebook 01 looks closer.
+# cookie, and one with a pattern that no class has is clutter, labelled as the sand or sea behind
+# it. So sky, sea and sand are easy and the toys are not; do not expect to learn all of them from so
+# few images in three minutes. Notebook 01 looks closer.
 
 # %% [markdown]
 # ## The loss of stage 1
@@ -142,7 +143,8 @@ plots.loss_curves(
 
 # %% [markdown]
 # **How to read it.** Left, stage 1; only the contrastive run has one. Right, cross-entropy for all
-# three. Faint is the raw loss, bold a running mean. A lower cross-entropy on the *training* images
+# three. Faint is the raw loss, bold a running mean, and a mark stands where a run ends; where two
+# runs coincide, one shows as a rim around the other. A lower cross-entropy on the *training* images
 # is no result yet: with so few of them, a network can learn them by heart. (*ce_long* trains on
 # distorted colours, so its loss is of a harder task.) And the two panels are two different
 # quantities: the contrastive loss has a floor above 0, set by how many positives a pixel has.
@@ -172,16 +174,17 @@ for where, images in (("training", labelled), ("validation", splits.evaluated["v
 plots.embedding_maps(maps, info)
 
 # %% [markdown]
-# **How to read it.** A dot is a pixel, its colour the true class. On the left colours are mixed: an
-# untrained network sees little more than brightness. After stage 1, without a classifier anywhere,
-# colours have come together. Now compare the rows. In the training images (above) the classes lie
-# further apart than in validation images (below): part of what was learnt is the training images
-# themselves. The large classes (sky, sea, sand) gather in both; telling toys apart in new images
-# takes more than three minutes.
+# **How to read it.** A dot is a pixel, its colour the true class. On the left colours are mixed,
+# even within the islands: an island is no class (these are the rims of the images). Go right along
+# the upper row, the training images: after stage 1, without a classifier anywhere, colours begin to
+# come together, and after stage 2 most classes have a place of their own. Now the lower row, images
+# that no training saw. Look for the sky first, then for the sea, then for a toy: how many classes
+# can you still point at? What the upper row has and the lower lacks was learnt of the training
+# images alone.
 #
 # t-SNE flatters: the size of a cluster and the distance between two mean nothing. So here are
-# numbers for the same pixels: *intra*, the spread within a class (small is compact); *inter*, the
-# distance between class means (large is separable); and *fisher*, one divided by the other.
+# numbers for the same pixels: *intra*, the spread within a class; *inter*, the distance between
+# class means; and *fisher*, the second divided by the first.
 
 
 # %%
@@ -199,9 +202,14 @@ for (where, stage), sample in samples.items():
     print(table_row(f"{where}, {stage}", measured.as_dict()))
 
 # %% [markdown]
-# **How to read it.** From *before training* to *after stage 1* fisher rises in both: the classes
-# gathered, and the picture did not lie. It rises more in the training images than in the validation
-# images. Does cross-entropy alone do the same? For all three methods, on validation images:
+# **How to read it.** Read *fisher*: large means that the classes lie far apart *for their size*.
+# Neither of the other two will do alone. An untrained network sends every pixel to nearly the same
+# place, so its classes are very compact and of no use: training spreads them out, *intra* grows,
+# and what counts is that *inter* grows more. From *before training* to *after stage 1* fisher rises
+# in both, more so in the training images. Then follow the last step, stage 2: what it adds on
+# images it trains on, it need not add on new ones.
+#
+# Does cross-entropy alone do the same? For all three methods, on validation images:
 
 # %%
 print(f"{'':46}" + "".join(f"{key:>7}" for key in ("intra", "inter", "fisher")))
@@ -210,9 +218,10 @@ for row in rows.values():
         print(table_row(f"{method_name(row)}, {stage}", values))
 
 # %% [markdown]
-# **How to read it.** `initial` is the same for all. Look at `finetuned`: cross-entropy alone
-# gathers classes too, as a side effect. So "the classes gather" is not yet "the method is better".
-# Notebook 06 asks whether these numbers foretell the accuracy.
+# **How to read it.** `initial` is the same for all. Compare the fisher of the three lines that end
+# in `finetuned`: cross-entropy alone gathers classes too, as a side effect, and whether stage 1
+# leaves a lead that survives fine-tuning is for these numbers to say. "The classes gather" is not
+# yet "the method is better". Notebook 06 asks whether these numbers foretell the accuracy.
 
 # %% [markdown]
 # ## Is the segmentation better?
@@ -224,6 +233,9 @@ for row in rows.values():
 Markdown(results_table(list(rows.values())))
 
 # %% [markdown]
+# **How to read it.** Two columns of mIoU: choices are made on *val*, *test* is for the report. One
+# run each has no interval, hence the dashes; how much that matters is the last section's subject.
+#
 # And the predictions themselves, on validation images:
 
 # %%
@@ -257,8 +269,9 @@ for control in ("ce", "ce_long"):
 # %% [markdown]
 # **An honest reading.** Before you believe any of these differences, four questions:
 #
-# - **Would another seed agree?** Another seed labels other images and starts from other weights. A
-#   point or two between seeds is common here. Set `SEED = 1` above and run again: then you know.
+# - **Would another seed agree?** Another seed labels other images and starts from other weights.
+#   Set `SEED = 1` above and run again: by how much does each method change, and is the difference
+#   between two methods larger than that?
 # - **Against what?** *contrastive* saw several times as many images as *ce*. A gain over *ce* that
 #   is gone against *ce_long* is a gain of longer training.
 # - **Where?** A few minutes on small drawn images says how the method works, not how well it works
@@ -282,8 +295,10 @@ Markdown(summary.tables(measured) if measured else "*The ledger of this copy is 
 # %% [markdown]
 # ## Exercise 1: make the comparison fair
 #
-# Stage 1 sees every image in two views. Write `fair_steps(recipe_steps...)`: how many cross-entropy
-# steps *ce_long* must take so that at least as many images pass through it as through both stages.
+# Write `fair_steps(pretrain_steps, pretrain_batch, finetune_steps, finetune_batch)`: how many steps
+# of cross-entropy *ce_long* must take so that at least as many images pass through the network as
+# in both stages together. Its batch is that of fine-tuning. Mind what a step of stage 1 sends
+# through the network; the numbers of image passes foretold above are there to test yours on.
 
 
 # %%
@@ -355,7 +370,7 @@ judge(check_verdict, verdict)
 # - Stage 1 pulls the pixels of a class together and pushes classes apart; stage 2 adds the
 #   classifier. You have run both.
 # - The classes do gather, which can be seen and measured; more in the training images than in new
-#   ones.
+#   ones, and under cross-entropy alone as well.
 # - Whether the *segmentation* gains is another question. It needs a control with the same compute,
 #   and several seeds.
 #

@@ -19,14 +19,15 @@
 # `SEGNB_TIER` says otherwise.
 
 # %%
+import hashlib
 import itertools
-import random
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import ipywidgets as widgets
 import numpy as np
+import torch
 from PIL import Image
 
 from segnb import datasets, plots
@@ -128,16 +129,17 @@ wall(labelled)
 # in this series, the baseline as well as the paper's method, is trained on these alone. (Only
 # notebook 08 uses the pale ones, without their labels.)
 #
-# Here they are at full size:
+# The first twelve of them at full size:
 
 # %%
 few = data.subset(labelled[:12])
 plots.contact_sheet(list(few.images), list(few.masks), info, columns=6)
 
 # %% [markdown]
-# **How to read it.** Go through the legend and look for each class among these images. Some you
-# find once or twice only. A network with millions of weights can learn these few examples by heart;
-# that is the overfitting the paper is about, and notebook 02 makes it visible.
+# **How to read it.** Take the classes of the legend one by one and count the objects of each. A
+# class that is there two or three times is all there is to learn it from: one size, one angle, one
+# pair of paints each. A network with millions of weights can learn so few examples by heart; that
+# is the overfitting the paper is about, and notebook 02 makes it visible.
 
 # %% [markdown]
 # ## Which images? Nested splits
@@ -202,11 +204,19 @@ Picture(
 # ## Class balance
 #
 # mIoU gives every class the same weight, however few pixels it has. So we count: what share of the
-# labelled pixels does each class have, and in how many labelled images does it appear?
+# pixels does each class have, and in how many labelled images does it appear? We also ask whether
+# the labelled images are a fair sample of all, which we can tell only because here every mask
+# exists.
+
 
 # %%
-counts = np.bincount(data.masks.numpy().ravel(), minlength=256)[: info.num_classes]
-share = 100 * counts / counts.sum()
+def pixel_shares(masks: torch.Tensor) -> np.ndarray:
+    """Percent of the pixels that each class has; void counts nowhere."""
+    counts = np.bincount(masks.numpy().ravel(), minlength=256)[: info.num_classes]
+    return 100 * counts / counts.sum()
+
+
+share, everywhere = pixel_shares(data.subset(labelled).masks), pixel_shares(data.masks)
 presence = class_presence(train)
 position = {name: i for i, name in enumerate(train.ids)}
 seen = presence[[position[name] for name in labelled]].sum(axis=0)
@@ -217,7 +227,9 @@ with plots.styled():
     colours = np.array(info.palette) / 255
     places = np.arange(info.num_classes)
     left.barh(places, share, color=colours)
-    left.set(xlabel="share of the pixels of all training masks, %", title="pixels")
+    left.plot(everywhere, places, "|", color="#222222", markersize=11, label="in all masks")
+    left.set(xlabel="share of the labelled images' pixels, %", title="pixels")
+    left.legend(loc="lower right")
     left.set_yticks(places, info.class_names)
     left.invert_yaxis()
     right.barh(places, seen, color=colours)
@@ -227,15 +239,22 @@ with plots.styled():
     )
 Picture(
     figure,
-    "Bars for each class: its share of the pixels, and the number of "
-    f"labelled images that show it. Rarest: {info.class_names[int(share.argmin())]}.",
+    "For each class its share of the labelled images' pixels (in all masks) and the number of "
+    f"the {len(labelled)} labelled images that show it: "
+    + ", ".join(
+        f"{name} {part:.0f} % ({whole:.0f} %), {number}"
+        for name, part, whole, number in zip(info.class_names, share, everywhere, seen, strict=True)
+    )
+    + ".",
 )
 
 # %% [markdown]
 # **How to read it.** Left: three large, easy classes have most of the pixels, and every toy
 # little. A network that gets only the large ones right has a high *pixel accuracy* and a low
-# *mIoU*. Right: the rare classes hang on a few images, and in each of those on few pixels. No
-# class is at zero, because the order of images covers the classes first.
+# *mIoU*. A black tick is the class's share in all masks: where the bar misses it, the labelled
+# images show a class more or less often than the world does. Right: what a rare class hangs on is a
+# part of the labelled images, and in each of these a few pixels. No class is at zero, because the
+# order of images covers the classes first.
 #
 # How much luck remains shows when we ask the same for several seeds:
 
@@ -247,6 +266,11 @@ for seed in range(SEED, SEED + 4):
     print(f"seed {seed}: rarest is {info.class_names[rarest]}, in {found[rarest]} labelled images")
 
 # %% [markdown]
+# **How to read it.** Compare the lines: the rarest class, and how rare it is, change with nothing
+# but the seed. At a smaller `FRACTION` the difference between lines decides whether a class can be
+# learnt at all, and no method can make up for it. A single seed would praise or blame
+# the method for it.
+#
 # ## Move the fraction yourself
 #
 # Slide through the fractions and watch the wall fill up.
@@ -308,7 +332,9 @@ judge(check_class_shares, class_shares)
 #
 # Write `nested_choice(ids, fraction, seed)`: the ids that are labelled, `round(fraction * n)` of
 # them and at least one. It must be the same every time for one seed, differ between seeds, and be
-# **nested**: a smaller fraction lies inside a larger one. (No need to cover the classes.)
+# **nested**: a smaller fraction lies inside a larger one. And it must bear a data set that changes:
+# if one image comes in, at most one of those chosen before makes room, and all others stay. (A
+# shuffled list does not bear it. No need to cover the classes.)
 
 
 # %%
@@ -328,9 +354,11 @@ judge(check_nested_choice, nested_choice)
 # SOLUTION nested_choice
 def nested_choice(ids: Sequence[str], fraction: float, seed: int) -> list[str]:
     """A nested random share of ``ids``."""
-    order = list(ids)
-    random.Random(seed).shuffle(order)  # one order per seed, whatever the fraction
-    return order[: max(1, round(fraction * len(order)))]
+
+    def lot(name: str) -> bytes:  # drawn by each id for itself, whoever else is there
+        return hashlib.sha256(f"{seed}:{name}".encode()).digest()
+
+    return sorted(ids, key=lot)[: max(1, round(fraction * len(ids)))]
 
 
 judge(check_nested_choice, nested_choice)
@@ -340,8 +368,9 @@ judge(check_nested_choice, nested_choice)
 #
 # You need pairs: an image, and a mask of the same size with **one class id per pixel** (a PNG in
 # mode L or P, never a JPEG: compression invents classes that do not exist). Here we write four such
-# pairs into a folder to stand in for yours. To use your own, let `folder` point at it and put
-# your class names into `mine`.
+# pairs into a folder to stand in for yours. To use your own, let `folder` point at it, put your
+# class names into `mine`, and let `labels` say what each value in your files means: class 0, 1, …,
+# or void. A value that it does not name is refused.
 
 # %%
 folder = Path(tempfile.mkdtemp())

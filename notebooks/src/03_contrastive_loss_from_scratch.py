@@ -37,12 +37,13 @@
 from segnb.notebook import tier
 
 TIER = tier()  # "smoke" for seconds, "quick" for minutes; SEGNB_TIER overrides
-DATASET = "shapes"  # or "camvid" or "voc", once notebook 01 has put it in place
+DATASET = "shapes"  # or "camvid" or "voc"; notebook 09 tells how to get them
 IMAGE = 3  # which validation image
-ROW, COLUMN = 0.47, 0.5  # the anchor: 0 is the top, or left, and 1 the bottom, or right
+ROW, COLUMN = 0.8, 0.62  # the anchor: 0 is the top, or left, and 1 the bottom, or right
 TEMPERATURE = 0.07  # tau
 STRENGTH = 1.0  # of the colour distortion
-STEPS = {"smoke": 4, "quick": 120}.get(TIER, 1000)  # of stage 1, to have something to look at
+DRAW = 16  # seed of the one distorted view that is shown
+STEPS = {"smoke": 4, "quick": 250}.get(TIER, 1000)  # of stage 1, to have something to look at
 TIMED_PIXELS = {"smoke": (256, 512), "quick": (512, 1024, 2048, 4096)}.get(
     TIER, (1024, 2048, 4096, 8192)
 )
@@ -79,11 +80,13 @@ from segnb.widgets.live import live
 # change: every pixel stays where it is, so one label map serves both. A network that gives the same
 # embedding to a pixel and to its distorted twin has learned to look past the light.
 #
-# The recipe below is the preset of this size, with a smaller network so that a processor can train
-# it while you read.
+# The recipe below is the preset of this size, with a smaller network and smaller crops so that a
+# processor can train it while you read.
 
 # %%
 small = {"encoder_depth": 3, "decoder_channels": 64} if TIER in ("smoke", "quick") else {}
+if TIER == "quick":
+    small |= {"crop": (64, 64), "scale": (0.75, 2.0)}
 recipe = preset(DATASET, TIER).replace(
     **small,
     scope="within",
@@ -96,12 +99,13 @@ _, val = splits.evaluated["val"]
 info = val.info
 
 image = to_unit(val.images[IMAGE : IMAGE + 1])
-distorted = colour_distortion(image, STRENGTH, generator=torch.Generator().manual_seed(1))
+distorted = colour_distortion(image, STRENGTH, generator=torch.Generator().manual_seed(DRAW))
 views(list(image), {f"distorted, strength {STRENGTH:g}": list(distorted)})
 
 # %% [markdown]
 # **How to read it.** Same toys, same places, other colours. The labels of the left image are right
-# for the right one too, which is why the distortion of the loss never moves a pixel.
+# for the right one too, which is why the distortion of the loss never moves a pixel. It is one draw
+# of many: another `DRAW` may be grey, blurred or hardly changed.
 
 # %% [markdown]
 # ## 2 · From pixels to embeddings
@@ -153,15 +157,15 @@ anchor_and_keys(
     labels[0],
     anchor,
     info,
-    {"similarity to the anchor, untrained": before},
+    {"similarity, untrained": before},
     limits=(float(before.min()), 1.0),
 )
 
 # %% [markdown]
-# **How to read it.** The square is the anchor. On the right of the first row, blue cells are keys
-# that should be similar to it, orange cells keys that should not. Below is what the untrained
-# network says. Mind the scale: nearly all cosines are close to 1, since a fresh network sends every
-# pixel to about the same place. Nothing separates the classes yet.
+# **How to read it.** The square is the anchor. In the middle, blue cells are keys that should be
+# similar to it, orange cells keys that should not. On the right is what the untrained network says.
+# Mind the scale: all cosines are close to 1, since a fresh network sends every pixel to about the
+# same place. Nothing separates the classes yet.
 #
 # Let's give it a little training with the loss this notebook is about. (What happens in there is
 # the subject of [04](04_contrastive_pretraining.ipynb); here we only want a map worth looking at.)
@@ -222,14 +226,19 @@ show_anchor(row, column)
 # %% [markdown]
 # **How to read it.** Both maps are on one scale, yellow for the most similar keys. A good map would
 # be yellow exactly where the picture above it is blue, and dark everywhere else. The untrained one
-# is yellow all over: to it, all pixels are alike. And the sky?
+# is yellow all over: to it, all pixels are alike. In the other, see first whether the anchor's own
+# toy stands out, and from what: from the sky, from the sand, from other toys? What is bright and
+# not blue is a negative that the network still confuses with the anchor. (Bands from side to side,
+# where you find them, are height in the picture: on a beach that clue comes nearly free, and it
+# does not tell a toy from the sand beside it.) And for an anchor in the sky?
 
 # %%
 show_anchor(0.1, 0.3)
 
 # %% [markdown]
-# The large areas come first: what is sky, and what is not, is learned in no time. Telling a striped
-# disc from a dotted one takes longer, and more steps than we took here.
+# **How to read it.** As above. The large areas come first: what is sky and what is not takes few
+# steps. Telling a striped disc from a dotted one takes many more than we took, as the map before
+# shows.
 
 # %% [markdown]
 # ## 4 · The formula, by hand
@@ -490,15 +499,16 @@ def loss_floor(anchor_labels: torch.Tensor, key_labels: torch.Tensor) -> float:
 
 
 # %% [markdown]
-# You can reach the floor without any training: give each class a direction of its own, at right
+# Can it be reached? Without any training, even: give each class a direction of its own, at right
 # angles to all others. Below we walk from random embeddings ($t = 0$) to those ideal ones
-# ($t = 1$), with the labels of our image, and watch both forms on the way.
+# ($t = 1$), with the labels of our image, and watch both forms on the way. The upper dashed line is
+# the function of exercise 2, which knows the labels and nothing of the walk.
 
 # %%
 flat = labels.flatten(1)
 ideal = F.one_hot(flat.clamp(max=info.num_classes), info.num_classes + 1).double()
 scattered = torch.randn(ideal.shape, generator=torch.Generator().manual_seed(0), dtype=ideal.dtype)
-floor = float(paper.within_image_loss(ideal, ideal, flat, flat, temperature=TEMPERATURE))
+floor = loss_floor(flat[0], flat[0])  # from the labels alone, no embedding in it
 way = [step / 20 for step in range(21)]
 paper_values, official_values = [], []
 for t in way:
@@ -514,16 +524,18 @@ lines(
 )
 
 # %% [markdown]
-# **How to read it.** Both losses fall as the classes gather, each towards its own floor. The
-# heights can't be compared: for the same embeddings the two forms give quite different numbers.
-# Compare either of them with its own floor, and compare the two forms by the mIoU they lead to.
+# **How to read it.** Both losses fall as the classes gather, each towards its own floor, and the
+# paper form ends on the line that the labels foretold. The heights can't be compared: for the same
+# embeddings the two forms give quite different numbers. Compare either of them with its own floor,
+# and compare the two forms by the mIoU they lead to.
 
 # %% [markdown]
 # ## 7 · The matrix that does not fit
 #
 # The scores of all pairs are a matrix, and it grows with the *square* of the number of pixels, that
 # is with the fourth power of the side of the feature map. At 65 x 65, the resolution of a DeepLab
-# on 513 x 513 pixels, two images have 8450 pixels together. The arithmetic, in float32:
+# of output stride 8 on 513 x 513 pixels, two images have 8450 pixels together. The arithmetic, in
+# float32:
 
 # %%
 print(" map       pixels of a pair   one matrix")
@@ -609,6 +621,8 @@ print(f"plain form at {far} pixels (foretold): {foretold / 2**10:,.0f} GiB, for 
 # %% [markdown]
 # **How to read it.** Both axes are logarithmic: a square law is a straight line of slope 2, a
 # linear one of slope 1. Every doubling of the pixels costs the plain form four times the memory.
+# The point far right is no measurement but the law, at the last size of the list above; where the
+# line crosses the dashed one, this machine's memory ends.
 # The usual answer is to sample a few hundred pixels and hope; the better one is not to build the
 # matrix.
 
@@ -758,18 +772,20 @@ for name, values in timed.items():
     print(name.ljust(16), *(f"{value:9.1f}" for value in values), "ms")
 
 # %% [markdown]
-# **How to read it.** All lines rise with slope 2 in the end, for all of them look at every pair
-# that matters; they differ in how much work a pair costs and in whether it has to travel through
-# memory. For very few pixels the plain form is as good as any, and `auto` takes it there. Timings
-# on a busy machine jump about: trust the shape, and run the cell again before you quote a number.
-# `make bench` times the losses with more care.
+# **How to read it.** Linear memory is not linear time: all lines rise with slope 2 in the end, for
+# all of them look at every pair that matters. They differ in how much work a pair costs and in
+# whether it has to travel through memory. For very few pixels the plain form is as good as any, and
+# `auto` takes it there. Timings on a busy machine jump about: trust the shape, and run the cell
+# again before you quote a number. `make bench` times the losses with more care; what it found is in
+# [results/loss_benchmark.md](../results/loss_benchmark.md).
 
 # %% [markdown]
 # ## 10 · A small temperature
 #
-# $\tau$ decides how far the loss looks. The gradient of an anchor's loss with respect to a negative
-# is its share of the softmax: with a large $\tau$ all negatives push a little, with a small one the
-# most similar few do all the pushing. Here are those shares for our anchor, after training:
+# $\tau$ decides how far the loss looks. The derivative of an anchor's loss with respect to the
+# score of a negative, $\partial L_p / \partial s_{pk}$, is that negative's share of the softmax:
+# with a large $\tau$ all negatives push a little, with a small one the most similar few do all the
+# pushing. Here are those shares for our anchor, after training:
 
 # %%
 similarity = torch.einsum("c,chw->hw", trained_first[0, :, anchor[0], anchor[1]], trained_second[0])
@@ -781,9 +797,11 @@ for tau in (0.5, TEMPERATURE, 0.02):
 key_weights(distorted[0], anchor, pushing, caption="share of the negatives' push on the anchor")
 
 # %% [markdown]
-# **How to read it.** Bright cells are the negatives that the anchor is pushed away from; the square
-# is the anchor. Under each map stands how few keys do half of the work. A small $\tau$ means hard
-# negatives only: quick to separate what is confused, and easily led astray by a wrong label.
+# **How to read it.** Bright cells are the negatives that the anchor is pushed away from, each map
+# on a scale of its own; the square is the anchor, and the keys of its class are dark because
+# positives do not push. Under each map stands how few keys do half of the work. A small $\tau$
+# means hard negatives only: quick to separate what is confused, and easily led astray by a wrong
+# label.
 #
 # It is also hard on the arithmetic. The largest score is $1/\tau$, and its exponential grows beyond
 # what a float can hold; taking off the maximum first (as every logsumexp does) costs nothing and
@@ -802,9 +820,9 @@ for tau in (0.5, 0.1, 0.07, 0.02, 0.01, 0.001):
 
 # %% [markdown]
 # **How to read it.** `inf` is an overflow, and its gradient is not a number: one such step and the
-# network is lost. In fp16 that happens at the paper's own temperature. Hence the rule in `segnb`:
-# features may be bf16 or fp16, scores and logsumexp are float32. What is too small even for that is
-# refused with a sentence, not a NaN:
+# network is lost. In fp16 that happens at 0.07, the official code's own default. Hence the rule in
+# `segnb`: features may be bf16 or fp16, scores and logsumexp are float32. What is too small even
+# for that is refused with a sentence, not a NaN:
 
 # %%
 try:

@@ -34,9 +34,9 @@ DATASET = "shapes"
 STRENGTH = 1.0  # of the colour distortion; 0 is none, 1 is SimCLR's
 FORM, SCOPE = "paper", "cross"  # or "official"; or "within", "batch"
 TEMPERATURE = 0.07
-STEPS = {"smoke": 4, "quick": 200}.get(TIER, 4000)
+STEPS = {"smoke": 4, "quick": 450}.get(TIER, 4000)
 BATCH = {"smoke": 4}.get(TIER, 8)
-SNAPSHOTS = {"smoke": (1, 4), "quick": (10, 30, 60, 120, 200)}.get(
+SNAPSHOTS = {"smoke": (1, 4), "quick": (10, 50, 150, 300, 450)}.get(
     TIER, (10, 100, 500, 1500, 4000)
 )  # steps after which to look; 1, multiples of 10, or the last
 PIXELS_PER_CLASS = {"smoke": 10}.get(TIER, 60)  # in a snapshot
@@ -46,6 +46,8 @@ SEED = 0
 # What we import: the stage itself, `pretrain`, is a function of `segnb.training`.
 
 # %%
+import math
+
 import ipywidgets
 import numpy as np
 import torch
@@ -69,11 +71,13 @@ from segnb.widgets.live import live
 # ## 1 · The recipe and its images
 #
 # A recipe holds everything that can change the result. Ours is the preset of this tier with a
-# smaller network, so that a processor trains it while you watch. The printed command runs the same
-# from a shell.
+# smaller network and smaller crops, so that a processor takes a few hundred steps while you watch.
+# The printed command runs the same from a shell, and stage 2 after it.
 
 # %%
 small = {"encoder_depth": 3, "decoder_channels": 64} if TIER in ("smoke", "quick") else {}
+if TIER == "quick":
+    small |= {"crop": (64, 64), "scale": (0.75, 2.0)}
 recipe = preset(DATASET, TIER).replace(
     **small,
     seed=SEED,
@@ -135,9 +139,10 @@ distorted_views(strength, seed)
 
 # %% [markdown]
 # **How to read it.** One row an image; the first column is the image as it is. Shapes and patterns
-# survive, colours do not. In **shapes** that is just as it should be, for colour says nothing about
-# a toy's class. On street scenes, where the sky *is* blue, a strong distortion takes a real clue
-# away.
+# survive, colours do not, or not for sure: as in SimCLR the dice decide for each image, and at
+# strength 1 one in five keeps its colours, and one in five goes grey. In **shapes** that is just as
+# it should be, for colour says nothing about a toy's class. On street scenes, where the sky *is*
+# blue, a strong distortion takes a real clue away.
 #
 # ## 3 · What the loss sees
 #
@@ -280,7 +285,9 @@ session = Session(accelerator=accelerator, progress_bar=True, on_log=on_log)
 log = pretrain(network, labelled, recipe, session=session)
 
 # %% [markdown]
-# A plane chosen anew for each snapshot turns under our feet. So take *one* plane for all of them:
+# **How to read it.** A dot is a pixel, in the colour of its true class; the axes are the two
+# directions in which this snapshot is widest, whatever they are. That is the picture's weakness: a
+# plane chosen anew for each snapshot turns under our feet. So take *one* plane for all of them:
 # the principal components of all snapshots together. PCA is a plain projection, so in these
 # pictures distances mean something, though only those within the plane.
 
@@ -305,10 +312,12 @@ on_one_plane(*places)
 
 # %% [markdown]
 # **How to read it.** Each dot is a pixel of a validation image, always the same one, coloured by
-# its true class. The first panel is the fresh network: one lump, all classes mixed. Then the lump
-# moves as a whole, and bursts. The large areas part first. The toys differ from each other in shape
-# and pattern only, and stay mixed for long: parting them takes more steps than a notebook on a
-# processor has, and more directions than a plane has room for.
+# its true class. The first panel is the fresh network: all classes mixed. Early on the cloud moves
+# as a whole, then it is drawn apart. Follow one class from panel to panel, the sky first, then sea
+# and sand, then a toy of your choice: which ever get a corner to themselves, and when? The large
+# areas part first. The toys differ from each other in shape and pattern only, and stay mixed for
+# long: parting them takes more steps than a notebook on a processor has, and more directions than a
+# plane has room for.
 #
 # Step through the snapshots yourself:
 
@@ -326,8 +335,8 @@ snapshot = max(places)
 on_one_plane(snapshot)
 
 # %% [markdown]
-# The widget's twin shows one panel; the picture says how far the last snapshot got. What the plane
-# hides, t-SNE can show: who is neighbour of whom, in all dimensions. First and last snapshot:
+# **How to read it.** One panel of the picture above, larger, on the same plane and scale. What the
+# plane hides, t-SNE can show: who is neighbour of whom, in all dimensions. First and last snapshot:
 
 # %%
 perplexity = min(30.0, (len(everything) / len(places) - 1) / 3)
@@ -343,10 +352,13 @@ embedding_maps(
 )
 
 # %% [markdown]
-# **How to read it.** Look for islands of one colour, and for nothing else: in t-SNE neither the
-# size of an island nor the distance between two means anything. Why not, and what to trust instead,
-# is the subject of [06](06_embeddings_and_compactness.ipynb). Here are two of those numbers along
-# the training: the spread within the classes, and the distance between them.
+# **How to read it.** Look for regions of one colour, and for nothing else: in t-SNE neither the
+# size of an island nor the distance between two means anything. Nor is an island a class. Those of
+# the fresh network hold all colours: at this size they are pixels at the rims of the images, which
+# a network tells apart untaught, since its convolutions see the padding there. Why t-SNE misleads,
+# and what to trust instead, is the subject of [06](06_embeddings_and_compactness.ipynb). Here are
+# two of those numbers along the training: the spread within the classes, and the distance between
+# them.
 
 # %%
 fitted = evaluation.sample_embeddings(
@@ -356,22 +368,30 @@ gathered = {
     step: evaluation.measure_compactness(fitted, sample, num_classes=val.info.num_classes)
     for step, sample in snapshots.items()
 }
-lines(
-    {
-        "intra: spread within classes": ([*gathered], [c.intra or 0.0 for c in gathered.values()]),
-        "inter: distance between classes": (
-            [*gathered],
-            [c.inter or 0.0 for c in gathered.values()],
-        ),
-    },
-    xlabel="step",
-    ylabel="of unit-length features, validation pixels",
+display(
+    lines(
+        {
+            "intra: spread within classes": (
+                [*gathered],
+                [c.intra or 0.0 for c in gathered.values()],
+            ),
+            "inter: distance between classes": (
+                [*gathered],
+                [c.inter or 0.0 for c in gathered.values()],
+            ),
+        },
+        xlabel="step",
+        ylabel="squared distance of unit-length features",
+    )
 )
+print("step       ", *(f"{step:6}" for step in gathered))
+print("inter/intra", *(f"{c.fisher or math.nan:6.2f}" for c in gathered.values()))
 
 # %% [markdown]
-# **How to read it.** A lump has little spread *and* small distances, so both may have to grow
-# before anything can be compact. What counts is whether *inter* outgrows *intra*: neither alone
-# says that the classes are apart.
+# **How to read it.** Both lines are means over validation pixels. A lump has little spread *and*
+# small distances, so both may have to grow before anything can be compact: it is no mistake that
+# *intra*, which should be small, begins by rising. What counts is whether *inter* outgrows *intra*,
+# their ratio in the last row: neither alone says that the classes are apart.
 #
 # ## 5 · The loss curve and its floor
 #
@@ -445,8 +465,8 @@ print(f"loss above its floor: {gap[0]:.2f} at the first step, {gap[-1]:.2f} at t
 # - A step sees every image twice, in the same crop: as it is, and with other colours. The strength
 #   of the distortion says what the network should learn to ignore.
 # - Labels follow the features down to their size by nearest neighbour, corners aligned.
-# - The fresh network's lump of embeddings bursts, and the large areas part first; we watched the
-#   same pixels of unseen images in one common plane.
+# - The fresh network's lump of embeddings is drawn apart, the large areas first; we watched the
+#   same pixels of unseen images in one common plane, and measured what the plane can't show.
 # - The loss of the paper form has a floor that trembles with the crops. Subtract it before you
 #   judge.
 #

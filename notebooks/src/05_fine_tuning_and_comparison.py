@@ -20,23 +20,24 @@
 # %%
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from IPython.display import Markdown, display
 
 from segnb import datasets, evaluation, ledger, plots, report, summary, table
-from segnb.checks import check_equal_compute, check_paired_gain, judge
+from segnb.checks import check_gain_by_class, check_paired_gain, judge
 from segnb.errors import ConfigError
+from segnb.metrics.segmentation import score_confusion
 from segnb.models import count_parameters
 from segnb.notebook import project_path, tier
 from segnb.recipe import preset
 from segnb.runs import load_network, load_splits, run, run_folder
 
 # %% [markdown]
-# **The knobs.** All of them. `SHORTER` takes that part of a reported run's steps, so that three
-# trainings fit into minutes; 1 trains the whole.
+# **The knobs.** All of them. Both stages get a reported run's steps divided by `SHORTER`, so that
+# three trainings fit into minutes; 1 trains the whole.
 
 # %%
 DATASET = "shapes"
@@ -105,13 +106,16 @@ torch.manual_seed(0)
 network.attach_classifier(val.info.num_classes)
 print(f"new head: {count_parameters(network.head):,} parameters")
 untaught = evaluation.evaluate(network, val_split, val, device=torch.device("cpu"))
-print(f"mIoU before fine-tuning: {untaught.miou:.1f}; guessing has {val.info.num_classes} classes")
+counts = torch.bincount(val.masks.flatten(), minlength=256)[: val.info.num_classes].double()
+chance = torch.outer(counts, torch.ones_like(counts) / len(counts))  # every class equally often
+dice = score_confusion(chance).miou
+print(f"mIoU before fine-tuning: {untaught.miou:.1f}; throwing dice would give {dice:.1f}")
 
 # %% [markdown]
-# As expected: next to nothing. The clusters may be there, but they have no names, and in
-# within-image training even the same class need not lie in the same place in two images. That is
-# why the paper fine-tunes the whole network and not only the new head (`freeze=True` in a recipe
-# tries the other way).
+# No better than dice, as expected. The clusters may be there, but they have no names, and where
+# stage 1 looks within each image alone (`scope="within"`), even the same class need not lie in the
+# same place in two images. That is why the paper fine-tunes the whole network and not only the new
+# head (`freeze=True` in a recipe tries the other way).
 #
 # ## Stage 2, and the baselines
 #
@@ -134,9 +138,13 @@ figures["loss_curves"]
 
 # %% [markdown]
 # **How to read it.** Stage 1 has its own panel: the contrastive loss is another quantity, and its
-# height says nothing about the other's. In the right panel compare where the contrastive line
-# *starts* falling from, and how fast. A training loss near zero with few images is no success by
-# itself: notebook 02 showed what overfitting looks like.
+# height says nothing about the other's; much of its zigzag is its floor's, which moves with the
+# crops (notebook 04). In the right panel compare the contrastive line with the grey one, which has
+# the same steps and the same images: does it fall sooner, or end lower? Where the two run along
+# each other, stage 1 gave no head start in this respect. A training loss near zero with few images
+# is no success by itself: notebook 02 showed what overfitting looks like.
+#
+# The loss is a means. What came of it, on images that no training saw:
 
 # %%
 figures["predictions"]
@@ -145,22 +153,28 @@ figures["predictions"]
 # **How to read it.** Each row is one validation image; below each prediction stands the share of
 # its pixels that is right. Large areas decide that share, so look at the small objects too: whether
 # they are found at all, whether their class is right, whether their edge is clean.
+#
+# Six images are soon over-read. So the same over all validation images, one class at a time:
 
 # %%
 figures["iou_per_class"]
 
 # %% [markdown]
 # **How to read it.** mIoU is the mean of these. A gain may come from all classes or from one that a
-# baseline missed altogether, and it is worth knowing which. One seed has no interval; a difference
-# of some points between single runs is well within what another seed would change.
+# baseline missed altogether, and it is worth knowing which (exercise 1 takes it apart). One seed
+# has no interval, and a class with few pixels jumps most from one seed to the next.
+#
+# And what happened inside, between the two stages:
 
 # %%
 figures["embeddings"]
 
 # %% [markdown]
-# **How to read it.** The same pixels before training, after stage 1 and after stage 2. Gathered
-# colours are what the contrastive loss asks for. Distances between clusters, and their sizes, mean
-# nothing in such a map; notebook 06 measures instead.
+# **How to read it.** The same validation pixels before training, after stage 1 and after stage 2.
+# Gathered colours are what the contrastive loss asks for. Find the sky, the sea and the sand in
+# each panel: which of them had a place of their own after stage 1, and which needed stage 2?
+# Distances between clusters, and their sizes, mean nothing in such a map; notebook 06 measures
+# instead.
 #
 # ## The ledger's comparison
 #
@@ -187,8 +201,10 @@ for name, plain in compared:
     display(Markdown(f"**{name}**\n\n{table.results_table(plain)}"))
 
 # %% [markdown]
-# **How to read it.** ± is the standard deviation over the seeds; the interval is where the mean
-# would lie in 95 of 100 repetitions of the whole experiment. Now the gain itself, seed by seed:
+# **How to read it.** ± is the standard deviation over the seeds. The interval says how well so few
+# seeds pin down the mean over *all* seeds: repeat the whole experiment a hundred times, and about
+# 95 of the hundred intervals hold that mean (ours may be one of the other five). With two or three
+# seeds it is wide, and rightly so. Now the gain itself, seed by seed:
 
 # %%
 for name, plain in compared or [("the short runs above", rows)]:
@@ -203,6 +219,8 @@ for name, plain in compared or [("the short runs above", rows)]:
 # that the distortion held back. That they stand side by side, always, is this project's
 # first rule; the abstract of the paper claims more than 20 points in some settings, and which
 # baseline stands on the other side decides what such a number means.
+#
+# And class by class, from the same rows:
 
 # %%
 for name, plain in compared:
@@ -217,38 +235,49 @@ for name, plain in compared:
 # **How to read it.** As above, now with several seeds: dots are single seeds, bars intervals. Where
 # nothing is drawn, the ledger holds no comparison yet.
 #
-# ## Exercise 1: the same compute
+# ## Exercise 1: whose gain is it?
 #
-# How many steps of cross-entropy cost as much as both stages? Count images through the network, and
-# think of the two views. If it does not divide evenly, give the baseline the benefit.
+# A gain in mIoU is made of classes. Write `gain_by_class(ours, baseline)`: for the IoU of each
+# class under two methods, the points that this class adds to the gain. Together they must make up
+# exactly the difference of the two mIoU. Mind `None`: a class that occurs neither in the masks nor
+# in a method's own predictions has no IoU there and is left out of that method's mean, so it can
+# happen to one of the two and not to the other.
 
 
 # %%
-# EXERCISE equal_compute
-def equal_compute(
-    pretrain_steps: int, pretrain_batch: int, finetune_steps: int, finetune_batch: int
-) -> int:
-    """Steps of cross-entropy, of finetune_batch images, that cost as much as both stages."""
+# EXERCISE gain_by_class
+def gain_by_class(ours: Sequence[float | None], baseline: Sequence[float | None]) -> list[float]:
+    """Points that each class adds to the difference of the two mIoU; they sum to it."""
     ...
 
 
-judge(check_equal_compute, equal_compute)
+judge(check_gain_by_class, gain_by_class)
 
 # %% [markdown]
 # A solution, folded away. Open it when you have tried.
 
 
 # %% tags=["solution"]
-# SOLUTION equal_compute
-def equal_compute(
-    pretrain_steps: int, pretrain_batch: int, finetune_steps: int, finetune_batch: int
-) -> int:
-    """Steps of cross-entropy, of finetune_batch images, that cost as much as both stages."""
-    passes = 2 * pretrain_steps * pretrain_batch
-    return finetune_steps + math.ceil(passes / finetune_batch)
+# SOLUTION gain_by_class
+def gain_by_class(ours: Sequence[float | None], baseline: Sequence[float | None]) -> list[float]:
+    """Points that each class adds to the difference of the two mIoU; they sum to it."""
+    here = sum(value is not None for value in ours)
+    there = sum(value is not None for value in baseline)
+    return [(a or 0.0) / here - (b or 0.0) / there for a, b in zip(ours, baseline, strict=True)]
 
 
-judge(check_equal_compute, equal_compute)
+judge(check_gain_by_class, gain_by_class)
+
+# %% [markdown]
+# **Your function on the runs above.** Is the difference to `ce_long` spread over the classes, or is
+# it one that makes it?
+
+# %%
+by_method = {row["method"]: row["iou"]["val"] for row in rows}
+parts = gain_by_class(by_method["contrastive"], by_method["ce_long"])
+for points, name in sorted(zip(parts, val.info.class_names, strict=True), reverse=True):
+    print(f"{name:10} {points:+.2f}")
+print(f"{'together':10} {sum(parts):+.2f} points of mIoU")
 
 # %% [markdown]
 # ## Exercise 2: a gain with its interval

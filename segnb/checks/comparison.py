@@ -1,45 +1,63 @@
-"""Checkers of notebook 05: a baseline with the same compute, and a gain with its interval."""
+"""Checkers of notebook 05: a gain taken apart by class, and a gain with its interval."""
 
 from __future__ import annotations
 
 import math
 
-from segnb.checks import Answer, call, need, need_close
-from segnb.recipe import Recipe, Stage
+import numpy as np
+
+from segnb.checks import Answer, call, need, need_close, numbers
 
 
-def check_equal_compute(equal_compute: Answer) -> None:
-    """Judge ``equal_compute(pretrain_steps, pretrain_batch, finetune_steps, finetune_batch)``."""
+def check_gain_by_class(gain_by_class: Answer) -> None:
+    """Judge ``gain_by_class(ours, baseline) -> points of each class``; they sum to the gain."""
+    ours, baseline = [80.0, 50.0, 20.0], [71.0, 50.0, 26.0]
+    found = numbers(call(gain_by_class, ours, baseline))
+    need(found.shape == (3,), "there should be one number a class, in the order of the classes.")
+    differences = np.subtract(ours, baseline)
     need(
-        float(call(equal_compute, 100, 8, 50, 8)) != 150,
-        "the steps of both stages are added as if they cost the same. How many images go through "
-        "the network in one contrastive step?",
+        not np.allclose(found, differences),
+        "those are the differences of the IoU. They add up to more than the mIoU changed by: what "
+        "does one class weigh in a mean?",
     )
-    need(
-        float(call(equal_compute, 100, 8, 50, 8)) != 200,
-        "that is what stage 1 costs alone; stage 2 costs something too.",
+    need(not np.allclose(found, -differences / 3), "right but for the sign: a gain is ours.")
+    need_close(
+        found,
+        differences / 3,
+        "the numbers are wrong already where every class has an IoU. By how much would the mIoU "
+        "change if only this class did?",
     )
-    for numbers in ((100, 8, 50, 8), (100, 8, 50, 4), (30, 4, 10, 8), (7, 3, 5, 4)):
-        steps, batch, fine_steps, fine_batch = numbers
-        recipe = Recipe(
-            method="ce_long",
-            pretrain=Stage(steps=steps, batch=batch),
-            finetune=Stage(steps=fine_steps, batch=fine_batch),
-        )
-        wanted = recipe.cross_entropy_stage().steps
-        found = call(equal_compute, *numbers)
+    both = call(gain_by_class, [80.0, None, 20.0], [60.0, None, 30.0])
+    need_close(
+        both,
+        [10.0, 0.0, -5.0],
+        "a class that neither method has an IoU for adds nothing. It is not in either mean: does "
+        "it still count in what you divide by?",
+    )
+    for first, second, sign in ((_FALSELY_FOUND, _NOWHERE, 1), (_NOWHERE, _FALSELY_FOUND, -1)):
+        parts = numbers(call(gain_by_class, first, second))
+        change = sign * (_mean(_FALSELY_FOUND) - _mean(_NOWHERE))
         need(
-            not wanted - 1 <= float(found) < wanted,
-            "where the images do not divide evenly, one baseline step is missing: round in the "
-            "baseline's favour, so that nobody can say it was short-changed.",
+            parts.shape == (3,) and abs(float(parts.sum()) - change) < 1e-6,
+            "where a class has an IoU under one method only, the parts do not add up to the "
+            "difference of the two mIoU. Over how many classes is each of the two means taken?",
         )
         need_close(
-            found,
-            wanted,
-            f"with {steps} steps of {batch} images in stage 1 and {fine_steps} of {fine_batch} in "
-            "stage 2 the images through the network are not equal. Count them on both sides.",
-            tolerance=1e-9,
+            parts,
+            sign * np.array([80 / 3 - 60 / 2, 0.0, 40 / 3 - 40 / 2]),
+            "the sum is right, but the classes' shares are not. What does each class add to the "
+            "one mean, and what to the other?",
         )
+
+
+#: The second class occurs in no mask; one method predicts it all the same, and has 0 there.
+_FALSELY_FOUND: list[float | None] = [80.0, 0.0, 40.0]
+_NOWHERE: list[float | None] = [60.0, None, 40.0]
+
+
+def _mean(iou: list[float | None]) -> float:
+    present = [value for value in iou if value is not None]
+    return sum(present) / len(present)
 
 
 def check_paired_gain(paired_gain: Answer) -> None:

@@ -72,3 +72,11 @@ def check_nested_choice(nested_choice: Answer) -> None:
             "a smaller share is not inside a larger one. Drawing a new sample for each fraction "
             "loses that; what could be drawn once and serve all fractions?",
         )
+    one_more = set(call(nested_choice, ["image-new", *ids], 1 / 4, 0))
+    gone = len(set(chosen[1 / 4]) - one_more)
+    need(
+        gone <= 1,
+        f"nested and repeatable, but one more image in the data set, and {gone} of the "
+        f"{len(chosen[1 / 4])} chosen before are chosen no longer. Does an id's place depend on "
+        "how many others there are, or on their order?",
+    )

@@ -56,12 +56,21 @@ def loss_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Picture:
         figure = new_figure(WIDTH if len(series) > 1 else 0.7 * WIDTH, 3.0)
         panels = figure.subplots(1, len(series), squeeze=False)[0]
         for axes, (stage, runs) in zip(panels, series.items(), strict=True):
-            for name, points in runs.items():
+            # The first is the widest, so that it shows beneath another that runs along it.
+            widths = np.linspace(1.6 + min(len(runs) - 1, 3) * 0.8, 1.6, len(runs))
+            for width, (name, points) in zip(widths, runs.items(), strict=True):
                 steps, losses = np.array(points).T
                 style = styles[name]
                 axes.plot(steps, losses, color=style.colour, alpha=0.25, linewidth=0.8)
                 axes.plot(
-                    steps, _smooth(losses), color=style.colour, linestyle=style.line, label=name
+                    steps,
+                    _smooth(losses),
+                    linestyle=style.line,
+                    linewidth=float(width),
+                    markevery=[-1],
+                    markersize=5,
+                    label=name,
+                    **style.mark(),
                 )
             axes.set(title=_STAGES.get(stage, stage), xlabel="step")
             axes.set_xlim(left=0)

@@ -20,6 +20,9 @@ Bytes = npt.NDArray[np.uint8]
 #: Void is drawn in a grey that no palette here uses.
 VOID_COLOUR = (238, 238, 238)
 
+#: Lines of a legend that is read at a glance; a longer one is split up among the rows.
+_SHARED_LINES = 2
+
 #: Inches.
 _CAPTION, _LEGEND_LINE, _GAP = 0.20, 0.155, 0.07
 
@@ -83,9 +86,10 @@ def predictions(
 ) -> Picture:
     """Image, truth and each method's prediction side by side, one row an image.
 
-    Under each prediction stands the share of the labelled pixels that it has right; under each
-    row, or the last of several rows with the same classes, those that occur in it. (The share
-    is of one image; mIoU belongs to a whole split.)
+    Under each prediction stands the share of the labelled pixels that it has right. One legend
+    at the foot serves all rows where it takes two lines at most; where there are more classes than
+    that, each row, or the last of several rows with the same classes, names its own. (The share is
+    of one image; mIoU belongs to a whole split.)
 
     Args:
         images: uint8 ``[H, W, 3]`` or tensors ``[3, H, W]``.
@@ -114,6 +118,9 @@ def predictions(
         + "."
     )
     titles = _columns(["image", "truth", *guesses])
+    everything = _classes(*truths, *(guess for found in guesses.values() for guess in found))
+    if _legend_lines(everything, info) <= _SHARED_LINES:
+        present = [everything] * len(truths)
     # One legend serves neighbouring rows with the same classes.
     legends = {i for i, classes in enumerate(present) if present[i + 1 : i + 2] != [classes]}
     bands = [
@@ -194,7 +201,9 @@ def views(images: Sequence[Any], others: Mapping[str, Sequence[Any]]) -> Picture
         ValueError: No images, or sequences of different lengths.
     """
     _same_length(images, others)
-    alt = f"{len(images)} images, one a row, as they are and as: {', '.join(others)}."
+    many = f"{len(images)} images, one a row, as they are"
+    shown = many if len(images) > 1 else "One image as it is"
+    alt = f"{shown} and as: {', '.join(others)}."
     titles = _columns(["original", *others])
     bands = [
         _Band(_aspect(images[i : i + 1]), title_lines=_most_lines(titles) if i == 0 else 0)

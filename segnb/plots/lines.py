@@ -9,6 +9,9 @@ import numpy as np
 
 from segnb.plots.style import QUIET, WIDTH, Picture, method_styles, new_figure, styled
 
+#: Up to so many places of a logarithmic axis are written out below it.
+_NAMED_PLACES = 6
+
 
 def lines(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
@@ -71,12 +74,24 @@ def lines(
             )
         if "x" in log:
             axes.set_xscale("log")
+            places = sorted({float(place) for x, _ in series.values() for place in x})
+            # Few places are named themselves: round powers of ten are seldom among them.
+            if len(places) <= _NAMED_PLACES and _apart(places):
+                axes.set_xticks(places, labels=[f"{place:,g}" for place in places])
+                axes.set_xticks([], minor=True)
         if "y" in log:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         axes.set(xlabel=xlabel, ylabel=ylabel)
         if len(series) > 1:
             figure.legend(loc="outside lower center", ncols=min(3, len(series)), labelcolor=QUIET)
         return Picture(figure, alt)
+
+
+def _apart(places: Sequence[float]) -> bool:
+    """Whether labels at these places of a logarithmic axis do not run into one another."""
+    gaps = np.diff(np.log(places))
+    return len(gaps) > 0 and float(gaps.min()) > 0.1 * float(gaps.sum())
 
 
 __all__ = ["lines"]

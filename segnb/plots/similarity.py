@@ -63,8 +63,10 @@ def anchor_and_keys(
         f"positives and {int(negative.sum())} negatives in the distorted image. {said}."
     )
     shape = photos[0].shape[:2]
-    columns = max(2, min(3, len(maps)))
-    lines = 1 + -(-len(maps) // columns)
+    # A single map stands beside the two images, several below them.
+    alone = len(maps) == 1
+    columns = 3 if alone else max(2, min(3, len(maps)))
+    lines = 1 if alone else 1 + -(-len(maps) // columns)
     with styled():
         side = WIDTH / columns
         # A tenth of the width is the colour bar's.
@@ -72,11 +74,12 @@ def anchor_and_keys(
         figure = new_figure(WIDTH, height, pixels=PHOTO_PIXELS)
         panels = figure.subplots(lines, columns, squeeze=False).ravel()
         _photo(panels[0], photos[0], f"anchor $p$ in $I$: {name}")
-        _photo(panels[1], photos[1], r"keys in $\hat I$: positives $P_p$, negatives")
+        kinds = "" if alone else ": positives $P_p$, negatives"  # the legend names them, too
+        _photo(panels[1], photos[1], rf"keys in $\hat I${kinds}")
         _tint(panels[1], positive, POSITIVE, ids.shape, shape)
         _tint(panels[1], negative, NEGATIVE, ids.shape, shape)
         _tint(panels[1], ids == IGNORE, IGNORED, ids.shape, shape, opacity=0.8)
-        first = len(panels) - columns * (lines - 1)
+        first = 2 if alone else columns
         mapped = None
         for axes, (title, values) in zip(panels[first:], grids.items(), strict=False):
             mapped = _map(axes, values, shape, limits)
@@ -177,17 +180,20 @@ def pixels_on_a_circle(
             colour = POSITIVE if same else NEGATIVE
             axes.plot([0, place[0]], [0, place[1]], color=colour, linewidth=1.2)
             axes.plot(*place, "o" if same else "s", color=colour, markersize=7)
-            text = f"key {index}\n$f_p\\cdot f_k$={cosines[index]:.2f}"
+            text = f"key {index}\n$f_p\\cdot f_k = {cosines[index]:.2f}$"
             at = (1.42 * place[0], 1.24 * place[1])
-            axes.annotate(text, at, ha="center", va="center", fontsize=7.5, color=colour)
+            # The line tells the kind; small type in orange would be hard to read.
+            axes.annotate(text, at, ha="center", va="center", fontsize=7.5, color="#222222")
         axes.annotate(
             "",
             xy=point,
             xytext=(0, 0),
             arrowprops={"arrowstyle": "-|>", "linewidth": 2, "color": "#222222"},
         )
-        beside = 0.6 * point + 0.09 * np.array([point[1], -point[0]])
-        axes.annotate(f"anchor {anchor}", beside, ha="left", va="center", fontsize=8.5)
+        beyond = (1.42 * point[0], 1.36 * point[1])
+        axes.annotate(
+            f"anchor {anchor}", beyond, ha="center", va="center", fontsize=7.5, weight="bold"
+        )
         axes.set(xlim=(-1.8, 1.8), ylim=(-1.55, 1.55), xticks=[], yticks=[])
         axes.set_aspect("equal")
         axes.grid(visible=False)
