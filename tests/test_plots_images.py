@@ -184,6 +184,15 @@ def test_tsne_keeps_neighbours_and_repeats_itself() -> None:
     assert (labels[gaps.argmin(1)] == labels).all()
 
 
+def test_tsne_started_at_random_depends_on_the_seed() -> None:
+    points = np.random.default_rng(0).normal(size=(40, 5))
+    first, again, other = (
+        tsne(points, seed=seed, perplexity=5, start="random") for seed in (0, 0, 1)
+    )
+    assert np.allclose(first, again, atol=1e-3)
+    assert not np.allclose(first, other, atol=1.0)
+
+
 def test_tsne_refuses_with_a_reason() -> None:
     with pytest.raises(ValueError, match="at most 5000"):
         tsne(np.zeros((5001, 2)))

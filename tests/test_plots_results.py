@@ -36,6 +36,7 @@ INFO = DatasetInfo(
 )
 CE, LONG, CROSS = "cross-entropy", "cross-entropy, same compute", "contrastive (paper, cross)"
 PLAIN = f"{LONG}, undistorted"
+GOES_ON = "interval of two seeds goes on"
 
 
 def row(miou: float | None, **changes: Any) -> dict[str, Any]:
@@ -92,7 +93,8 @@ def test_label_curve_holds_the_means() -> None:
     figure = label_curve(ROWS)
     (axes,) = figure.figure.axes
     drawn = lines(axes)
-    assert [*drawn] == legend_names(figure) == [CE, LONG, CROSS]
+    assert {*drawn} == {CE, LONG, CROSS, GOES_ON}
+    assert legend_names(figure) == [CE, LONG, CROSS, GOES_ON]
     assert drawn[CROSS].get_ydata() == pytest.approx([44.0, 60.0])
     assert drawn[CE].get_ydata() == pytest.approx([26.0])
     assert drawn[CROSS].get_xdata() == pytest.approx([18, 300], rel=0.1)
@@ -105,7 +107,11 @@ def test_label_curve_holds_the_means() -> None:
 
 def test_intervals_and_dots_for_several_seeds_alone() -> None:
     (axes,) = label_curve(ROWS).figure.axes
-    unlabelled = [line for line in axes.get_lines() if line.get_label().startswith("_")]
+    unlabelled = [
+        line
+        for line in axes.get_lines()
+        if line.get_label().startswith("_") and line.get_marker() not in ("^", "v")
+    ]
     # Three groups of two seeds: an interval and dots each; the single seed gets neither.
     assert len(unlabelled) == 6
     low, high = unlabelled[0].get_ydata()
@@ -115,12 +121,41 @@ def test_intervals_and_dots_for_several_seeds_alone() -> None:
     assert len(axes.get_lines()) == 1
 
 
+def test_two_seeds_do_not_flatten_the_figure() -> None:
+    pair = [row(29.0, method="ce", seed=0), row(37.0, method="ce", seed=1)]
+    three = [row(40.0 + seed, seed=seed) for seed in range(3)]
+    (axes,) = label_curve([*pair, *three]).figure.axes
+    low, high = axes.get_ylim()
+    # The interval of the pair goes from -18 to 84; all seeds and the interval of three are seen.
+    assert 20 < low < 29
+    assert 41 + 4.303 / 3**0.5 < high < 55
+    arrows = {line.get_marker(): line for line in axes.get_lines()}
+    assert {"^", "v"} <= {*arrows}
+    assert arrows["v"].get_ydata() == [low]
+    # Where nothing is cut off nothing says so.
+    figure = label_curve([row(40.0, seed=0), row(40.1, seed=1), row(20.0, method="ce")])
+    assert GOES_ON not in legend_names(figure)
+    assert GOES_ON not in legend_names(label_curve(three))
+
+
+def test_marks_stand_apart_however_far_the_counts_do() -> None:
+    rows = [
+        row(30.0, method=method, fraction=fraction, labelled=labelled)
+        for method in ("ce", "ce_long", "contrastive")
+        for fraction, labelled in ((1 / 32, 11), (1.0, 367))
+    ]
+    (axes,) = label_curve(rows).figure.axes
+    places = [axes.transAxes.inverted().transform(axes.transData.transform((x, 30)))[0]
+              for x in (line.get_xdata()[0] for line in lines(axes).values())]  # fmt: skip
+    assert np.diff(sorted(places)) == pytest.approx([0.015, 0.015])
+
+
 def test_gain_is_paired_by_seed() -> None:
     figure = gain([*ROWS, row(90.0, seed=7)])
     over_ce, over_long = figure.figure.axes
     assert over_ce.get_title() == f"over {CE}"
-    assert over_long.get_title().split("\n") == ["over cross-entropy, same", "compute"]
-    assert [*lines(over_ce)] == [LONG, CROSS]
+    assert over_long.get_title() == "over the same compute"
+    assert {*lines(over_ce)} == {LONG, CROSS, GOES_ON}
     assert [*lines(over_long)] == [CROSS]
     # Seeds 0 and 1: 40 - 25 and 48 - 27; seed 7 and 300 images have no baseline.
     assert lines(over_ce)[CROSS].get_ydata() == pytest.approx([18.0])
@@ -134,7 +169,8 @@ def test_gain_has_a_panel_for_undistorted_cross_entropy() -> None:
     figure = gain([*ROWS, row(50.0, method="ce_long", distortion=0, seed=0)])
     over_ce, over_long, over_plain = figure.figure.axes
     assert lines(over_long)[PLAIN].get_ydata() == pytest.approx([50 - 44])
-    assert over_plain.get_title().replace("\n", " ") == f"over {PLAIN}"
+    assert over_plain.get_title().split("\n") == ["over the same compute,", "undistorted"]
+    assert over_ce.get_xlim() == over_plain.get_xlim()
     assert lines(over_plain)[CROSS].get_ydata() == pytest.approx([40 - 50])
     distorted, plain = (lines(over_ce)[name] for name in (LONG, PLAIN))
     assert plain.get_color() == distorted.get_color()
@@ -170,6 +206,14 @@ def test_temperature_curve() -> None:
     assert "0.5 30.0 (one seed)" in figure.alt
     with pytest.raises(ConfigError, match="two temperatures"):
         temperature_curve(ROWS)
+
+
+def test_level_lines_of_both_long_baselines_can_be_told_apart() -> None:
+    rows = [*ROWS, row(30.0, temperature=0.5), row(43.0, method="ce_long", distortion=0)]
+    (axes,) = temperature_curve(rows).figure.axes
+    levels = [lines(axes)[name] for name in (LONG, PLAIN)]
+    assert levels[0].get_color() == levels[1].get_color()
+    assert levels[0]._dash_pattern != levels[1]._dash_pattern
 
 
 def test_sweep_rows_are_not_averaged_into_the_label_curve() -> None:
@@ -214,8 +258,14 @@ def test_compactness_scatter_over_all_runs() -> None:
 def test_compactness_scatter_tells_labels_from_methods() -> None:
     rows = [row(10.0 + i, seed=i, fisher=1.0 - i / 10, labelled=9) for i in range(3)]
     rows += [row(40.0 + i, seed=i, fisher=9.0 - i / 10) for i in range(3)]
-    title = compactness_scatter(rows, against=["fisher"]).figure.axes[0].get_title()
-    assert title == "ρ = +0.54, 6 runs\nat equal labels ρ = −1.00"
+    figure = compactness_scatter(rows, against=["fisher"])
+    (axes,) = figure.figure.axes
+    assert axes.get_title() == "ρ = +0.54, 6 runs\nat equal labels ρ = −1.00"
+    sizes = {line.get_label(): line.get_markersize() for line in axes.get_lines()}
+    few, many = sizes["size: 9 labelled images"], sizes["size: 18 labelled images"]
+    assert few < many
+    drawn = [line for line in axes.get_lines() if line.get_label() == CROSS]
+    assert [line.get_markersize() for line in drawn] == [few, many]
 
 
 def test_compactness_stages() -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -489,9 +489,39 @@ def test_a_place_without_a_run_says_so_and_keeps_the_curves(
 ) -> None:
     place = {"fraction": FRACTIONS[0], "temperature": TEMPERATURES[-1]}
     parts = answer(find_sweep(rows), sweep_folder, **place)
-    for name in ("numbers", "predictions", "embeddings"):
+    for name in ("numbers", "embeddings"):
         assert "no contrastive run at 1/32 of the labels, τ 0.2" in str(parts[name])
-    assert isinstance(parts["labels"], Picture)
+    # The baselines of that fraction are there all the same.
+    assert "| 16 (1/32) | cross-entropy, same compute | 2 |" in str(parts["numbers"])
+    assert "contrastive (" not in str(parts["numbers"])
+    for name in ("labels", "predictions"):
+        assert isinstance(parts[name], Picture)
+    assert "does at 1/16, 1/8" in str(parts["temperatures"])
+    nowhere = answer(find_sweep(rows), sweep_folder, fraction=1.0, temperature=0.07)
+    assert "no contrastive run at all" in str(nowhere["predictions"])
+    assert "|" not in str(nowhere["numbers"])
+
+
+def test_sliders_reach_fractions_that_have_baselines_alone(rows: list[dict[str, Any]]) -> None:
+    left = [r for r in rows if r["fraction"] != FRACTIONS[1] or r["method"] != "contrastive"]
+    sweep = find_sweep(left)
+    assert sweep is not None
+    assert sweep.fractions == FRACTIONS
+
+
+def test_methods_are_shown_at_a_seed_they_share(
+    rows: list[dict[str, Any]], sweep_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: dict[str, int] = {}
+
+    def keep(chosen: Sequence[dict[str, Any]], *_: Any) -> str:
+        seeds.update({row["method"]: row["seed"] for row in chosen})
+        return ""
+
+    monkeypatch.setattr("segnb.widgets.explorer._predictions", keep)
+    left = [row for row in rows if (row["method"], row["seed"]) != ("contrastive", 0)]
+    answer(find_sweep(left), sweep_folder, fraction=1 / 8, temperature=0.07)
+    assert seeds == {"ce": 1, "ce_long": 1, "contrastive": 1}
 
 
 def test_a_missing_preview_is_told_in_its_place(rows: list[dict[str, Any]], tmp_path: Path) -> None:

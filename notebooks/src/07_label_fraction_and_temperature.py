@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 07 · Label fraction and temperature
 #
-# Two numbers decide most about the paper's method: how many images are labelled, and the
+# Two numbers anyone who uses the paper's method must settle: how many images to label, and the
 # temperature τ of the contrastive loss. Here both are sliders. What the ledger of finished runs
 # knows about a place of the sliders it shows at once; what it does not know you can train, live,
 # and stop whenever you like.
@@ -22,6 +22,7 @@
 # %%
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,7 +34,7 @@ from segnb.checks import check_labels_needed, check_temperature_choice, judge
 from segnb.notebook import project_path, tier
 from segnb.plots import Picture
 from segnb.recipe import preset
-from segnb.table import groups, select
+from segnb.table import CROSS_ENTROPY_LONG, fraction_name, groups, method_name, method_order
 from segnb.widgets.explorer import Explorer, answer, find_sweep, point, run_pictures
 from segnb.widgets.training import train
 
@@ -69,19 +70,24 @@ with plots.styled():
         axes.bar(cosines, weights / weights.sum(), width=0.15, color="#0072B2")
         axes.set(title=f"τ = {tau:g}", xlabel="cosine to the anchor", ylim=(0, 1))
     panels[0].set_ylabel("softmax weight of the key")
-Picture(figure, "Softmax weights of nine keys at four temperatures, sharp at 0.03, flat at 0.5")
+Picture(
+    figure,
+    "Softmax weights of nine keys at four temperatures: at 0.03 the most alike key has nearly all "
+    "the weight, at 0.5 a third, and every key has some.",
+)
 
 # %% [markdown]
-# **How to read it.** At a small τ all weight lies on the key that is most alike: the loss listens
-# to the hardest example and to nothing else, and one wrong label there counts for everything. At a
-# large τ all keys weigh nearly the same: easy negatives, long settled, keep pushing. Where the best
-# value lies in between is no matter of taste; it is measured, below.
+# **How to read it.** At a small τ all weight lies on the key that is most alike. Is that key of
+# another class, then the loss listens to this hardest negative and to nothing else, and a wrong label
+# there counts for everything. As τ grows the weights even out: negatives that are far away already
+# go on pushing. Where the best value lies in between is no matter of taste, but of measurement.
 #
 # ## What the ledger holds
 #
 # Every finished run of this project is a row of `results/ledger.jsonl`. Rows that differ only in
 # method, form of the loss, label fraction, temperature and seed belong to one sweep;
-# `find_sweep` looks for the widest.
+# `find_sweep` looks for the widest. Few sweeps are full: here is what it holds, as the number of
+# seeds at each place.
 
 # %%
 rows = ledger.read(RESULTS / "ledger.jsonl")
@@ -94,15 +100,23 @@ if sweep is None:
 else:
     base = sweep.base
     print(f"{len(sweep.rows)} runs on {base.dataset} at the {base.tier} tier")
-    print("label fractions:", ", ".join(f"{f:g}" for f in sweep.fractions))
-    print("temperatures:", ", ".join(f"{t:g}" for t in sweep.temperatures))
+    held = Counter((method_name(row), row["temperature"], row["fraction"]) for row in sweep.rows)
+    width = max(len(name) for name, _, _ in held) + 10
+    print("share of the labels".ljust(width), *(f"{fraction_name(f):>5}" for f in sweep.fractions))
+    for name, tau in sorted(
+        {key[:2] for key in held}, key=lambda key: (method_order(key[0]), key[1] or 0)
+    ):
+        words = name if tau is None else f"{name}, τ {tau:g}"
+        seeds = (held[name, tau, fraction] or "–" for fraction in sweep.fractions)
+        print(words.ljust(width), *(f"{count:>5}" for count in seeds))
 
 # %% [markdown]
 # ## The explorer
 #
 # Move a slider and let go. The table and the curves answer at once, with the chosen place marked
-# by a broad line; embeddings take some seconds to be laid out the first time and are kept. A place
-# that no run was made for says so.
+# by a broad line; predictions follow, of the seed that most methods there have, and embeddings,
+# which take some seconds to be laid out the first time and are kept. A place that no contrastive
+# run was made for says so, and shows the baselines it has.
 #
 # **Run** trains the chosen point here, in its own folder. **Stop** lets the step at hand finish and
 # writes a checkpoint; the button then reads *Go on*. You may even restart the kernel in between:
@@ -126,8 +140,10 @@ explorer
 # **How to read it.** In the curves a large mark is a mean over seeds, a bar its 95 % interval, a
 # dot a single seed. Look at the baselines first: a contrastive line that lies above `cross-entropy`
 # but not above `cross-entropy, same compute` says that longer training helps, not that contrast
-# does. Where intervals overlap widely, the ledger has not decided yet. The embedding maps are a way
-# of looking, not a measurement: notebook 06 tells what they can't show.
+# does. Where intervals overlap widely, the ledger has not decided yet; an arrow at the frame stands
+# for an interval of two seeds, which is too wide to draw. In the curve over τ the level lines are
+# the baselines, which know no τ, with their intervals at the right edge. The embedding maps are a
+# way of looking, not a measurement: notebook 06 tells what they can't show.
 #
 # **Without sliders.** The same, with plain variables: the recipe of a point, and what the ledger
 # says about it. This is also what you see here if nobody runs the notebook.
@@ -236,27 +252,43 @@ judge(check_labels_needed, labels_needed)
 
 # %% [markdown]
 # **Your functions on the ledger.** Where the sweep has enough points, this applies both: the
-# temperature it would choose, and what the method's labels are worth in labels of cross-entropy
-# with the same compute.
+# temperature that val would choose, for each form of the loss and number of labelled images by
+# itself; and what the method's labels are worth in labels of cross-entropy with the same compute and
+# the same colour distortion.
 
 # %%
 contrastive = [r for r in sweep.rows if r["method"] == "contrastive"] if sweep else []
-if len({r["temperature"] for r in contrastive}) > 1:
-    print(f"chosen on val: τ = {temperature_choice(contrastive):g}")
-else:
+places: dict[tuple[str, int], list[dict[str, Any]]] = {}
+for row in contrastive:
+    places.setdefault((method_name(row), row["labelled"]), []).append(row)
+tried = {place: here for place, here in places.items() if len({r["temperature"] for r in here}) > 1}
+for (name, labelled), here in sorted(tried.items()):
+    among = ", ".join(f"{t:g}" for t in sorted({r["temperature"] for r in here}))
+    print(f"{name}, {labelled} images: of τ = {among} val chooses {temperature_choice(here):g}")
+if not tried:
     print("The ledger holds one temperature or none: nothing to choose from yet.")
-curve = [
-    (group.labelled, group.summary.mean)
-    for group in (groups(select(sweep.rows, method="ce_long")) if contrastive else [])
-]
+
+baseline = [r for r in sweep.rows if method_name(r) == CROSS_ENTROPY_LONG] if contrastive else []
 at_default = [r for r in contrastive if r["temperature"] == TEMPERATURE]
+curve = [(group.labelled, group.summary.mean) for group in groups(baseline)] if baseline else []
 if len(curve) > 1 and at_default:
+    counts, mious = zip(*curve, strict=True)
     for group in groups(at_default):
-        worth = labels_needed(*zip(*curve, strict=True), group.summary.mean)
-        said = "more than were tried" if math.isinf(worth) else f"about {worth:.0f}"
+        worth = labels_needed(counts, mious, group.summary.mean)
+        said = f"about {worth:.0f}"
+        if math.isinf(worth):
+            said = f"more than {counts[-1]}, the most that were tried,"
+        elif group.summary.mean < mious[0]:
+            said = f"fewer than {counts[0]}, the fewest that were tried,"
         print(f"{group.method}, {group.labelled} images: worth {said} of cross-entropy's")
 else:
     print("The ledger holds no label curve of cross-entropy with the same compute yet.")
+
+# %% [markdown]
+# **How to read it.** A worth above the number of labelled images is a saving; one below it says that
+# cross-entropy would have done as well with fewer. Both answers are made of means, and means hide
+# how sure they are: look back at the intervals in the curves before you believe a choice between
+# temperatures, or a number of labels.
 
 # %% [markdown]
 # ## Summary

@@ -37,6 +37,7 @@ from segnb.plots import Picture
 from segnb.recipe import preset
 from segnb.runs import initial_network, load_network, load_splits, run, run_folder
 from segnb.training import Session, finetune, make_accelerator, pretrain, pseudo_label
+from segnb.training.log import read_log
 from segnb.widgets.live import live
 
 # %% [markdown]
@@ -157,16 +158,28 @@ live(
 )
 
 # %% [markdown]
-# **Without sliders**, the same picture with plain variables:
+# **Without sliders**, the same picture with plain variables, and below it the image in which most
+# pixels got a wrong label that the network was sure of:
+
 
 # %%
-look(THRESHOLD, IMAGE)
+def sure_and_wrong(image: int) -> float:
+    """Share of an image's pixels with a wrong label above the threshold."""
+    guess, sure = labels[image], confidence[image]
+    truth = unlabelled.masks[image, : guess.shape[0], : guess.shape[1]]
+    return float(((guess != truth) & (sure >= THRESHOLD) & (truth != IGNORE)).float().mean())
+
+
+worst = max(range(len(labels)), key=sure_and_wrong)
+display(look(THRESHOLD, IMAGE), look(THRESHOLD, worst))
+print(f"below: image {worst}, {sure_and_wrong(worst):.0%} of its pixels wrong and sure")
 
 # %% [markdown]
 # **How to read it.** Light grey in the pseudo-label is where the network was not sure enough;
 # orange marks what it was sure of and got wrong. Compare the errors with the confidence: the
-# network doubts edges, which is right of it, and sometimes it is certain of a whole object and
-# wrong. No threshold catches those, and the second round will be taught them as truth.
+# network doubts edges and whole objects, which is right of it; but in the worst image it is certain
+# of large areas and wrong. A threshold does not catch those, and the second round will be taught
+# them as truth.
 #
 # ## Exercise 1: labels one is sure of
 #
@@ -268,6 +281,19 @@ with plots.styled():
         for c in range(info.num_classes)
     ]
     right.barh(range(info.num_classes), per_class, color=[np.divide(c, 255) for c in info.palette])
+    for c in range(info.num_classes):
+        share = 100 * float((kept & (guess == c)).sum() / kept.sum().clamp(min=1))
+        words = f"{share:.1f} % of the labels" if (kept & (guess == c)).any() else "no pixel got it"
+        inside = per_class[c] > 60
+        right.text(
+            per_class[c] + (-1 if inside else 1),
+            c,
+            words,
+            ha="right" if inside else "left",
+            va="center",
+            fontsize=6.5,
+            bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.6},
+        )
     right.set_yticks(range(info.num_classes), info.class_names, fontsize=7)
     right.set(xlabel="% right of what got this label", xlim=(0, 100))
     right.invert_yaxis()
@@ -284,10 +310,11 @@ Picture(
 # %% [markdown]
 # **How to read it.** Left: a higher threshold keeps fewer pixels, and more of those are right, if
 # the confidence is worth anything. The dashed line rising slowly means that many errors are
-# confident ones. Right: how far a label can be trusted, class by class; no bar means that no pixel
-# got that label. Large easy areas lift the overall accuracy; the second round learns the rare
-# classes from these bars. The threshold stands in a recipe as `pseudo_threshold`, and like every
-# choice it must not be made on test images.
+# confident ones. Right: how far a label can be trusted, class by class, and which part of all labels
+# it is. Large easy areas lift the overall accuracy; the second round learns the rare classes from
+# these bars. A threshold takes rare classes away first, since the network is seldom sure of them:
+# in the union they become rarer still. The threshold stands in a recipe as `pseudo_threshold`, and
+# like every choice it must not be made on test images.
 #
 # ## Exercise 3: bring both together
 #
@@ -357,15 +384,22 @@ print(
 )
 
 # %% [markdown]
-# The losses of the second round, on the union:
+# The losses of both rounds, the second on the union:
 
 # %%
-plots.loss_curves({"second round": log})
+plots.loss_curves(
+    {
+        "round one": read_log(run_folder(first, RUNS) / "log.jsonl"),
+        "round two": [{**row, "stage": row["stage"].removesuffix("-pseudo")} for row in log],
+    }
+)
 
 # %% [markdown]
-# **How to read it.** The fine-tuning loss may lie *below* that of round one although there are many
-# more images: pseudo-labels are what such a network finds easy to predict. Agreement with oneself
-# is no evidence; only the validation images are.
+# **How to read it.** Right: the fine-tuning loss may lie *below* that of round one although there are
+# many more images, since pseudo-labels are what such a network finds easy to predict, and the hard
+# pixels are void. Agreement with oneself is no evidence; only the validation images are. Left: don't
+# compare the heights. The paper form of the loss has a floor that grows with the number of pixels of
+# an anchor's class (notebook 04), and void pixels change that number.
 #
 # ## An honest comparison
 #
@@ -388,9 +422,19 @@ outcomes = {
 }
 lines = ["| | images through the network | mIoU, val |", "| --- | ---: | ---: |"]
 lines += [f"| {n} | {r.image_passes():,} | {m:.1f} |" for n, (r, m) in outcomes.items()]
-Markdown("\n".join(lines))
+display(Markdown("\n".join(lines)))
+for name, score in (
+    ("round one", first_row["miou_val"]),
+    ("cross-entropy with the compute of both", cost_row["miou_val"]),
+):
+    print(f"round two against {name}: {second_score.miou - score:+.1f} points")
 
 # %% [markdown]
+# **How to read it.** The first difference tells whether the pseudo-labels did any good, the second
+# whether they were worth their compute. A second round *can* lose: look back at the bars to see
+# which classes it was taught next to nothing of. One seed tells no more than the direction, and two
+# runs of different seeds may well lie a few points apart.
+#
 # And what the three say about the same validation images:
 
 # %%

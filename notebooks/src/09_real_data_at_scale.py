@@ -27,6 +27,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from IPython.display import Markdown, display
 
 from segnb import datasets, ledger, plots, summary, table
@@ -117,11 +118,17 @@ print(f"a reported run: {longer:.1f} times that, {readable_seconds(longer * fore
 #
 # The run itself. Loading and measuring come on top of training; the row tells training alone, which
 # is what was foretold. (A folder that holds the finished run is not trained again: the time is then
-# that of the first time.)
+# that of the first time, and the memory next to none.)
 
 # %%
+on_gpu = machine.device == "cuda"
+if on_gpu:
+    torch.cuda.reset_peak_memory_stats()
 row = run(recipe, runs=RUNS, results=RUNS)
 print(f"foretold {readable_seconds(foretold.seconds)}, taken {readable_seconds(row['seconds'])}")
+if on_gpu and foretold.peak_bytes:
+    most = torch.cuda.max_memory_allocated()
+    print(f"memory: foretold {foretold.peak_bytes / 2**30:.1f} GiB, taken {most / 2**30:.1f} GiB")
 print(f"mIoU {row['miou_val']:.1f} on val with {row['labelled']} labelled images")
 
 # %% [markdown]
@@ -197,16 +204,23 @@ print(f"uninterrupted {row['miou_val']:.3f}, resumed {resumed['miou_val']:.3f} m
 print("equal to the last digit" if resumed["miou_val"] == row["miou_val"] else "not equal")
 
 # %% [markdown]
-# The losses of both, over one another:
+# The losses of both, over one another. We make the lines of different breadth, so that none hides
+# another:
 
 # %%
-plots.loss_curves(
+breadth = {"uninterrupted": 8.0, "first session": 4.0, "resumed": 1.3}
+picture = plots.loss_curves(
     {
         "uninterrupted": read_log(run_folder(recipe, RUNS) / "log.jsonl"),
         "first session": before,
         "resumed": read_log(folder / "log.jsonl"),
     }
 )
+drawn = [line for axes in picture.figure.axes for line in axes.get_lines()]
+(legend,) = picture.figure.legends
+for line in (*drawn, *legend.get_lines()):
+    line.set_linewidth(breadth.get(line.get_label(), 0.5))
+picture
 
 # %% [markdown]
 # **How to read it.** The resumed run lies on the uninterrupted one, because every random number is
@@ -215,14 +229,16 @@ plots.loss_curves(
 # and several processes draw their crops apart, so there they agree but for noise.
 
 # %% [markdown]
-# **At full scale** these are the lines, for a shell on a machine with GPUs. They are made from the
-# recipes, so they can't be out of date; each can be interrupted and given again.
+# **At full scale** these are the lines, for a shell on a machine with one GPU (the first three; the
+# size of Colab's) or several. They are made from the recipes, so they can't be out of date; each can
+# be interrupted and given again.
 
 # %%
 for name, size in (("camvid", "colab"), ("voc", "paper"), ("cityscapes", "paper")):
     for method in ("ce", "ce_long", "contrastive"):
         large = preset(name, size).replace(method=method)
-        print(f"accelerate launch --multi_gpu -m {large.command()}")
+        launcher = "" if size == "colab" else "accelerate launch --multi_gpu -m "
+        print(f"{launcher}{large.command()}")
     print()
 
 # %% [markdown]
@@ -237,47 +253,66 @@ print("  --fractions 0.03125 0.0625 0.125 --seeds 0 1 2")
 # ## The ledger, read together
 #
 # Everything this project claims is a row of one file. A row holds the recipe, seed, machine, commit
-# and the command that repeats it. Without rows there is nothing to claim, and this cell says so.
+# and the command that repeats it. The tables are made of the runs of the presets' own recipes; the
+# others are studies that change something else, and stand in no mean with them. Without rows there
+# is nothing to claim, and this cell says so.
 
 # %%
 rows = ledger.read(RESULTS / "ledger.jsonl")
 if rows:
     print(f"{len(rows)} runs, from {min(r['started'] for r in rows)[:10]} on")
-    display(Markdown(summary.tables(rows)))
+    try:
+        print(f"{len(summary.comparable(rows))} of them of the presets' own recipes:")
+        display(Markdown(summary.tables(rows)))
+    except SegnbError as error:
+        print(error)
 else:
     print("The ledger is empty. These are the rows of this notebook's own small ledger:")
     rows = ledger.read(RUNS / "ledger.jsonl")
     display(Markdown(table.results_table(table.select(rows, dataset=DATASET, tier=tier()))))
 
 # %% [markdown]
-# **How to read it.** Lines of one number of labelled images belong together; never compare across
-# them. ± is the spread of the seeds, the interval that of their mean. One seed has neither.
+# **How to read it.** Compare methods among the lines of one number of labelled images; from one
+# number to the next two things change at once. ± is the spread of the seeds, the interval that of
+# their mean; one seed has neither, and that of two seeds is so wide that it says little. A gain is
+# the mean difference between runs of one seed, so it need not be the difference of the two means
+# above where a seed is missing.
 #
-# The same as figures, for every data set and tier in the ledger. What can't be drawn from the rows
-# that are there says why.
+# The same as figures, for every data set and tier in the ledger, and the temperature, where it was
+# varied with all else the preset's. What can't be drawn from the rows that are there says why.
 
 # %%
 for name, size in sorted({(r["dataset"], r["tier"]) for r in rows}):
     try:
         plain = summary.comparable(rows, dataset=name, tier=size)
+        heated = summary.comparable(rows, dataset=name, tier=size, varied=("temperature",))
     except SegnbError:
         continue  # nothing but studies that change more than the method
     display(Markdown(f"**{name}, {size} tier**"))
-    for draw in (plots.label_curve, plots.gain, plots.cost, plots.compactness_scatter):
+    figures = {
+        plots.label_curve: plain,
+        plots.gain: plain,
+        plots.temperature_curve: heated,
+        plots.cost: table.one_device(plain),
+        plots.compactness_scatter: plain,
+    }
+    for draw, its_rows in figures.items():
         try:
-            display(draw(table.one_device(plain) if draw is plots.cost else plain))
+            display(draw(its_rows))
         except SegnbError as error:
             print(f"{draw.__name__}: {error}")
 
 # %% [markdown]
-# **How to read it.** In this order: *does more labelling help less than the method does?* (label
-# curve, read sideways); *is the gain still there at equal compute, and where that baseline is
-# spared the colour distortion?* (the panels of the gains from left to right; a bar across zero is
-# undecided); *what did a point of mIoU cost?* (seconds, of the machine that ran most of the runs);
-# *do compact embeddings go with good segmentation?* (each mark a run; look at the correlation at
-# equal labels, since more labels help both).
+# **How to read them.** In this order: *how many labels is the method worth?* (label curve, read
+# sideways); *is the gain still there at equal compute, and where that baseline is spared the colour
+# distortion?* (the panels of the gains from left to right; a bar across zero is undecided); *does
+# the temperature matter?* (the level lines are the baselines, which have none); *what did a point of
+# mIoU cost?* (seconds, of the machine that ran most of the runs); *do compact embeddings go with
+# good segmentation?* (each mark a run; look at the correlation at equal labels, since more labels
+# help both).
 #
-# A figure with one mark is one run: the beginning of a comparison, not one.
+# A large mark is a mean over seeds, a bar its interval, an arrow at the frame an interval of two
+# seeds that goes on, a large mark without a bar one run: the beginning of a comparison, not one.
 #
 # ## Exercise 1: the time that is left
 #

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 10 · What goes wrong
 #
-# Six failures, all of them taken from public issue trackers, where they cost people weeks. Most do
-# not crash: they give a number, only a wrong one. Here each of them fails in front of you, in a few
+# Six failures of kinds that public issue trackers are full of. Most do not crash: they give a number,
+# only a wrong one. Here each of them fails in front of you, in a few
 # lines of real code, and is then repaired.
 #
 # 1. Masks resized like photographs
@@ -119,8 +119,8 @@ Picture(
 # %% [markdown]
 # ## 2. A 255 that leaks
 #
-# **The failure, loud.** Void is the value 255. Forget to say so, and cross-entropy looks for the
-# 255th score. (On a GPU this shows as `device-side assert triggered`, in some later line, and the
+# **The failure, loud.** Void is the value 255. Forget to say so, and cross-entropy looks for score
+# number 255. (On a GPU this shows as `device-side assert triggered`, in some later line, and the
 # process has to be started again.)
 
 # %%
@@ -237,24 +237,41 @@ with plots.styled():
     axes.set(xscale="log", xlabel="temperature τ", ylabel="loss")
     plots.legend_below(figure, [axes])
 for name, limit in dead.items():
-    print(f"{name}: " + ("finite everywhere" if limit is None else f"lost below τ = {limit:.3g}"))
+    print(
+        f"{name}: " + ("finite everywhere" if limit is None else f"lost from τ = {limit:.3g} down")
+    )
 Picture(
     figure,
     "The loss against the temperature in three computations. "
     + " ".join(
-        f"{name}: {'finite everywhere' if limit is None else f'not finite below {limit:.3g}'}."
+        f"{name}: {'finite everywhere' if limit is None else f'not finite from {limit:.3g} down'}."
         for name, limit in dead.items()
     ),
 )
 
 # %% [markdown]
-# **How to read it.** The three lines lie on each other as far as they go. Each of the first two
-# ends where its largest exponential overflows; from there on to the left the loss is not a number,
-# and so is every weight after one step. The dotted line is the temperature in use.
+# **How to read it.** The three lines lie on each other as far as they go; the dotted one is the
+# temperature in use. From where each of the first two ends, on to the left, the loss is not a
+# number, and neither is any weight after one step. What kills them first? We look at the largest
+# temperature at which each is lost.
+
+# %%
+for name, dtype in (("fp16", torch.float16), ("fp32", torch.float32)):
+    limit = dead[f"as on paper, {name}"]
+    exponentials = torch.exp((clustered @ clustered.T).to(dtype) / limit)
+    total = exponentials.sum(1, keepdim=True)
+    print(f"{name}, τ = {limit:.3g}; the largest number is {torch.finfo(dtype).max:.3g}")
+    print(f"  largest exponential {exponentials.max():.3g}, largest sum of a row {total.max():.3g}")
+    print(f"  smallest probability {(exponentials / total).min():.3g}")
+
+# %% [markdown]
+# **How to read it.** An `inf` is an overflow: no single exponential has to be too large, the *sum*
+# of a row gets there first. A probability of 0 is the other end, an underflow: its logarithm is
+# -inf, and -inf times the 0 that leaves a negative out of the sum is not a number. Either is enough.
 #
 # **The repair.** $\log\sum_k e^{x_k} = m + \log\sum_k e^{x_k - m}$ with $m = \max_k x_k$: no
-# exponent is above 0. That is `torch.logsumexp`, and the scores are made fp32 before it, whatever
-# the network computes in.
+# exponent is above 0, and no logarithm is taken of a 0. That is `torch.logsumexp`, and the scores
+# are made fp32 before it, whatever the network computes in.
 #
 # Try temperatures of your own:
 
@@ -498,7 +515,7 @@ Picture(
     f"Gains of the best of {CANDIDATES} equal candidates over {GAMES} games. "
     + " ".join(
         f"{name}: {reported:+.1f} points on average reported on test, {worth:+.1f} outside."
-        for name, (reported, worth) in means.items()
+        for name, (reported, worth) in ((n, np.round(pair, 1) + 0.0) for n, pair in means.items())
     ),
 )
 

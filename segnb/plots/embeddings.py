@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,17 +16,24 @@ from segnb.plots.style import FAINT, WIDTH, Picture, new_figure, styled
 MOST_POINTS = 5000
 
 
-def tsne(embeddings: Any, *, seed: int = 0, perplexity: float = 30.0) -> npt.NDArray[np.float64]:
+def tsne(
+    embeddings: Any,
+    *,
+    seed: int = 0,
+    perplexity: float = 30.0,
+    start: Literal["pca", "random"] = "pca",
+) -> npt.NDArray[np.float64]:
     """Place embeddings in the plane so that near neighbours stay near (van der Maaten, 2008).
 
     Embeddings are scaled to unit length first, as the contrastive loss and the compactness
-    numbers see them. Started from the principal components, so that the coarse layout does not
-    depend on the seed. Distances between clusters, and their sizes, mean nothing.
+    numbers see them. Distances between clusters, and their sizes, mean nothing.
 
     Args:
         embeddings: ``[M, D]``, at most 5000 of them.
         seed: Random state.
         perplexity: About how many neighbours count; below ``M``.
+        start: From the principal components, so that the coarse layout hardly depends on the seed,
+            or from random places.
 
     Returns:
         float64 ``[M, 2]``.
@@ -49,7 +56,7 @@ def tsne(embeddings: Any, *, seed: int = 0, perplexity: float = 30.0) -> npt.NDA
         raise ValueError("embeddings hold values that are not finite; did the training diverge?")
     length = np.linalg.norm(points, axis=1, keepdims=True)
     unit = points / np.where(length > 0, length, 1.0)
-    solver = TSNE(init="pca", perplexity=perplexity, max_iter=1000, random_state=seed)
+    solver = TSNE(init=start, perplexity=perplexity, max_iter=1000, random_state=seed)
     placed: npt.NDArray[np.float64] = solver.fit_transform(unit).astype(np.float64)
     return placed
 

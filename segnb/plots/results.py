@@ -1,7 +1,9 @@
 """Figures of results, from ledger rows alone.
 
 In all of them a large mark is the mean over seeds, a bar its 95 % Student-t interval, a small
-dot one seed. One seed has no interval, and gets none.
+dot one seed. One seed has no interval, and gets none; that of two seeds is so wide that it would
+flatten all else, and is cut off at the frame with an arrow, its ends being told in the alternative
+text.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from matplotlib.axes import Axes
 
 from segnb.errors import ConfigError
 from segnb.plots.style import (
+    FAINT,
     QUIET,
     WIDTH,
     MethodStyle,
@@ -26,6 +29,7 @@ from segnb.plots.style import (
     styled,
 )
 from segnb.table import (
+    BASELINES,
     MEASURE_NAMES,
     Group,
     Measure,
@@ -60,6 +64,12 @@ _FEWEST_RUNS = 5
 
 _BREAK = "\n"
 
+#: Room beside the outermost numbers of labelled images, as a factor.
+_BESIDE = 1.35
+
+#: Marks the lines of intervals of two seeds.
+_WIDE = "two seeds"
+
 
 def label_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
     """MIoU against the number of labelled images, one line a method.
@@ -83,12 +93,14 @@ def label_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Pictur
     with styled():
         figure = new_figure(WIDTH, 4.2)
         axes = figure.subplots()
+        counts = [group.labelled for group in found]
         for place, (name, line) in enumerate(methods.items()):
-            dodge = _dodge(place, len(methods))
+            dodge = _dodge(place, len(methods), counts, share=0.015)
             _curve(
                 axes, [(g.labelled * dodge, [*g.values.values()]) for g in line], styles[name], name
             )
         _labelled_axis(axes, found)
+        _fit_heights([axes])
         axes.set_xlabel("labelled images (share of the training images)")
         axes.set_ylabel(f"{MEASURE_NAMES[measure]}, %")
         legend_below(figure, [axes])
@@ -124,16 +136,19 @@ def gain(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
     )
     with styled():
         figure = new_figure(WIDTH, 3.9)
-        drawn = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        drawn = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+        shown = [group for lines in panels.values() for line in lines.values() for group, _ in line]
+        counts = [group.labelled for group in shown]
         for axes, (baseline, lines) in zip(drawn, panels.items(), strict=True):
             axes.axhline(0, color="#888888", linewidth=1)
             for place, (name, line) in enumerate(lines.items()):
-                dodge = _dodge(place, len(lines))
+                dodge = _dodge(place, len(lines), counts, share=0.012 * len(panels))
                 points = [(group.labelled * dodge, pairs) for group, pairs in line]
                 _curve(axes, points, styles[name], name)
-            _labelled_axis(axes, [group for line in lines.values() for group, _ in line])
+            _labelled_axis(axes, shown)
             axes.set_xlabel("labelled images")
-            axes.set_title(textwrap.fill(f"over {baseline}", 30))
+            axes.set_title(textwrap.fill(BASELINES[baseline], 26))
+        _fit_heights(drawn)
         drawn[0].set_ylabel(f"gain in {MEASURE_NAMES[measure]}, points")
         legend_below(figure, drawn)
         return Picture(figure, alt)
@@ -185,7 +200,7 @@ def temperature_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> 
             axes.axhline(
                 summary.mean,
                 color=style.colour,
-                linestyle=(0, (4, 2)),
+                linestyle=(0, (4, 2)) if style.filled else (0, (1, 1.5)),
                 linewidth=1.3,
                 label=_with_count(group.method, group.labelled, several),
             )
@@ -198,15 +213,20 @@ def temperature_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> 
                     alpha=0.5,
                     linewidth=1.6,
                     transform=axes.get_yaxis_transform(),
+                    gid=_WIDE if summary.seeds == 2 else None,
                 )
+        ticks = sorted({temperature for line in lines.values() for temperature in line})
         for place, ((name, labelled), line) in enumerate(lines.items()):
-            dodge = _dodge(place, len(lines))
+            dodge = _dodge(place, len(lines), ticks, share=0.015)
             points = [(temperature * dodge, values) for temperature, values in line.items()]
             _curve(axes, points, styles[name], _with_count(name, labelled, several))
-        ticks = sorted({temperature for line in lines.values() for temperature in line})
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set_xticks([], minor=True)
+        # Room on the right for the intervals of the level lines.
+        wide = ticks[-1] / ticks[0]
+        axes.set_xlim(ticks[0] / wide**0.06, ticks[-1] * wide**0.12)
+        _fit_heights([axes])
         count = "" if several else f", {next(iter(counts))} labelled images"
         axes.set(xlabel=f"temperature τ{count}", ylabel=f"{MEASURE_NAMES[measure]}, %")
         legend_below(figure, [axes])
@@ -223,7 +243,8 @@ def compactness_scatter(
 
     Over each panel stands Spearman's rank correlation ρ over all runs, and, where the runs differ
     in their number of labelled images, ρ at equal labels: ranks are taken within each number of
-    labelled images and centred there, so that "more labels help both" does not count.
+    labelled images and centred there, so that "more labels help both" does not count. A larger
+    mark then has more labelled images.
 
     Args:
         rows: Ledger rows of one data set and tier, of any recipes.
@@ -249,29 +270,42 @@ def compactness_scatter(
     )
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
+    counts = sorted({int(row["labelled"]) for row in usable})
+    sizes = dict(zip(counts, np.linspace(3, 6.5, len(counts)), strict=True))
+    if len(counts) == 1:
+        sizes = {counts[0]: 4.0}
     with styled():
-        figure = new_figure(WIDTH, 2.35 * lines + 0.5)
+        figure = new_figure(WIDTH, 2.35 * lines + (0.5 if len(counts) == 1 else 0.8))
         drawn = figure.subplots(lines, columns, sharey=True, squeeze=False)
         for axes, (name, held) in zip(drawn.ravel(), panels.items(), strict=False):
             for method, style in styles.items():
-                points = [(r[name], r[measure]) for r in held if method_name(r) == method]
-                if points:
-                    x, y = np.array(points, dtype=float).T
-                    axes.plot(
-                        x,
-                        y,
-                        linestyle="",
-                        markersize=4,
-                        alpha=0.75,
-                        label=method,
-                        **{**style.mark(), "markeredgewidth": 0.8},
-                    )
+                for count in counts:
+                    points = [
+                        (r[name], r[measure])
+                        for r in held
+                        if method_name(r) == method and r["labelled"] == count
+                    ]
+                    if points:
+                        x, y = np.array(points, dtype=float).T
+                        axes.plot(
+                            x,
+                            y,
+                            linestyle="",
+                            markersize=sizes[count],
+                            alpha=0.75,
+                            label=method,
+                            **{**style.mark(), "markeredgewidth": 0.8},
+                        )
             axes.set_xlabel(COMPACTNESS_NAMES.get(name, name), fontsize=8.5)
             axes.set_title(texts[name], fontsize=8, color=QUIET)
         for axes in drawn.ravel()[len(panels) :]:
             axes.remove()
         for axes in drawn[:, 0]:
             axes.set_ylabel(f"{MEASURE_NAMES[measure]}, %")
+        if len(counts) > 1:
+            for count, size in sizes.items():
+                words = f"size: {count} labelled images"
+                drawn[0, 0].plot([], [], "o", color=FAINT, markersize=size, label=words)
         legend_below(figure, drawn.ravel()[: len(panels)])
         return Picture(figure, alt)
 
@@ -330,6 +364,7 @@ def compactness_stages(
             axes.set_xticks(range(len(_STAGES)), [*_STAGES.values()])
             axes.set_xlim(-0.3, len(_STAGES) - 0.7)
             axes.set_title(COMPACTNESS_NAMES.get(name, name))
+            _fit_heights([axes])
         for axes in drawn[len(panels) :]:
             axes.remove()
         legend_below(figure, drawn[: len(panels)])
@@ -395,6 +430,7 @@ def cost(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
             for name, line in lines.items():
                 _curve(axes, sorted(line), styles[name], name)
             axes.set_title(f"{labelled} labelled images")
+        _fit_heights(drawn.ravel()[: len(panels)])
         for axes in drawn.ravel()[len(panels) :]:
             axes.remove()
         spent = [s for lines in panels.values() for line in lines.values() for s, _ in line]
@@ -425,7 +461,12 @@ def _curve(
     for (x, summary), (_, values) in zip(summaries, points, strict=True):
         if summary.low is not None and summary.high is not None:
             axes.plot(
-                [x, x], [summary.low, summary.high], color=style.colour, alpha=0.5, linewidth=1.6
+                [x, x],
+                [summary.low, summary.high],
+                color=style.colour,
+                alpha=0.5,
+                linewidth=1.6,
+                gid=_WIDE if summary.seeds == 2 else None,
             )
             axes.plot([x] * len(values), values, ".", color=style.colour, markersize=3.5)
     axes.plot(
@@ -438,12 +479,52 @@ def _curve(
     )
 
 
+def _fit_heights(panels: Iterable[Axes]) -> None:
+    """Heights that marks and other intervals ask for; what is left out of those of two seeds.
+
+    The t factor of two seeds is 12.7, of three 4.3: two seeds say next to nothing of the mean, and
+    a figure scaled to their intervals says nothing of the rest.
+    """
+    panels = list(panels)
+    lines = [(axes, line) for axes in panels for line in axes.lines]
+    wide = [(axes, line) for axes, line in lines if line.get_gid() == _WIDE]
+    if not wide:
+        return
+    told = np.concatenate(
+        [np.asarray(line.get_ydata(), float) for _, line in lines if line.get_gid() != _WIDE]
+    )
+    low, high = float(np.nanmin(told)), float(np.nanmax(told))
+    span = (high - low) or abs(high) or 1.0
+    ends = np.concatenate([np.asarray(line.get_ydata(), float) for _, line in wide])
+    bottom = max(float(ends.min()), low - 0.3 * span)
+    top = min(float(ends.max()), high + 0.3 * span)
+    bottom, top = min(bottom, low) - 0.05 * span, max(top, high) + 0.05 * span
+    for axes in panels:
+        axes.set_ylim(bottom, top)
+    for axes, line in wide:
+        x, y = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
+        for beyond, edge, marker in ((y[0] < bottom, bottom, "v"), (y[1] > top, top, "^")):
+            if beyond:
+                axes.plot(
+                    x[:1],
+                    [edge],
+                    marker,
+                    color=line.get_color(),
+                    markersize=4,
+                    clip_on=False,
+                    transform=line.get_transform(),
+                )
+    if ends.min() < bottom or ends.max() > top:
+        label = "interval of two seeds goes on"
+        panels[0].plot([], [], "^", color=QUIET, markersize=4, label=label)
+
+
 def _labelled_axis(axes: Axes, found: Iterable[Group]) -> None:
     names = {group.labelled: fraction_name(group.fraction) for group in found}
     axes.set_xscale("log", base=2)
     axes.set_xticks([*names], [f"{n}\n{share}" if share else str(n) for n, share in names.items()])
     axes.set_xticks([], minor=True)
-    axes.set_xlim(min(names) / 1.35, max(names) * 1.35)
+    axes.set_xlim(min(names) / _BESIDE, max(names) * _BESIDE)
 
 
 def _plain_log_axis(axes: Axes) -> None:
@@ -456,9 +537,14 @@ def _plain_log_axis(axes: Axes) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _dodge(place: int, count: int) -> float:
-    """A factor on a logarithmic axis that sets lines side by side."""
-    return float(1.03 ** (place - (count - 1) / 2))
+def _dodge(place: int, count: int, ticks: Sequence[float], *, share: float) -> float:
+    """A factor on a logarithmic axis that sets lines side by side.
+
+    ``share`` is the distance of neighbours as a part of the axis, whatever that spans: a fixed
+    factor would pile marks up where the counts of labelled images lie far apart.
+    """
+    across = _BESIDE**2 * max(ticks) / min(ticks)
+    return float(across ** (share * (place - (count - 1) / 2)))
 
 
 def _has_temperature(row: Row) -> bool:

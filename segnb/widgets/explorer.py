@@ -47,17 +47,13 @@ class Sweep:
 
     @property
     def fractions(self) -> tuple[float, ...]:
-        """Label fractions of the contrastive rows, ascending."""
-        return tuple(sorted({row["fraction"] for row in self._contrastive}))
+        """Label fractions of all rows, ascending; at some there may be baselines alone."""
+        return tuple(sorted({row["fraction"] for row in self.rows}))
 
     @property
     def temperatures(self) -> tuple[float, ...]:
         """Temperatures of the contrastive rows, ascending."""
-        return tuple(sorted({row["temperature"] for row in self._contrastive}))
-
-    @property
-    def _contrastive(self) -> list[ledger.Row]:
-        return [row for row in self.rows if row["method"] == "contrastive"]
+        return tuple(sorted({r["temperature"] for r in self.rows if r["method"] == "contrastive"}))
 
 
 def point(base: Recipe, *, fraction: float, temperature: float) -> Recipe:
@@ -263,16 +259,24 @@ class _Place:
 
     @property
     def rows(self) -> list[table.Row]:
-        """Rows of this place, the baselines' included; words where no contrastive run is."""
-        rows = table.select(self.sweep.rows, fraction=self.fraction, temperature=self.temperature)
-        if not any(row["method"] == "contrastive" for row in rows):
-            raise DataError(f"the ledger holds no contrastive run at {self.name}; Run trains one")
-        return rows
+        """Rows of this place, those of the baselines included."""
+        return table.select(self.sweep.rows, fraction=self.fraction, temperature=self.temperature)
+
+    @property
+    def missing(self) -> str:
+        """Words where no contrastive run is; empty where there is one."""
+        if any(row["method"] == "contrastive" for row in self.rows):
+            return ""
+        return f"the ledger holds no contrastive run at {self.name}; Run trains one"
 
     def numbers(self) -> str:
         base = self.sweep.base
-        heading = f"**{base.dataset}, {base.tier} tier, {self.name}**, from the ledger"
-        return f"{heading}\n\n{table.results_table(self.rows)}"
+        parts = [f"**{base.dataset}, {base.tier} tier, {self.name}**, from the ledger"]
+        if self.rows:
+            parts.append(table.results_table(self.rows))
+        if self.missing:
+            parts.append(f"*{self.missing}*")
+        return "\n\n".join(parts)
 
     def labels(self) -> Picture:
         rows = table.select(self.sweep.rows, temperature=self.temperature)
@@ -283,19 +287,32 @@ class _Place:
 
     def temperatures(self) -> Picture:
         rows = table.select(self.sweep.rows, fraction=self.fraction)
-        if not rows:
-            raise DataError(f"the ledger holds no run with {self.name.split(',')[0]}")
+        held = {row["temperature"] for row in rows if row["method"] == "contrastive"}
+        if len(held) < 2:
+            places = {(r["fraction"], r["temperature"]) for r in self.sweep.rows}
+            several = [
+                table.fraction_name(fraction)
+                for fraction in self.sweep.fractions
+                if sum(f == fraction and t is not None for f, t in places) > 1
+            ]
+            there = f"; it does at {', '.join(several)}" if several else ""
+            raise DataError(
+                f"no curve over τ: with {table.fraction_name(self.fraction)} of the labels the "
+                f"ledger does not hold two temperatures{there}"
+            )
         picture = plots.temperature_curve(rows)
         picture.figure.axes[0].axvline(self.temperature, **_MARK)
         return Picture(picture.figure, f"{picture.alt} Marked: {self.name}.")
 
     def predictions(self) -> Picture:
-        return _predictions(_first_of_each_method(self.rows), self.results, self.root)
+        if not self.rows:
+            raise DataError(self.missing)
+        return _predictions(_one_of_each_method(self.rows), self.results, self.root)
 
     def embeddings(self) -> Picture:
-        row = next(
-            row for row in _first_of_each_method(self.rows) if row["method"] == "contrastive"
-        )
+        if self.missing:
+            raise DataError(self.missing)
+        row = next(row for row in _one_of_each_method(self.rows) if row["method"] == "contrastive")
         return _embeddings(row, self.results)
 
 
@@ -361,9 +378,13 @@ def _thinned(preview: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def _first_of_each_method(rows: Sequence[table.Row]) -> list[table.Row]:
+def _one_of_each_method(rows: Sequence[table.Row]) -> list[table.Row]:
+    """A run of each method, of the seed that most of them have: same labels, same first weights."""
+    methods: dict[int, set[str]] = {}
+    for row in rows:
+        methods.setdefault(int(row["seed"]), set()).add(table.method_name(row))
     found: dict[str, table.Row] = {}
-    for row in sorted(rows, key=lambda row: int(row["seed"])):
+    for row in sorted(rows, key=lambda row: (-len(methods[row["seed"]]), row["seed"])):
         found.setdefault(table.method_name(row), row)
     return [found[name] for name in sorted(found, key=table.method_order)]
 
