@@ -18,7 +18,7 @@ from segnb.summary import comparable
 from segnb.training.log import read_log
 
 
-def read_preview(row: ledger.Row, results: Path) -> Mapping[str, np.ndarray]:
+def read_preview(row: table.Row, results: Path) -> Mapping[str, np.ndarray]:
     """The small arrays kept of a run: ``ids``, ``predictions``, ``labels``, ``embeddings_*``.
 
     Raises:
@@ -32,13 +32,13 @@ def read_preview(row: ledger.Row, results: Path) -> Mapping[str, np.ndarray]:
 
 
 def comparison(
-    rows: Sequence[ledger.Row], results: Path, *, root: Path | None = None
+    rows: Sequence[table.Row], results: Path, *, root: Path | None = None
 ) -> dict[str, Picture]:
     """Figures that compare runs on one data set, one run a method.
 
     Args:
-        rows: Rows of one data set at one number of labelled images; the first of each method is
-            shown where there are several seeds.
+        rows: Rows of one data set at one number of labelled images. Where there are several
+            seeds, the one that most methods have is shown.
         results: The folder the rows, logs and previews are in.
         root: Where the data sets are.
 
@@ -46,9 +46,7 @@ def comparison(
         ``predictions``, ``loss_curves``, ``iou_per_class``, and ``embeddings`` where a
         contrastive run is among the rows.
     """
-    shown: dict[str, ledger.Row] = {}
-    for row in sorted(rows, key=lambda row: table.method_order(table.method_name(row))):
-        shown.setdefault(table.method_name(row), row)
+    shown = {table.method_name(row): row for row in table.one_of_each_method(rows)}
     recipe = Recipe.from_dict(dict(next(iter(shown.values()))["recipe"]))
     info = datasets.info(recipe.dataset)
     previews = {name: read_preview(row, results) for name, row in shown.items()}
@@ -122,15 +120,14 @@ def ledger_figures(
     Returns:
         Curves and gains over the number of labelled images, on every split that was measured;
         the temperature, where it was varied; cost, compactness, and the comparison at the fewest
-        labelled images.
+        labelled images with most of the methods.
 
     Raises:
         ConfigError: No row is of the preset's own recipe.
     """
     rows = comparable(held, dataset=dataset, tier=tier)
     heated = comparable(held, dataset=dataset, tier=tier, varied=("temperature",))
-    smallest = min(row["labelled"] for row in rows)
-    fewest = [row for row in rows if row["labelled"] == smallest]
+    compared = table.most_compared(rows)
     figures: dict[str, Picture] = {}
     for measure in get_args(table.Measure):
         if any(row[measure] is not None for row in rows):
@@ -144,6 +141,6 @@ def ledger_figures(
         **figures,
         "cost": plots.cost(table.one_device(rows)),
         "compactness": plots.compactness_scatter(rows),
-        "compactness_stages": plots.compactness_stages(fewest),
-        **comparison(fewest, results, root=root),
+        "compactness_stages": plots.compactness_stages(compared),
+        **comparison(compared, results, root=root),
     }

@@ -266,6 +266,28 @@ def one_device(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row["device"] == most[0][0]]
 
 
+def one_of_each_method(rows: Iterable[Row]) -> list[Row]:
+    """A run of each method, of the seed that most of them have: same labels, same first weights."""
+    rows = list(rows)
+    methods: dict[int, set[str]] = {}
+    for row in rows:
+        methods.setdefault(int(row["seed"]), set()).add(method_name(row))
+    found: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda row: (-len(methods[int(row["seed"])]), row["seed"])):
+        found.setdefault(method_name(row), row)
+    return [found[name] for name in sorted(found, key=method_order)]
+
+
+def most_compared(rows: Iterable[Row]) -> list[Row]:
+    """The rows at the number of labelled images where most methods stand; the fewest of several."""
+    methods: dict[int, set[str]] = {}
+    rows = list(rows)
+    for row in rows:
+        methods.setdefault(int(row["labelled"]), set()).add(method_name(row))
+    chosen = min(methods, key=lambda labelled: (-len(methods[labelled]), labelled), default=None)
+    return [row for row in rows if row["labelled"] == chosen]
+
+
 def one_count(found: Iterable[Group]) -> int:
     """The number of labelled images that all groups share.
 
@@ -369,7 +391,7 @@ def gains_table(
     head = ["labelled images", "method", "seeds"]
     head += [f"{MEASURE_NAMES[m]}: {BASELINES[b]}" for m, b in columns]
     lines = [
-        [labels[key[0]], key[2], str(max(summary.seeds for summary in found.values()))]
+        [labels[key[0]], key[2], _seeds_cell(found.values())]
         + [_gain_cell(found.get(column)) for column in columns]
         for key, found in sorted(cells.items())
     ]
@@ -427,6 +449,12 @@ def _mean_cell(summary: Summary | None) -> str:
     if summary is None:
         return "–"
     return f"{summary.mean:.1f}" + (f" ± {summary.std:.1f}" if summary.std is not None else "")
+
+
+def _seeds_cell(summaries: Iterable[Summary]) -> str:
+    """``3``, or ``2-3`` where not every seed has every baseline."""
+    counts = sorted({summary.seeds for summary in summaries})
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
 
 
 def _gain_cell(summary: Summary | None) -> str:

@@ -16,7 +16,9 @@ from segnb.table import (
     groups,
     method_name,
     method_order,
+    most_compared,
     one_device,
+    one_of_each_method,
     results_table,
     select,
     summarise,
@@ -182,7 +184,29 @@ def test_gains_are_paired_by_seed() -> None:
         "| --- | --- | ---: | ---: | ---: |",
         "| 18 (1/16) | cross-entropy, same compute | 1 | +5.0 | – |",
         # Half the interval: 12.706 (Student, one degree of freedom) * sqrt(2) / sqrt(2).
-        f"| 18 (1/16) | {name} | 2 | +12.0 (-0.7 to +24.7) | +6.0 |",
+        f"| 18 (1/16) | {name} | 1-2 | +12.0 (-0.7 to +24.7) | +6.0 |",
     ]
     with pytest.raises(ConfigError, match="no run can be compared"):
         gains_table([row(40.0)])
+
+
+def test_a_gain_tells_how_many_seeds_its_baselines_share() -> None:
+    rows = [row(30.0 + s, method="contrastive", seed=s) for s in range(3)]
+    rows += [row(29.0, method="ce", seed=s) for s in range(3)]
+    rows += [row(31.0, method="ce_long", seed=s) for s in range(2)]
+    line = next(text for text in gains_table(rows).splitlines() if "| contrastive" in text)
+    assert line.split("|")[3].strip() == "2-3"
+
+
+def test_one_run_of_each_method_is_of_a_seed_they_share() -> None:
+    rows = [row(30.0, method="ce", seed=0), row(31.0, method="ce", seed=1)]
+    rows += [row(32.0, method="contrastive", seed=1), row(33.0, method="ce_long", seed=2)]
+    chosen = [(one["method"], one["seed"]) for one in one_of_each_method(rows)]
+    assert chosen == [("ce", 1), ("ce_long", 2), ("contrastive", 1)]
+
+
+def test_the_comparison_stands_where_most_methods_do() -> None:
+    rows = [row(30.0, method="ce", labelled=n) for n in (11, 46, 92)]
+    rows += [row(32.0, method="contrastive", labelled=n) for n in (46, 92)]
+    assert {one["labelled"] for one in most_compared(rows)} == {46}
+    assert most_compared([]) == []

@@ -307,12 +307,14 @@ class _Place:
     def predictions(self) -> Picture:
         if not self.rows:
             raise DataError(self.missing)
-        return _predictions(_one_of_each_method(self.rows), self.results, self.root)
+        return _predictions(table.one_of_each_method(self.rows), self.results, self.root)
 
     def embeddings(self) -> Picture:
         if self.missing:
             raise DataError(self.missing)
-        row = next(row for row in _one_of_each_method(self.rows) if row["method"] == "contrastive")
+        row = next(
+            row for row in table.one_of_each_method(self.rows) if row["method"] == "contrastive"
+        )
         return _embeddings(row, self.results)
 
 
@@ -344,7 +346,7 @@ def _or_words(make: Callable[[], Picture | str]) -> Picture | str:
 
 def _predictions(rows: Sequence[table.Row], results: Path, root: Path | None) -> Picture:
     recipe = _recipe(rows[0])
-    previews = {table.method_name(row): report.read_preview(dict(row), results) for row in rows}
+    previews = {table.method_name(row): report.read_preview(row, results) for row in rows}
     ids = [str(one) for one in next(iter(previews.values()))["ids"]][:SHOWN_IMAGES]
     split = datasets.load(recipe.dataset, "val", root=root, size=recipe.size)
     val = datasets.working_set(split, size=recipe.size, ids=ids)
@@ -376,17 +378,6 @@ def _thinned(preview: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         for name, values in preview.items()
         if name == "labels" or name.startswith("embeddings_")
     }
-
-
-def _one_of_each_method(rows: Sequence[table.Row]) -> list[table.Row]:
-    """A run of each method, of the seed that most of them have: same labels, same first weights."""
-    methods: dict[int, set[str]] = {}
-    for row in rows:
-        methods.setdefault(int(row["seed"]), set()).add(table.method_name(row))
-    found: dict[str, table.Row] = {}
-    for row in sorted(rows, key=lambda row: (-len(methods[row["seed"]]), row["seed"])):
-        found.setdefault(table.method_name(row), row)
-    return [found[name] for name in sorted(found, key=table.method_order)]
 
 
 def _recipe(row: table.Row) -> Recipe:
