@@ -90,6 +90,9 @@ def pixel_set(
     dtype = features.dtype
     if normalize:
         features = unit_length(features)
+        if features.is_cuda:
+            # The kernels multiply in this type; all terms of a loss must see the same features.
+            features = features.to(dtype)
     return PixelSet(features.to(compute_dtype(dtype)), labels.long(), shape, dtype)
 
 
