@@ -66,6 +66,34 @@ for form in FORMS:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.slow
+def test_edge_cases_through_the_triton_interpreter():
+    """The edge cases of ``test_losses.py`` that are not in float64, with the Triton back end."""
+    pytest.importorskip("triton")
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    # A worker of pytest-xdist must not make its child one too.
+    environment = {k: v for k, v in environment.items() if not k.startswith("PYTEST_")}
+    cases = (
+        "degenerate or small_temperature or float16 or autocast or maps_and_lists or strided "
+        "or laid_out or subnormal or not_finite or compiles_without"
+    )
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist"),
+            *("-W", "ignore::RuntimeWarning", "-k", f"triton and ({cases})"),
+            str(Path(__file__).with_name("test_losses.py")),
+        ],
+        env=environment,
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
+
+
 def test_import_is_light():
     """Importing the losses must not import Triton nor start CUDA."""
     program = (

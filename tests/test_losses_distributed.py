@@ -62,3 +62,9 @@ def test_two_processes_equal_one(tmp_path, dtype, weighted, like_gpu, bound):
         assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     gradient = torch.cat([part for _, part in parts]).double()
     assert (gradient - alone.grad).norm() < bound * alone.grad.norm()
+
+
+def test_weights_of_another_shape_are_refused_before_anyone_waits():
+    features, labels, weights = _batch(torch.float32)
+    with pytest.raises(ValueError, match=r"weights of shape \(190, 4\) do not fit labels"):
+        distributed.batch_loss(features, labels, weights=weights.T)

@@ -244,6 +244,16 @@ def test_logsumexp_edge_cases(anchor_labels, key_labels, pairs):
     )
 
 
+@pytest.mark.parametrize(("anchors", "keys"), [(0, 5), (5, 0), (0, 0)])
+def test_logsumexp_of_empty_sets(anchors, keys):
+    check_logsumexp(
+        unit(2, anchors, 8, seed=0),
+        unit(2, keys, 8, seed=1),
+        torch.zeros(2, anchors).long(),
+        torch.zeros(2, keys).long(),
+    )
+
+
 def test_one_pixel_without_itself_has_no_key():
     check_logsumexp(unit(1, 1, 8, seed=0), None, torch.zeros(1, 1).long(), None, exclude_self=True)
 
@@ -322,12 +332,13 @@ def test_official_with_void_on_the_border_and_large_regions():
     [
         pytest.param([[IGNORE] * 20], id="everything ignored"),
         pytest.param([[3]], id="one pixel"),
+        pytest.param([[]], id="no pixel"),
         pytest.param([list(range(20))], id="each its own class"),
         pytest.param([[IGNORE] * 19 + [0]], id="all but one ignored"),
     ],
 )
 def test_official_edge_cases(labels):
-    labels = torch.tensor(labels)
+    labels = torch.tensor(labels, dtype=torch.int64)
     check_official(unit(1, labels.shape[1], 8, seed=0), labels, torch.zeros_like(labels))
 
 

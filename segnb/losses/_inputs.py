@@ -90,6 +90,9 @@ def pixel_set(
     dtype = features.dtype
     if normalize:
         features = unit_length(features)
+        if features.is_cuda:
+            # The kernels multiply in this type; all terms of a loss must see the same features.
+            features = features.to(dtype)
     return PixelSet(features.to(compute_dtype(dtype)), labels.long(), shape, dtype)
 
 
@@ -120,8 +123,9 @@ def unit_length(features: Tensor) -> Tensor:
     # The length does not depend on this scale, so its gradient is zero: detach.
     scale = wide.detach().abs().amax(dim=-1, keepdim=True).clamp_min(MIN_NORM)
     scaled = wide / scale
-    length = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True).clamp_min(1.0)
-    projected: Tensor = scaled / length
+    length = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+    # Not clamp_min: a feature along an axis has length 1, where that has no gradient.
+    projected: Tensor = scaled / torch.where(length < 1.0, 1.0, length)
     return projected
 
 
@@ -132,7 +136,7 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def class_counts(labels: Tensor, query_labels: Tensor) -> Tensor:
     """How often each query's label occurs among the labels: ``[..., M]``, ``[..., N]``."""
-    ordered = labels.sort(dim=-1).values
+    ordered = labels.contiguous().sort(dim=-1).values
     query_labels = query_labels.contiguous()
     first = torch.searchsorted(ordered, query_labels, right=False)
     return torch.searchsorted(ordered, query_labels, right=True) - first

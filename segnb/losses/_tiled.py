@@ -26,6 +26,11 @@ from segnb.losses._tiles import Band, Pairs, Run, Tile
 
 _LN2 = math.log(2)
 
+#: Sorted pixels that one product sums by class, where the host does not know the classes.
+CLASS_SUM_ROWS = 128
+#: Values of the images that are summed together there: bounds the memory, keeps the calls few.
+CLASS_SUM_VALUES = 1 << 24
+
 
 def knows_labels(labels: Tensor) -> bool:
     """Whether the host can look at labels without waiting for a device."""
@@ -586,22 +591,65 @@ def class_sums(values: Tensor, labels: Tensor, query_labels: Tensor) -> Tensor:
     Returns:
         ``[B, N, D]``.
     """
+    if not knows_labels(labels):
+        images = max(1, CLASS_SUM_VALUES // max(values[0].numel(), 1))
+        with _own_arithmetic(values):
+            return torch.cat(
+                [
+                    _sums_of_sorted(values[some], labels[some], query_labels[some])
+                    for some in _tiles.chunks(0, len(values), images)
+                ]
+            )
     results = []
     for b in range(len(values)):
-        if knows_labels(labels):
-            table, places = _class_table(values[b], labels[b], query_labels[b])
-            results.append(table[places])
-            continue
-        # Differences of running sums: no host wait, no atomics. float64 keeps them exact.
-        ordered, order = labels[b].sort(stable=True)
-        first = torch.searchsorted(ordered, query_labels[b].contiguous(), right=False)
-        last = torch.searchsorted(ordered, query_labels[b].contiguous(), right=True)
-        running = torch.zeros(
-            labels.shape[1] + 1, values.shape[2], dtype=torch.float64, device=values.device
-        )
-        torch.cumsum(values[b][order].double(), dim=0, out=running[1:])
-        results.append((running[last] - running[first]).to(values.dtype))
+        table, places = _class_table(values[b], labels[b], query_labels[b])
+        results.append(table[places])
     return torch.stack(results)
+
+
+def _sums_of_sorted(values: Tensor, labels: Tensor, query_labels: Tensor) -> Tensor:
+    """:func:`class_sums` without waiting for the device, atomics, or float64 (which mps lacks).
+
+    The pixels are sorted by class and cut into blocks. A class is a stretch: its part of the
+    block where it begins, then whole blocks, then its part of the block where it ends. Products
+    of zeros and ones with the features give the sums of the parts and of the whole blocks.
+    """
+    batch, number, width = values.shape
+    if number == 0:
+        return values.new_zeros(*query_labels.shape, width)
+    ordered, order = labels.contiguous().sort(dim=1, stable=True)
+    queries = query_labels.contiguous()
+    first = torch.searchsorted(ordered, queries, right=False)
+    last = torch.searchsorted(ordered, queries, right=True) - 1
+    # Filled up with zeros of the last class.
+    blocks = -(-number // CLASS_SUM_ROWS)
+    full = torch.arange(blocks * CLASS_SUM_ROWS, device=values.device).clamp_max(number - 1)
+    ordered = ordered[:, full].view(batch, blocks, CLASS_SUM_ROWS)
+    rows = values.take_along_dim(order[:, full, None], dim=1)
+    rows[:, number:] = 0.0
+    same = (ordered[..., :, None] == ordered[..., None, :]).to(values.dtype)
+    parts = same @ rows.view(batch, blocks, CLASS_SUM_ROWS, width)
+
+    starts, ends = ordered[:, :, 0], ordered[:, :, -1]
+    whole = starts == ends
+    follows = (ends[:, :, None] == ends[:, None, :]) & whole[:, None, :]
+    whole_blocks = follows.triu(1).to(values.dtype) @ parts[:, :, 0]
+
+    found = last >= first
+    first, last = first.clamp_max(number - 1), last.clamp_min(0)
+    begins, stops = first // CLASS_SUM_ROWS, last // CLASS_SUM_ROWS
+    goes_on = stops > begins
+    ends_inside = goes_on & ~whole.take_along_dim(stops, dim=1)
+
+    def taken(sums: Tensor, places: Tensor, where: Tensor) -> Tensor:
+        picked: Tensor = sums.take_along_dim(places[:, :, None], dim=1)
+        return picked.masked_fill_(~where[:, :, None], 0.0)
+
+    parts = parts.flatten(1, 2)
+    sums = taken(parts, first, found)
+    sums += taken(whole_blocks, begins, found & goes_on)
+    sums += taken(parts, last, found & ends_inside)
+    return sums
 
 
 def _class_table(values: Tensor, labels: Tensor, query_labels: Tensor) -> tuple[Tensor, Tensor]:

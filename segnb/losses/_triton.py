@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from segnb.losses import _triton_launch as launch
+from segnb.losses._differentiation import once_differentiable
 from segnb.losses._tiles import Pairs
 from segnb.losses._triton_launch import OfficialState, PackedPixels, supported, unsupported_reason
 
@@ -160,7 +161,7 @@ def _logsumexp_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 
 def _logsumexp_gradient(ctx: Any, gradient: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-    _once_differentiable()
+    once_differentiable()
     if gradient is None:
         return (None,) * 7
     wanted = ctx.needs_input_grad[:2]
@@ -245,7 +246,7 @@ def _self_logsumexp_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Ten
 def _self_logsumexp_gradient(
     ctx: Any, gradient: Tensor | None, *_: Any
 ) -> tuple[Tensor | None, ...]:
-    _once_differentiable()
+    once_differentiable()
     result = None
     if gradient is not None:
         result = _self_logsumexp_backward(
@@ -297,7 +298,7 @@ def _official_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, .
 
 
 def _official_gradient(ctx: Any, gradient: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-    _once_differentiable()
+    once_differentiable()
     result = None
     if gradient is not None:
         result = _official_losses_backward(
@@ -337,12 +338,3 @@ def _save(ctx: Any, features: Tensor, output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*output)
     ctx.set_materialize_grads(False)
     ctx.width, ctx.dtype = features.shape[2], features.dtype
-
-
-def _once_differentiable() -> None:
-    # The engine records a backward pass only when someone wants to differentiate it again.
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "the Triton contrastive loss cannot be differentiated twice; "
-            "use backend='reference' for second derivatives"
-        )

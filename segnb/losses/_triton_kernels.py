@@ -86,8 +86,11 @@ def pack(
     if PARTS == 3:
         first, second, third = _split(value.to(tl.float32), packed.dtype.element_ty)
         tl.store(place, first, mask=inside[:, None])
-        tl.store(place + part_stride, second, mask=inside[:, None])
-        tl.store(place + part_stride * 2, third, mask=inside[:, None])
+        # Twice the stride, as a number, could leave 32 bits.
+        place += part_stride
+        tl.store(place, second, mask=inside[:, None])
+        place += part_stride
+        tl.store(place, third, mask=inside[:, None])
     else:
         tl.store(place, value.to(packed.dtype.element_ty), mask=inside[:, None])
     tl.store(packed_keys + target, key, mask=inside)
@@ -255,8 +258,11 @@ def _load_rows(
     second = first
     third = first
     if PARTS == 3:
-        second = tl.load(place + part_stride)
-        third = tl.load(place + part_stride * 2)
+        # Twice the stride, as a number, could leave 32 bits.
+        place += part_stride
+        second = tl.load(place)
+        place += part_stride
+        third = tl.load(place)
     return first, second, third
 
 

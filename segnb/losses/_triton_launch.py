@@ -423,7 +423,9 @@ def _shared_memory(device: torch.device) -> int:
     """Bytes of shared memory a program can have; 0 where kernels are interpreted."""
     if device.type != "cuda":
         return 0
-    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)
+    properties = torch.cuda.get_device_properties(device)
+    # Some versions of torch leave it out: then the least of compute capability 8.0 and up.
+    return int(getattr(properties, "shared_memory_per_block_optin", 99 << 10))
 
 
 def tiles_for(kind: Pass, *, width: int, itemsize: int, parts: int, shared_memory: int) -> Tiles:
@@ -585,6 +587,7 @@ def _sorted_values(values: Tensor, pixels: PackedPixels, fill: float) -> Tensor:
 
 def _scaled(weights: Tensor) -> tuple[Tensor, Tensor]:
     """Weights ``[B, N]`` scaled to at most ``_WEIGHT_RANGE``, and the factor ``[B]`` to undo it."""
-    largest = weights.abs().amax(dim=1)
+    # A set without pixels has no maximum, but for a zero put behind it.
+    largest = torch.nn.functional.pad(weights.abs(), (0, 1)).amax(dim=1)
     largest = torch.where(largest > 0, largest, 1.0)
     return weights * (_WEIGHT_RANGE / largest)[:, None], largest / _WEIGHT_RANGE

@@ -61,6 +61,11 @@ def batch_loss(
     pixels = pixel_set(features, labels, normalize=normalize)
     own_weights = torch.ones_like(pixels.labels, dtype=pixels.features.dtype)
     if weights is not None:
+        if weights.shape != labels.shape:
+            raise ValueError(
+                f"weights of shape {tuple(weights.shape)} do not fit labels of shape "
+                f"{tuple(labels.shape)}"
+            )
         own_weights = weights.detach().to(pixels.features.dtype)
     loss: Tensor = _BatchLoss.apply(  # type: ignore[no-untyped-call]
         pixels.features.flatten(0, 1),

@@ -1,0 +1,101 @@
+"""On a GPU the host never waits for the device: nothing asks a tensor there for its values.
+
+Fake tensors stand in for the GPU's: they know shape, type and device, and raise when a value is
+asked for (``.item()``, ``if tensor``, ``nonzero`` and the like).
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from segnb.losses import _tiled, official, paper, supcon_loss
+
+SIZE, CHANNELS = 700, 16
+
+
+@pytest.fixture(autouse=True)
+def gpu_of_fakes():
+    with FakeTensorMode():
+        yield
+
+
+def features(dtype=torch.float32):
+    return torch.empty(2, SIZE, CHANNELS, device="cuda", dtype=dtype)
+
+
+def labels():
+    return torch.empty(2, SIZE, device="cuda", dtype=torch.int64)
+
+
+def weights():
+    return torch.empty(2, SIZE, device="cuda")
+
+
+def test_fake_tensors_tell_of_a_wait():
+    with pytest.raises(DataDependentOutputException):
+        weights().sum().item()
+
+
+@pytest.mark.parametrize("backend", ["reference", "tiled"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_forms(backend, reduction, normalize):
+    f, y, w = features().requires_grad_(), labels(), weights()
+    options = {"backend": backend, "reduction": reduction, "normalize": normalize}
+    for loss in (
+        paper.within_image_loss(f, f, y, y, weights=w, **options),
+        paper.cross_image_loss(f, f, f, y, y, y, weights=w, **options),
+        paper.batch_loss(f, y, weights=w, **options),
+        official.within_image_loss(f, y, weights=w, **options),
+        official.cross_image_loss(f, f, y, y, weights=(w, w), **options),
+        supcon_loss(f, y, weights=w, **options),
+    ):
+        assert loss.device.type == "cuda"
+
+
+def test_passes_of_the_tiles():
+    """What the operators hide from fake tensors: both passes of each form."""
+    f, y, w = features(), labels(), weights()
+    images = torch.zeros_like(y)
+    for results in (
+        _tiled._logsumexp_pass(f, f, y, y, w, 0.07, 255, "all", 300),
+        _tiled._self_pass(f, y, w, 0.07, 255, "all"),
+        _tiled._official_pass(f, y, images, w, 0.07, 255),
+    ):
+        assert results[0].shape == (2, SIZE)
+        assert all(gradient.shape == f.shape for gradient in results[1:])
+    assert _tiled._sums_of_sorted(f, y, y).shape == f.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_launches_of_the_kernels(dtype, monkeypatch):
+    pytest.importorskip("triton")
+    from segnb.losses import _triton_kernels as kernels
+    from segnb.losses import _triton_launch as launch
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *arguments, **options: None
+
+    for name in ("pack", "plan_tiles", "official_forward", "official_backward"):
+        monkeypatch.setattr(kernels, name, Kernel())
+    for name in ("logsumexp_forward", "logsumexp_backward"):
+        monkeypatch.setattr(kernels, name, Kernel())
+    monkeypatch.setattr(launch, "_shared_memory", lambda device: 227 << 10)
+    monkeypatch.setattr(torch.cuda, "device_of", lambda tensor: contextlib.nullcontext())
+    f, y, w = features(dtype), labels(), weights()
+    backward = {"width": CHANNELS, "dtype": dtype, "temperature": 0.07}
+    _, packed, state = launch.official_anchor_losses(f, y, y, temperature=0.07, ignore_index=255)
+    gradient = launch.official_anchor_losses_backward(w, packed, state, **backward)
+    assert gradient.shape == f.shape
+    for keys, key_labels in ((None, None), (f, y)):
+        rules = {"pairs": "all", "exclude_self": keys is None}
+        logs, *packed_sets = launch.masked_logsumexp(
+            f, keys, y, key_labels, temperature=0.07, ignore_index=255, **rules
+        )
+        gradient, _ = launch.masked_logsumexp_backward(w, logs, *packed_sets, **backward, **rules)
+        assert gradient.shape == f.shape
