@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 import torch
 import torch.nn.functional as F
-from segnb.losses import official
+from segnb.losses import official, paper, supcon_loss
 
 def peak(field):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -27,12 +27,18 @@ def step(pixels):
     labels = [torch.randint(0, 200, (1, half)) for _ in "12"]
     before = peak("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
-    official.cross_image_loss(*features, *labels, backend="tiled").backward()
+    if sys.argv[1] == "official cross":
+        official.cross_image_loss(*features, *labels, backend="tiled").backward()
+    elif sys.argv[1] == "paper within":
+        paper.within_image_loss(*features, *labels, backend="tiled").backward()
+    else:
+        both, all_labels = torch.cat(features, dim=1), torch.cat(labels, dim=1)
+        supcon_loss(both, all_labels, backend="tiled").backward()
     return (peak("VmHWM") - before) / 1024
 
 torch.set_num_threads(1)
 step(2000)
-print(*(step(int(pixels)) for pixels in sys.argv[1:]))
+print(*(step(int(pixels)) for pixels in sys.argv[2:]))
 """
 
 
@@ -40,9 +46,10 @@ print(*(step(int(pixels)) for pixels in sys.argv[1:]))
 @pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="peak memory is read as Linux tells it"
 )
-def test_memory_is_linear_up_to_100_000_pixels():
+@pytest.mark.parametrize("form", ["official cross", "paper within", "supcon"])
+def test_memory_is_linear_up_to_100_000_pixels(form):
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, "25000", "100000"],
+        [sys.executable, "-c", PROGRAM, form, "25000", "100000"],
         capture_output=True,
         text=True,
         check=True,
