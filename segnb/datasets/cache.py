@@ -69,6 +69,8 @@ class WorkingSet:
         Raises:
             DataError: An id is not in this set.
         """
+        if tuple(ids) == self.ids:
+            return self  # no copy of what may be larger than memory
         places = {name: i for i, name in enumerate(self.ids)}
         unknown = [name for name in ids if name not in places]
         if unknown:
