@@ -121,7 +121,7 @@ def working_set(
         dataset: The split.
         size: Height and width.
         ids: Which images; all by default.
-        cache: The cache root; by default ``$SEGNB_CACHE``, or ``.cache`` in the data root.
+        cache: The cache root; by default ``$SEGNB_CACHE``, or ``.cache`` in ``$SEGNB_DATA``.
         progress_bar: Show the building of a cache that takes more than seconds.
 
     Raises:
