@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -25,22 +26,76 @@ REPRODUCE_FRACTION = 1 / 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Places:
-    """Where things are.
+class Results:
+    """Where results are.
 
     Attributes:
-        runs: Run folders: checkpoints, weights, logs.
         results: The ledger, logs, previews and figures.
+    """
+
+    results: Path = Path("results")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where data sets are.
+
+    Attributes:
         data: The data root; by default $SEGNB_DATA, or ./data.
+    """
+
+    data: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """What to compute on.
+
+    Attributes:
         cpu: Use the processor even where there is a GPU.
+    """
+
+    cpu: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bars:
+    """What is shown meanwhile.
+
+    Attributes:
         quiet: No progress bars.
     """
 
-    runs: Path = Path("runs")
-    results: Path = Path("results")
-    data: Path | None = None
-    cpu: bool = False
     quiet: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Bars, Device, Data, Results):
+    """What training needs to know of its surroundings."""
+
+    def named(self) -> dict[str, Any]:
+        """The same as arguments of :func:`segnb.runs.run`."""
+        return {
+            "results": self.results,
+            "root": self.data,
+            "cpu": self.cpu,
+            "progress_bar": not self.quiet,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places(Training):
+    """The same, and where runs are.
+
+    Attributes:
+        runs: Run folders: checkpoints, weights, logs.
+    """
+
+    runs: Path = Path("runs")
+
+    def named(self) -> dict[str, Any]:
+        """The same as arguments of :func:`segnb.runs.run`."""
+        return {**super().named(), "runs": self.runs}
 
 
 @dataclass(frozen=True)
@@ -83,7 +138,7 @@ class Sweep(Run):
 
 
 @dataclass(frozen=True)
-class Finetune:
+class Finetune(Training):
     """Finish the run of a folder: stage 2 and evaluation.
 
     Attributes:
@@ -91,11 +146,10 @@ class Finetune:
     """
 
     folder: tyro.conf.Positional[Path]
-    places: Annotated[Places, tyro.conf.arg(name="")] = field(default_factory=Places)
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class Evaluate(Bars, Device, Data):
     """Score a finished run's weights again.
 
     Attributes:
@@ -105,11 +159,10 @@ class Evaluate:
 
     folder: tyro.conf.Positional[Path]
     split: Literal["val", "test"] = "val"
-    places: Annotated[Places, tyro.conf.arg(name="")] = field(default_factory=Places)
 
 
 @dataclass(frozen=True)
-class Predict:
+class Predict(Device):
     """Coloured masks and overlays for a folder of images.
 
     Attributes:
@@ -121,11 +174,10 @@ class Predict:
     folder: tyro.conf.Positional[Path]
     images: tyro.conf.Positional[Path]
     out: Path = Path("predictions")
-    places: Annotated[Places, tyro.conf.arg(name="")] = field(default_factory=Places)
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Results):
     """Tables from the ledger.
 
     Attributes:
@@ -135,11 +187,10 @@ class Table:
 
     dataset: DatasetName | None = None
     tier: Tier | None = None
-    places: Annotated[Places, tyro.conf.arg(name="")] = field(default_factory=Places)
 
 
 @dataclass(frozen=True)
-class Figures:
+class Figures(Data, Results):
     """Draw the figures of one data set and tier from the ledger.
 
     Attributes:
@@ -149,7 +200,6 @@ class Figures:
 
     dataset: DatasetName
     tier: Tier = "quick"
-    places: Annotated[Places, tyro.conf.arg(name="")] = field(default_factory=Places)
 
 
 @dataclass(frozen=True)
@@ -173,7 +223,7 @@ class Reproduce:
 
 
 @dataclass(frozen=True)
-class Fetch:
+class Fetch(Data):
     """Put a data set into the data root, or say how to do it by hand.
 
     Attributes:
@@ -181,14 +231,11 @@ class Fetch:
     """
 
     dataset: tyro.conf.Positional[DatasetName]
-    places: Annotated[Places, tyro.conf.arg(name="")] = field(default_factory=Places)
 
 
 @dataclass(frozen=True)
-class Doctor:
+class Doctor(Data):
     """What was found on this machine, and what to do about what is wrong."""
-
-    places: Annotated[Places, tyro.conf.arg(name="")] = field(default_factory=Places)
 
 
 def run(options: Run) -> int:
@@ -209,7 +256,7 @@ def _run(options: Run, *, until: Literal["pretrain", "end"]) -> int:
     folder = runs.run_folder(recipe, places.runs)
     if not (folder / "metrics.json").exists():
         print(f"{recipe.command()}\n{foretell(recipe, cpu=places.cpu)}\n{folder}")
-    row = runs.run(recipe, until=until, **_run_places(places))
+    row = runs.run(recipe, until=until, **places.named())
     print(f"stage 1 is done: segnb finetune {folder}" if row is None else _said(row))
     return 0
 
@@ -218,11 +265,11 @@ def finetune(options: Finetune) -> int:
     """Finish the run of a folder."""
     from segnb import runs
 
-    recipe, places = runs.read_recipe(options.folder), options.places
+    recipe = runs.read_recipe(options.folder)
     wanted = runs.run_folder(recipe, options.folder.parent)
     if wanted.resolve() != options.folder.resolve():
         raise SegnbError(f"{options.folder} was renamed; its recipe's folder is {wanted.name}")
-    row = runs.run(recipe, **{**_run_places(places), "runs": options.folder.parent})
+    row = runs.run(recipe, runs=options.folder.parent, **options.named())
     assert row is not None
     print(_said(row))
     return 0
@@ -247,7 +294,7 @@ def sweep(options: Sweep) -> int:
         for recipe in left:
             print(recipe.command())
         return 0
-    return int(bool(sweep(recipes, **_run_places(options.places))))
+    return int(bool(sweep(recipes, **options.places.named())))
 
 
 def evaluate(options: Evaluate) -> int:
@@ -256,13 +303,13 @@ def evaluate(options: Evaluate) -> int:
     from segnb.training import make_accelerator
     from segnb.training.loop import Session
 
-    recipe, places = runs.read_recipe(options.folder), options.places
-    split = datasets.load(recipe.dataset, options.split, root=places.data, size=recipe.size)
-    session = Session(accelerator=make_accelerator(recipe.precision, cpu=places.cpu))
+    recipe = runs.read_recipe(options.folder)
+    split = datasets.load(recipe.dataset, options.split, root=options.data, size=recipe.size)
+    session = Session(accelerator=make_accelerator(recipe.precision, cpu=options.cpu))
     score = evaluation.evaluate(
         runs.load_network(options.folder),
         split,
-        datasets.working_set(split, size=recipe.size),
+        datasets.working_set(split, size=recipe.size, progress_bar=not options.quiet),
         device=session.accelerator.device,
         autocast=session.autocast,
     )
@@ -276,8 +323,7 @@ def predict(options: Predict) -> int:
     """Segment a folder of images."""
     from segnb.predict import predict_folder
 
-    places = options.places
-    for path in predict_folder(options.folder, options.images, options.out, cpu=places.cpu):
+    for path in predict_folder(options.folder, options.images, options.out, cpu=options.cpu):
         print(path)
     return 0
 
@@ -287,7 +333,7 @@ def table(options: Table) -> int:
     from segnb import ledger
     from segnb.summary import tables
 
-    rows = ledger.read(ledger.ledger_path(options.places.results))
+    rows = ledger.read(ledger.ledger_path(options.results))
     print(tables(rows, dataset=options.dataset, tier=options.tier))
     return 0
 
@@ -297,16 +343,15 @@ def figures(options: Figures) -> int:
     from segnb import ledger, plots
     from segnb.report import ledger_figures
 
-    places = options.places
     drawn = ledger_figures(
-        ledger.read(ledger.ledger_path(places.results)),
-        places.results,
+        ledger.read(ledger.ledger_path(options.results)),
+        options.results,
         dataset=options.dataset,
         tier=options.tier,
-        root=places.data,
+        root=options.data,
     )
     for name, picture in drawn.items():
-        path = places.results / "figures" / f"{options.dataset}-{options.tier}-{name}.png"
+        path = options.results / "figures" / f"{options.dataset}-{options.tier}-{name}.png"
         plots.save(picture, path)
         print(path)
     return 0
@@ -324,7 +369,7 @@ def reproduce(options: Reproduce) -> int:
         method=["ce", "ce_long", "contrastive"],
         seed=options.seeds,
     )
-    failed = sweep(recipes, **_run_places(places))
+    failed = sweep(recipes, **places.named())
     if failed:
         return 1
     held = {row["recipe_hash"]: row for row in ledger.read(ledger.ledger_path(places.results))}
@@ -338,7 +383,7 @@ def fetch(options: Fetch) -> int:
     """Fetch a data set."""
     from segnb.datasets.fetch import fetch
 
-    fetch(options.dataset, root=options.places.data)
+    fetch(options.dataset, root=options.data)
     return 0
 
 
@@ -346,7 +391,7 @@ def doctor(options: Doctor) -> int:
     """Look at the machine."""
     from segnb.doctor import doctor
 
-    return doctor(options.places.data)
+    return doctor(options.data)
 
 
 #: Each word, its options and what carries them out.
@@ -405,8 +450,31 @@ def _command(words: list[str]) -> int:
             raise
         print(f"segnb: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.errno not in _FILE_TROUBLE:
+            raise
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"segnb: {where}{error.strerror}; {_FILE_TROUBLE[error.errno]}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
+
+
+_NO_ROOM = "free some, then give the same command again: a run goes on where it stopped"
+_NO_RIGHT = "name a place that you may write to"
+_NO_FOLDER = "a file lies where a folder should be, or a folder where a file should be"
+
+#: What to do where the system refuses to read or write a file; other refusals are faults of ours.
+_FILE_TROUBLE = {
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+    errno.EACCES: _NO_RIGHT,
+    errno.EPERM: _NO_RIGHT,
+    errno.EROFS: _NO_RIGHT,
+    errno.EEXIST: _NO_FOLDER,
+    errno.ENOTDIR: _NO_FOLDER,
+    errno.EISDIR: _NO_FOLDER,
+}
 
 
 def _parse(options: type[Any], name: str, words: list[str]) -> Any:
@@ -430,16 +498,6 @@ def _overview() -> int:
         lines.append(f"  {name:<10} {(options.__doc__ or '').splitlines()[0]}")
     print("\n".join(lines))
     return 0
-
-
-def _run_places(places: Places) -> dict[str, Any]:
-    return {
-        "runs": places.runs,
-        "results": places.results,
-        "root": places.data,
-        "cpu": places.cpu,
-        "progress_bar": not places.quiet,
-    }
 
 
 def _said(row: dict[str, Any]) -> str:

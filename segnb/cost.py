@@ -11,7 +11,7 @@ import torch
 from segnb.datasets import IGNORE
 from segnb.models import count_parameters
 from segnb.recipe import VIEWS_PER_STEP, Recipe
-from segnb.runs import initial_network
+from segnb.runs import initial_network, too_little_memory
 from segnb.training import contrastive_loss, make_accelerator
 from segnb.training.loop import check_batch
 from segnb.training.stages import cross_entropy, nearest_labels
@@ -29,7 +29,7 @@ class Cost:
         parameters: Trainable values.
         image_passes: Images through the network, forward and backward.
         seconds: Training time; loading and evaluation come on top.
-        peak_bytes: Most memory in use on a GPU; ``None`` on a processor.
+        peak_bytes: Most memory in use on one GPU; ``None`` on a processor.
     """
 
     device: str
@@ -49,11 +49,23 @@ class Cost:
 def foretell(recipe: Recipe, *, cpu: bool = False) -> Cost:
     """Time a few steps of each stage on random images and tell the cost of the whole run.
 
+    Of several processes each times its own share of a batch.
+
     Raises:
-        ConfigError: The network can't be built, or a batch is too small.
+        ConfigError: The network can't be built, a batch is too small, or memory is too little.
     """
+    try:
+        return _foretell(recipe, cpu=cpu)
+    except torch.OutOfMemoryError as error:
+        lacking = str(error)
+    # Raised here and not above: the cause's frames would keep the memory.
+    raise too_little_memory(recipe, lacking)
+
+
+def _foretell(recipe: Recipe, *, cpu: bool) -> Cost:
     accelerator = make_accelerator(recipe.precision, cpu=cpu)
-    check_batch(recipe.cross_entropy_stage(), accelerator.num_processes)
+    processes = accelerator.num_processes
+    check_batch(recipe.cross_entropy_stage(), processes)
     device, classes = accelerator.device, 8
     network = initial_network(recipe).to(device).train()
     parameters = count_parameters(network)
@@ -82,8 +94,8 @@ def foretell(recipe: Recipe, *, cpu: bool = False) -> Cost:
         return (time.perf_counter() - started) / _TIMED
 
     if recipe.uses_contrastive:
-        check_batch(recipe.pretrain, accelerator.num_processes)
-        batch = recipe.pretrain.batch
+        check_batch(recipe.pretrain, processes)
+        batch = recipe.pretrain.batch // processes
         both, labels = images(VIEWS_PER_STEP * batch), masks(batch)
         network.attach_projection()
 
@@ -97,7 +109,8 @@ def foretell(recipe: Recipe, *, cpu: bool = False) -> Cost:
         seconds += recipe.pretrain.steps * timed(contrast)
 
     stage = recipe.cross_entropy_stage()
-    batch_images, batch_masks = images(stage.batch), masks(stage.batch)
+    share = stage.batch // processes
+    batch_images, batch_masks = images(share), masks(share)
     network.attach_classifier(classes)
 
     def classify() -> None:
@@ -111,7 +124,7 @@ def foretell(recipe: Recipe, *, cpu: bool = False) -> Cost:
         device=str(device),
         parameters=parameters,
         image_passes=recipe.image_passes(),
-        seconds=rounds * seconds / accelerator.num_processes,
+        seconds=rounds * seconds,
         peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
     )
 

@@ -78,7 +78,8 @@ def checks(root: Path | None = None) -> list[Check]:
     Args:
         root: As in :func:`doctor`.
     """
-    data = root if root is not None else Path(os.environ.get("SEGNB_DATA", "data"))
+    # As segnb.datasets.base.data_root, whose imports may be what is missing.
+    data = Path(root or os.environ.get("SEGNB_DATA") or "data").expanduser()
     todo: list[tuple[str, Callable[[], Check]]] = [
         ("Python", _python),
         ("torch", _torch),

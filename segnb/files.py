@@ -20,11 +20,12 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(handle)
-    # mkstemp makes private files; results are as readable as any other file here.
-    os.chmod(name, 0o666 & ~_umask())
     side = Path(name)
     try:
         yield side
+        # mkstemp makes private files, and so do some writers; results are as readable as any
+        # other file here.
+        side.chmod(0o666 & ~_umask())
         with side.open("rb") as stream:
             os.fsync(stream.fileno())
         os.replace(side, target)

@@ -43,6 +43,10 @@ REQUIRED = (
 )
 
 
+#: A finished run whose folder is still there adds its row again when its command is given again.
+_MEND_LINE = "mend or delete that line; its run's command writes it again"
+
+
 def ledger_path(results: Path) -> Path:
     """The ledger of a results folder."""
     return results / "ledger.jsonl"
@@ -64,12 +68,16 @@ def read(path: Path | str = RESULTS / "ledger.jsonl") -> list[Row]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise DataError(f"{source} line {number} is not JSON: {error}") from error
+            raise DataError(
+                f"{source} line {number} is not JSON ({error}); {_MEND_LINE}"
+            ) from error
         if not isinstance(row, dict):
-            raise DataError(f"{source} line {number} is not a row but {line.strip()[:40]!r}")
+            raise DataError(
+                f"{source} line {number} is not a row but {line.strip()[:40]!r}; {_MEND_LINE}"
+            )
         missing = [name for name in REQUIRED if name not in row]
         if missing:
-            raise DataError(f"{source} line {number} has no {missing[0]!r}")
+            raise DataError(f"{source} line {number} has no {missing[0]!r}; {_MEND_LINE}")
         rows.append(row)
     return rows
 

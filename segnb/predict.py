@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
+from torch import Tensor
 
 from segnb import datasets, evaluation
 from segnb.datasets import IGNORE, DatasetInfo, Sample, WorkingSet
@@ -27,7 +28,8 @@ def predict_folder(run: Path, images: Path, out: Path, *, cpu: bool = False) -> 
     """Segment every image of a folder with a run's network.
 
     For ``photo.jpg``, ``out`` gets ``photo.classes.png`` (class ids), ``photo.mask.png``
-    (colours) and ``photo.overlay.png``, at the image's own resolution.
+    (colours) and ``photo.overlay.png``, at the image's own resolution, the way up that its EXIF
+    data tell. A file that can't be read does not keep the others from being segmented.
 
     Args:
         run: A run's folder.
@@ -39,24 +41,26 @@ def predict_folder(run: Path, images: Path, out: Path, *, cpu: bool = False) -> 
         The path of every overlay, as it is written.
 
     Raises:
-        DataError: No run, no images, or a file that can't be read.
+        DataError: No run or no images; or, after all others are done, files that can't be read.
     """
     recipe = read_recipe(run)
     info = datasets.info(recipe.dataset)
     files = _files(images)
     network = load_network(run)
     session = Session(accelerator=make_accelerator(recipe.precision, cpu=cpu))
+    unread: list[str] = []
     for path in files:
-        sample = _read(path)
+        try:
+            sample = _read(path)
+        except DataError as error:
+            unread.append(str(error))
+            continue
         data = _one_image(sample, recipe.size, info)
         maps = evaluation.score_maps(
             network, data, device=session.accelerator.device, autocast=session.autocast
         )
         _, scores = next(maps)
-        full = F.interpolate(
-            scores[None], size=sample.mask.shape, mode="bilinear", align_corners=False
-        )
-        classes = full[0].argmax(0).byte().cpu().numpy()
+        classes = _classes(scores, sample.mask.shape).cpu().numpy()
         pictures = {
             "classes": classes,
             "mask": colour_mask(classes, info),
@@ -66,6 +70,22 @@ def predict_folder(run: Path, images: Path, out: Path, *, cpu: bool = False) -> 
             with atomic_path(out / f"{path.stem}.{kind}.png") as side:
                 Image.fromarray(pixels).save(side, format="PNG")
         yield out / f"{path.stem}.overlay.png"
+    if unread:
+        raise DataError("; ".join(unread))
+
+
+def _classes(scores: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Class of the highest score of every pixel at ``size``, one class's scores at a time.
+
+    All at once, those of a photo of 50 million pixels would take gigabytes.
+    """
+    classes = torch.zeros(size, dtype=torch.uint8, device=scores.device)
+    highest = torch.full(size, -torch.inf, device=scores.device)
+    for label, one in enumerate(scores):
+        full = F.interpolate(one[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+        classes.masked_fill_(full > highest, label)
+        torch.maximum(highest, full, out=highest)
+    return classes
 
 
 def _one_image(sample: Sample, size: tuple[int, int], info: DatasetInfo) -> WorkingSet:
@@ -97,8 +117,18 @@ def _files(images: Path) -> list[Path]:
 def _read(path: Path) -> Sample:
     try:
         with Image.open(path) as picture:
-            image = np.asarray(picture.convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
+            image = np.asarray(_eight_bits(ImageOps.exif_transpose(picture)).convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} can't be read as an image: {error}") from error
     # There is no label: all pixels are class 0, which nothing looks at.
     return Sample(image, np.zeros(image.shape[:2], np.uint8), path.stem)
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Grey values of 16 bits on the scale of 8; PIL's own conversion cuts them off at 255."""
+    if picture.mode == "F":
+        raise ValueError("its values are floating-point numbers of no known scale; save 8 bits")
+    if not picture.mode.startswith("I"):
+        return picture
+    values = np.asarray(picture).clip(0, 65535) // 257
+    return Image.fromarray(values.astype(np.uint8))

@@ -22,7 +22,7 @@ import torch
 
 import segnb
 from segnb import datasets, evaluation, ledger
-from segnb.datasets import SegmentationDataset, WorkingSet
+from segnb.datasets import IGNORE, SegmentationDataset, WorkingSet
 from segnb.device import describe
 from segnb.errors import ConfigError, DataError
 from segnb.files import atomic_path, write_atomic
@@ -66,7 +66,12 @@ class Splits:
 
 
 def load_splits(recipe: Recipe, *, root: Path | None = None, progress_bar: bool = True) -> Splits:
-    """The images of a recipe, at its working resolution."""
+    """The images of a recipe, at its working resolution.
+
+    Raises:
+        ConfigError: Nothing is left to put pseudo-labels on.
+        DataError: A file is missing or not what it should be, or no pixel of a split has a label.
+    """
     train = datasets.load(recipe.dataset, "train", root=root, size=recipe.size)
     missing = 0
     if recipe.split_list is None:
@@ -84,8 +89,25 @@ def load_splits(recipe: Recipe, *, root: Path | None = None, progress_bar: bool 
             split,
             datasets.working_set(split, size=recipe.size, progress_bar=progress_bar),
         )
+    if recipe.method == "pseudo" and len(labelled) == len(train.ids):
+        raise ConfigError(
+            f"all {len(labelled)} training images are labelled; pseudo-labels need some without a "
+            "label: take a smaller fraction, or the method 'contrastive'"
+        )
     whole = datasets.working_set(train, size=recipe.size, progress_bar=progress_bar)
-    return Splits(whole, labelled, missing, evaluated)
+    splits = Splits(whole, labelled, missing, evaluated)
+    _need_labels(splits.labelled_set, "labelled training")
+    for split_name, (_, data) in evaluated.items():
+        _need_labels(data, split_name)
+    return splits
+
+
+def _need_labels(data: WorkingSet, what: str) -> None:
+    if not any(bool((mask != IGNORE).any()) for mask in data.masks):
+        raise DataError(
+            f"{data.info.name}: every pixel of the {len(data)} {what} images is void; look whether "
+            "their masks hold the class ids that data/README.md tells"
+        )
 
 
 def run_folder(recipe: Recipe, runs: Path = RUNS) -> Path:
@@ -130,10 +152,15 @@ def run(
 
     Raises:
         SegnbError: Bad input, too little memory, a loss that is not a number, a stop asked for, a
-            split list that changed since the run began, or another process at work on the run.
+            split list that changed since the run began, another process at work on the run, or a
+            ledger that can't be read.
     """
     if until == "pretrain" and not recipe.uses_contrastive:
         raise ConfigError(f"method {recipe.method!r} has no stage 1")
+    if results is not None:
+        # Better now than after the training.
+        results.mkdir(parents=True, exist_ok=True)
+        ledger.read(ledger.ledger_path(results))
     folder = run_folder(recipe, runs)
     _check_split_list(recipe, folder, root=root)
     accelerator = make_accelerator(recipe.precision, cpu=cpu)
@@ -148,21 +175,16 @@ def run(
             should_stop=should_stop,
         )
         with _claimed(folder) if accelerator.is_main_process else contextlib.nullcontext():
-            if accelerator.is_main_process:
+            # Another process may have finished it while this one read the images.
+            if accelerator.is_main_process and not finished.exists():
                 _describe(folder, recipe, splits, session)
             accelerator.wait_for_everyone()
-            lacking = None
-            try:
-                measured = _train_and_measure(recipe, splits, session, folder, until=until)
-            except torch.OutOfMemoryError as error:
-                lacking = str(error).split("\n")[0]
-            if lacking is not None:
-                # Raised here and not above: the cause's frames would keep the memory.
-                raise ConfigError(_memory_advice(recipe, lacking))
-            if measured is None:
-                return None
-            if accelerator.is_main_process:
-                write_atomic(finished, json.dumps(measured, indent=1) + "\n")
+            if not finished.exists():
+                measured = _within_memory(recipe, splits, session, folder, until=until)
+                if measured is None:
+                    return None
+                if accelerator.is_main_process:
+                    write_atomic(finished, json.dumps(measured, indent=1) + "\n")
     if accelerator.is_main_process:
         # All that a checkpoint is for is done; the weights stay.
         for checkpoint in folder.glob("*.pt"):
@@ -260,14 +282,16 @@ def _check_split_list(recipe: Recipe, folder: Path, *, root: Path | None) -> Non
         )
 
 
-def _memory_advice(recipe: Recipe, cause: str) -> str:
+def too_little_memory(recipe: Recipe, cause: str) -> ConfigError:
+    """What to say when a device has no room for a recipe; torch's own words are the ``cause``."""
     batches = f"--finetune.batch {recipe.finetune.batch}"
     if recipe.uses_contrastive:
         batches = f"--pretrain.batch {recipe.pretrain.batch} or {batches}"
     crop = " ".join(map(str, recipe.crop))
-    return (
+    first = cause.split("\n")[0]
+    return ConfigError(
         f"the device has too little memory for this recipe; take less than {batches}, or than "
-        f"--crop {crop} ({cause})"
+        f"--crop {crop} ({first})"
     )
 
 
@@ -289,6 +313,22 @@ def _describe(folder: Path, recipe: Recipe, splits: Splits, session: Session) ->
     write_atomic(folder / "recipe.json", json.dumps(recipe.to_dict(), indent=1) + "\n")
     write_atomic(path, json.dumps(machine, indent=1) + "\n")
     write_atomic(folder / "ids.json", json.dumps(ids, indent=1) + "\n")
+
+
+def _within_memory(
+    recipe: Recipe,
+    splits: Splits,
+    session: Session,
+    folder: Path,
+    *,
+    until: Literal["pretrain", "end"],
+) -> ledger.Row | None:
+    try:
+        return _train_and_measure(recipe, splits, session, folder, until=until)
+    except torch.OutOfMemoryError as error:
+        lacking = str(error)
+    # Raised here and not above: the cause's frames would keep the memory.
+    raise too_little_memory(recipe, lacking)
 
 
 def _train_and_measure(
@@ -331,8 +371,8 @@ def _train_and_measure(
         for name, (split, data) in splits.evaluated.items()
     }
     probe.save(folder / "preview.npz", network)
-    started = _read_json(folder / "environment.json")["started"]
-    return _row(recipe, splits, session, started, logs, scores, probe.values)
+    begun = _read_json(folder / "environment.json")
+    return _row(recipe, splits, session, begun, logs, scores, probe.values)
 
 
 def _with_pseudo_labels(
@@ -341,11 +381,6 @@ def _with_pseudo_labels(
     """All training images: labelled ones with their labels, the others with predictions."""
     known = set(splits.labelled)
     rows = [row for row, name in enumerate(splits.train.ids) if name not in known]
-    if not rows:
-        raise DataError(
-            f"fraction {recipe.fraction} labels all {len(known)} training images; pseudo-labels "
-            "need some without a label"
-        )
     unlabelled = splits.train.subset([splits.train.ids[row] for row in rows])
     scores = evaluation.score_maps(
         network,
@@ -405,7 +440,7 @@ def _row(
     recipe: Recipe,
     splits: Splits,
     session: Session,
-    started: str,
+    begun: dict[str, Any],
     logs: Sequence[list[LogRow]],
     scores: dict[str, Score],
     compactness: dict[str, dict[str, float | None]],
@@ -445,8 +480,9 @@ def _row(
         "recipe": recipe.to_dict(),
         "changes": recipe.changes(),
         "command": recipe.command(),
-        "started": started,
-        "commit": _commit(),
+        "started": begun["started"],
+        # Of the code that was loaded then; the checkout may have moved on since.
+        "commit": begun["commit"],
         "version": segnb.__version__,
         "log": f"logs/{recipe.hash}.jsonl",
     }
@@ -462,6 +498,8 @@ def _commit() -> str | None:
     A run writes into ``results/``, which is tracked too: that is no change of the code.
     """
     try:
+        # Installed into an environment inside a checkout of something else, it is not of that.
+        _git("ls-files", "--error-unmatch", "--", Path(__file__).name)
         commit = _git("rev-parse", "--short", "HEAD")
         changed = _git("status", "--porcelain", "--", ".")
     except (OSError, subprocess.SubprocessError):

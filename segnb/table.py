@@ -227,8 +227,9 @@ class Gain:
 def gains(rows: Iterable[Row], measure: str = "miou_val") -> list[Gain]:
     """Gains over each of the cross-entropy baselines, paired by seed, the weakest first.
 
-    A seed without its baseline is left out. Methods from ImageNet weights are compared with
-    baselines from ImageNet weights.
+    A seed without its baseline is left out, and so is one whose baseline of the same compute had
+    fewer image passes: pseudo-labels take twice those of ``ce_long``. Methods from ImageNet
+    weights are compared with baselines from ImageNet weights.
 
     Raises:
         ConfigError: See :func:`groups`; or no run has a baseline of its seed.
@@ -247,7 +248,12 @@ def gains(rows: Iterable[Row], measure: str = "miou_val") -> list[Gain]:
             differences = [
                 value - other.values[seed]
                 for seed, value in group.values.items()
-                if other is not None and seed in other.values
+                if other is not None
+                and seed in other.values
+                and (
+                    baseline == CROSS_ENTROPY
+                    or _image_passes(group.rows[seed]) <= _image_passes(other.rows[seed])
+                )
             ]
             if differences:
                 paired.append(Gain(baseline, group, differences))
@@ -257,6 +263,12 @@ def gains(rows: Iterable[Row], measure: str = "miou_val") -> list[Gain]:
             "labelled images and the same seed"
         )
     return paired
+
+
+def _image_passes(row: Row) -> int:
+    """Image passes of a run, by its recipe; 0 for a row that lacks it."""
+    recipe = row.get("recipe")
+    return 0 if recipe is None else Recipe.from_dict(dict(recipe)).image_passes()
 
 
 def one_device(rows: Iterable[Row]) -> list[Row]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -101,6 +103,52 @@ def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPa
         cli.main(["doctor"])
 
 
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "free some, then give the same command again"),
+        (errno.EACCES, "name a place that you may write to"),
+        (errno.EROFS, "name a place that you may write to"),
+    ],
+)
+def test_a_disk_that_refuses_is_one_line(
+    number: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(_: object) -> int:
+        raise OSError(number, os.strerror(number), "some/file")
+
+    monkeypatch.setitem(cli.COMMANDS, "doctor", (cli.Doctor, refuse))
+    assert cli.main(["doctor"]) == 1
+    assert f"some/file: {os.strerror(number)}; {said}" in one_line(capsys)
+
+
+def test_a_file_in_the_place_of_a_folder_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    words = tiny_recipe("ce").command().split()[1:]
+    places = ["--cpu", "--quiet", "--runs", str(tmp_path), "--results", str(tmp_path / "file")]
+    assert cli.main([*words, *places]) == 1
+    assert "a file lies where a folder should be" in one_line(capsys)
+
+
+def test_a_command_has_no_options_that_it_does_not_use(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, dead in (
+        ("table", ("--cpu", "--runs", "--data ", "--quiet")),
+        ("doctor", ("--cpu", "--runs", "--results")),
+        ("fetch", ("--cpu", "--runs", "--results")),
+        ("predict", ("--data", "--runs", "--results")),
+        ("finetune", ("--runs",)),
+    ):
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+        told = capsys.readouterr().out
+        assert not [option for option in dead if option in told], command
+
+
 def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(_: object) -> int:
         raise KeyboardInterrupt
@@ -126,7 +174,7 @@ def test_a_run_from_its_own_command_and_again(
     told = capsys.readouterr().out
     assert f"segnb finetune {folder}" in told
     assert "image passes" in told  # the cost, before it starts
-    assert cli.main(["finetune", str(folder), *places]) == 0
+    assert cli.main(["finetune", str(folder), *places[:2], *places[4:]]) == 0
     first = capsys.readouterr().out
     assert "mIoU val" in first
     assert "6 labelled images, 4 steps" in first

@@ -151,6 +151,8 @@ def test_subset_with_masks_and_to(tmp_path: Path) -> None:
     assert some.ids == ("id3", "id1")
     assert torch.equal(some.images, whole.images[[3, 1]])
     assert torch.equal(some.extents, whole.extents[[3, 1]])
+    # All of them are no copy: of large sets there is no room for one.
+    assert whole.subset(whole.ids).images.data_ptr() == whole.images.data_ptr()
     asked = working_set(dataset, size=(16, 16), ids=["id3", "id1"], cache=tmp_path)
     assert torch.equal(asked.masks, some.masks)
     with pytest.raises(DataError, match=r"made: 'id9' is not among the 5 images .*\(1 such ids\)"):

@@ -312,6 +312,10 @@ def test_another_camvid_is_refused_and_not_kept(
             "camvid", root=tmp_path, archive=camvid_source(host.url("zip")), say=lambda _: None
         )
     assert not (tmp_path / "CamVid").exists()
+    # What was no good is not taken for a finished download: the next call fetches anew.
+    host.files["zip"] = camvid_zip((12, 16))
+    fetch.fetch("camvid", root=tmp_path, archive=camvid_source(host.url("zip")), say=lambda _: None)
+    assert len(datasets.load("camvid", "train", root=tmp_path)) == 3
 
 
 def test_cityscapes_and_shapes_have_only_words(tmp_path: Path) -> None:

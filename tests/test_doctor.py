@@ -182,6 +182,11 @@ def test_data_root_comes_from_the_environment(
     monkeypatch.setenv("SEGNB_DATA", str(tmp_path / "mine"))
     check = next(check for check in checks() if check.name == "camvid")
     assert str(tmp_path / "mine" / "CamVid") in check.found
+    # Read as the data sets read it: "~" is a home, and an empty word is none.
+    for word, place in (("~/mine", Path("~/mine").expanduser()), ("", Path("data"))):
+        monkeypatch.setenv("SEGNB_DATA", word)
+        check = next(check for check in checks() if check.name == "camvid")
+        assert str(place / "CamVid") in check.found
 
 
 def test_data_sets_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

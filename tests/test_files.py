@@ -50,3 +50,14 @@ def test_files_are_as_readable_as_any_other(tmp_path: Path) -> None:
     write_atomic(tmp_path / "atomic", "x")
     modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "atomic")}
     assert len(modes) == 1
+
+
+def test_a_writer_that_makes_a_private_file_of_its_own_changes_nothing(tmp_path: Path) -> None:
+    """As safetensors does: it writes elsewhere and renames onto the path it was given."""
+    (tmp_path / "plain").touch()
+    with atomic_path(tmp_path / "atomic") as side:
+        private = tmp_path / "private"
+        private.touch(mode=0o600)
+        private.rename(side)
+    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "atomic")}
+    assert len(modes) == 1

@@ -68,7 +68,12 @@ def work(environment: dict[str, str], folder: Path, recipes: list[Recipe], stop_
         except SegnbError as error:
             said.append(type(error).__name__)
     states = [network.state_dict() for network in networks]
-    torch.save({"states": states, "masks": seen, "said": said}, folder / f"rank{rank}.pt")
+    group = torch.distributed.group.WORLD
+    assert group is not None
+    # What is public tells no timeout.
+    patience = group._get_backend(torch.device("cpu")).options._timeout.total_seconds()
+    held = {"states": states, "masks": seen, "said": said, "patience": patience}
+    torch.save(held, folder / f"rank{rank}.pt")
 
 
 def launch(folder: Path, *recipes: Recipe, stop_after: int = 0) -> list[dict[str, Any]]:
@@ -116,6 +121,8 @@ def test_two_processes_train_one_network(tmp_path: Path) -> None:
     for one, other in zip(first["states"], second["states"], strict=True):
         assert same(one, other)
     assert first["masks"] == second["masks"]  # both learn from the same pseudo-labels
+    # The first evaluates alone, which at full size takes longer than the default.
+    assert first["patience"] == second["patience"] == loop.PATIENCE.total_seconds()
 
     rows = ledger.read(tmp_path / "results" / "ledger.jsonl")
     assert [row["recipe_hash"] for row in rows] == [recipe.hash for recipe in recipes]

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from PIL import Image
 from tiny import Finished
 
 from segnb import datasets
 from segnb.errors import DataError
-from segnb.predict import predict_folder
+from segnb.predict import _classes, _read, predict_folder
 
 pytest_plugins = ["tiny"]
 pytestmark = pytest.mark.usefixtures("one_thread", "places")
@@ -63,12 +65,15 @@ def test_one_image_and_again_over_the_first_outcome(
     assert (tmp_path / "wide.classes.png").read_bytes() == before
 
 
-def test_a_broken_image_is_named(
+def test_broken_images_are_named_and_the_others_done(
     photos: Path, tmp_path: Path, finished: Callable[..., Finished]
 ) -> None:
-    (photos / "wide.jpg").write_bytes((photos / "wide.jpg").read_bytes()[:300])
-    with pytest.raises(DataError, match=r"wide\.jpg can't be read as an image"):
-        list(predict_folder(finished("ce").folder, photos, tmp_path / "out", cpu=True))
+    (photos / "tall.PNG").write_bytes((photos / "tall.PNG").read_bytes()[:300])
+    (photos / "grey.webp").write_bytes(b"no image")
+    out = tmp_path / "out"
+    with pytest.raises(DataError, match=r"grey\.webp can't be read .*tall\.PNG can't be read"):
+        list(predict_folder(finished("ce").folder, photos, out, cpu=True))
+    assert {path.name.split(".")[0] for path in out.iterdir()} == {"wide"}
 
 
 def test_what_is_not_there_is_named(
@@ -91,3 +96,42 @@ def test_two_images_of_one_name_are_refused(
     Image.new("RGB", (20, 20)).save(photos / "wide.png")
     with pytest.raises(DataError, match=r"wide\.jpg and .*wide\.png"):
         list(predict_folder(finished("ce").folder, photos, tmp_path / "out", cpu=True))
+
+
+def test_sixteen_bits_of_grey_are_scaled_and_not_cut_off(tmp_path: Path) -> None:
+    values = np.array([[0, 257, 128 * 257, 65535]], np.uint16)
+    for ending in ("png", "tif"):
+        path = tmp_path / f"deep.{ending}"
+        Image.fromarray(values).save(path)
+        assert _read(path).image[0, :, 0].tolist() == [0, 1, 128, 255]
+    Image.fromarray(np.zeros((2, 2), np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(DataError, match=r"float\.tif .* floating-point numbers"):
+        _read(tmp_path / "float.tif")
+
+
+def test_a_photo_is_read_the_way_up_that_it_was_taken(tmp_path: Path) -> None:
+    pixels = np.zeros((16, 32, 3), np.uint8)
+    pixels[:, :16] = 255
+    photo = Image.fromarray(pixels)
+    exif = photo.getexif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    photo.save(tmp_path / "turned.png", exif=exif)
+    image = _read(tmp_path / "turned.png").image
+    assert image.shape == (32, 16, 3)
+    assert (image[:16] == 255).all()
+
+
+def test_an_image_too_large_for_the_reader_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (40, 40)).save(tmp_path / "vast.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DataError, match=r"vast\.png can't be read"):
+        _read(tmp_path / "vast.png")
+
+
+def test_classes_one_by_one_are_those_of_all_at_once() -> None:
+    scores = torch.randn(5, 6, 7, generator=torch.Generator().manual_seed(0))
+    scores[:, 0] = 0  # a tie, which goes to the first
+    full = F.interpolate(scores[None], size=(31, 29), mode="bilinear", align_corners=False)
+    assert torch.equal(_classes(scores, (31, 29)), full[0].argmax(0).byte())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -20,7 +21,7 @@ from tiny import SERVER, STEPS, Finished, tiny_recipe
 from segnb import cli, runs
 from segnb.errors import ConfigError, DataError, SegnbError
 from segnb.recipe import Method, Recipe, Stage
-from segnb.training import Session, TrainingStopped, stages
+from segnb.training import Session, TrainingStopped, checkpoint, stages
 from segnb.training.log import TrainingLog, read_log
 
 pytest_plugins = ["tiny"]
@@ -368,3 +369,42 @@ def test_two_processes_do_not_train_one_run(tmp_path: Path) -> None:
     child.join(timeout=60)
     assert child.exitcode == 0
     assert train(recipe, tmp_path) is not None
+
+
+def test_a_disk_without_room_is_told_and_the_old_files_stay(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    network = torch.nn.Linear(100, 100)
+    files = {name: tmp_path / name for name in ("finetune.pt", "weights.safetensors")}
+
+    def save() -> list[int | None]:
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        progress = checkpoint.Progress(step=1, seconds=0.0)
+        acts = (
+            lambda: checkpoint.save_checkpoint(
+                files["finetune.pt"],
+                key="a",
+                network=network,
+                optimizer=optimizer,
+                scaler=None,
+                progress=progress,
+            ),
+            lambda: checkpoint.save_weights(files["weights.safetensors"], network),
+        )
+        numbers: list[int | None] = []
+        for act in acts:
+            try:
+                act()
+            except OSError as error:
+                numbers.append(error.errno)
+        return numbers
+
+    assert save() == []
+    before = [path.read_bytes() for path in files.values()]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # stands in for a full disk
+    try:
+        assert save() == [errno.EFBIG, errno.EFBIG]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.read_bytes() for path in files.values()] == before
+    assert len(list(tmp_path.iterdir())) == 2

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny import COUNTS, STEPS, Finished, ledger_row, tiny_recipe
+from PIL import Image
+from tiny import COUNTS, NATIVE, STEPS, Finished, ledger_row, make_camvid, tiny_recipe
 
 from segnb import datasets, evaluation, ledger, report, runs, summary
 from segnb.errors import ConfigError, DataError
@@ -147,6 +150,74 @@ def test_the_same_recipe_gives_the_same_numbers(
 def test_cross_entropy_has_no_stage_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'ce' has no stage 1"):
         runs.run(tiny_recipe("ce"), runs=tmp_path, until="pretrain", cpu=True)
+
+
+def test_what_is_wrong_is_told_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "_train_and_measure", None)  # nothing of it is called
+    options = {"runs": tmp_path, "results": tmp_path / "results", "cpu": True}
+    with pytest.raises(ConfigError, match="all 12 training images are labelled"):
+        runs.run(tiny_recipe("pseudo", fraction=1), progress_bar=False, **options)
+    (tmp_path / "results" / "ledger.jsonl").write_text("{\n")
+    with pytest.raises(DataError, match="line 1 is not JSON"):
+        runs.run(tiny_recipe("ce"), progress_bar=False, **options)
+
+
+@pytest.mark.parametrize(("split", "said"), [("train", "labelled training"), ("val", "val")])
+def test_a_split_without_one_labelled_pixel_is_named(
+    split: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_camvid(tmp_path)
+    monkeypatch.setenv("SEGNB_CACHE", str(tmp_path / "cache"))
+    for path in (root / "CamVid" / f"{split}annot").iterdir():
+        Image.new("L", NATIVE[::-1], 11).save(path)
+    with pytest.raises(DataError, match=rf"every pixel of the \d+ {said} images is void"):
+        runs.load_splits(tiny_recipe("ce"), root=root, progress_bar=False)
+
+
+def test_a_run_that_another_process_has_just_finished_is_not_trained_again(
+    finished: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = finished("ce")
+    metrics = run.folder / "metrics.json"
+    text = metrics.read_text()
+    metrics.unlink()
+    load = runs.load_splits
+
+    def slow(*words: Any, **named: Any) -> runs.Splits:
+        metrics.write_text(text)  # meanwhile
+        return load(*words, **named)
+
+    monkeypatch.setattr(runs, "load_splits", slow)
+    monkeypatch.setattr(runs, "_train_and_measure", None)
+    again = runs.run(run.recipe, runs=run.folder.parent, results=None, cpu=True, progress_bar=False)
+    assert again == run.row
+
+
+def test_the_commit_is_that_of_the_code_that_ran(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe("ce", finetune=Stage(steps=1, batch=4))
+    commits = iter(["loaded", "checked out meanwhile"])
+    monkeypatch.setattr(runs, "_commit", lambda: next(commits))
+    row = runs.run(recipe, runs=tmp_path, results=None, cpu=True, progress_bar=False)
+    assert row is not None
+    assert row["commit"] == "loaded"
+
+
+def test_a_checkout_of_something_else_has_no_commit_of_this_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where segnb is installed into an environment inside another project."""
+    for words in (["init", "--quiet"], ["commit", "--quiet", "--allow-empty", "--message", "its"]):
+        who = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True)
+    package = tmp_path / ".venv" / "segnb"
+    package.mkdir(parents=True)
+    (package / "runs.py").touch()
+    monkeypatch.setattr(runs, "__file__", str(package / "runs.py"))
+    assert runs._commit() is None
 
 
 def test_a_split_list_is_used_and_its_missing_ids_counted(tmp_path: Path) -> None:

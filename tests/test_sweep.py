@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from tiny import ledger_row, tiny_recipe
 
-from segnb import ledger, sweep
+from segnb import cost, ledger, sweep
 from segnb.cost import foretell, readable_seconds
 from segnb.errors import ConfigError, DataError
+from segnb.models import SegmentationNetwork
 from segnb.recipe import Recipe, Stage
 from segnb.training import TrainingStopped
 
@@ -113,12 +117,46 @@ def test_a_real_sweep(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["ce", "ce_long", "contrastive", "pseudo"])
 def test_the_cost_is_told(method: Any) -> None:
     recipe = tiny_recipe(method)
-    cost = foretell(recipe, cpu=True)
-    assert cost.image_passes == recipe.image_passes()
-    assert cost.seconds > 0
-    assert cost.peak_bytes is None
-    assert f"{recipe.image_passes():,} image passes" in str(cost)
-    assert "on cpu" in str(cost)
+    told = foretell(recipe, cpu=True)
+    assert told.image_passes == recipe.image_passes()
+    assert told.seconds > 0
+    assert told.peak_bytes is None
+    assert f"{recipe.image_passes():,} image passes" in str(told)
+    assert "on cpu" in str(told)
+
+
+def test_each_of_several_processes_times_its_own_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole batch of the largest tier fits no single card."""
+    seen: list[int] = []
+    forward = SegmentationNetwork.forward
+
+    def counted(self: SegmentationNetwork, images: torch.Tensor, size: Any = None) -> torch.Tensor:
+        seen.append(len(images))
+        return forward(self, images, size)
+
+    monkeypatch.setattr(SegmentationNetwork, "forward", counted)
+    two = SimpleNamespace(
+        device=torch.device("cpu"), num_processes=2, autocast=contextlib.nullcontext
+    )
+    monkeypatch.setattr(cost, "make_accelerator", lambda *_, **__: two)
+    recipe = tiny_recipe(
+        pretrain=Stage(steps=1, batch=4), finetune=Stage(steps=1, batch=6, schedule="poly")
+    )
+    told = foretell(recipe)
+    assert set(seen) == {2 * 4 // 2, 6 // 2}
+    assert told.image_passes == recipe.image_passes()
+
+
+def test_a_cost_that_no_memory_can_bear_is_told_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def greedy(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.\nmore")
+
+    monkeypatch.setattr(cost, "contrastive_loss", greedy)
+    with pytest.raises(ConfigError, match=r"--pretrain\.batch 4 .*Tried to allocate 9") as caught:
+        foretell(tiny_recipe(), cpu=True)
+    assert caught.value.__context__ is None, "its frames would keep the memory from the run"
 
 
 def test_the_cost_of_what_cannot_be_trained_is_an_error() -> None:

@@ -210,3 +210,16 @@ def test_the_comparison_stands_where_most_methods_do() -> None:
     rows += [row(32.0, method="contrastive", labelled=n) for n in (46, 92)]
     assert {one["labelled"] for one in most_compared(rows)} == {46}
     assert most_compared([]) == []
+
+
+def test_a_method_with_more_image_passes_gains_nothing_over_the_same_compute() -> None:
+    rows = [
+        row(30.0, method="ce"),
+        row(40.0, method="ce_long"),
+        row(42.0),
+        row(50.0, method="pseudo"),  # stages 1 and 2 twice
+    ]
+    told = {(gain.baseline, gain.group.method): gain.differences for gain in gains(rows)}
+    assert told["cross-entropy, same compute", "contrastive (paper, cross)"] == [2.0]
+    assert told["cross-entropy", "pseudo-labels (paper, cross)"] == [20.0]
+    assert ("cross-entropy, same compute", "pseudo-labels (paper, cross)") not in told

@@ -216,7 +216,10 @@ def data_root(root: Path | None = None) -> Path:
 
 
 def cache_root(cache: Path | None = None) -> Path:
-    """``cache``, or ``$SEGNB_CACHE``, or ``.cache`` in the data root."""
+    """``cache``, or ``$SEGNB_CACHE``, or ``.cache`` in ``$SEGNB_DATA`` or ``./data``.
+
+    A data root that is named in another way is only read from.
+    """
     chosen = cache or os.environ.get("SEGNB_CACHE")
     return Path(chosen).expanduser() if chosen else data_root() / ".cache"
 

@@ -69,6 +69,8 @@ class WorkingSet:
         Raises:
             DataError: An id is not in this set.
         """
+        if tuple(ids) == self.ids:
+            return self  # no copy of what may be larger than memory
         places = {name: i for i, name in enumerate(self.ids)}
         unknown = [name for name in ids if name not in places]
         if unknown:
@@ -119,7 +121,7 @@ def working_set(
         dataset: The split.
         size: Height and width.
         ids: Which images; all by default.
-        cache: The cache root; by default ``$SEGNB_CACHE``, or ``.cache`` in the data root.
+        cache: The cache root; by default ``$SEGNB_CACHE``, or ``.cache`` in ``$SEGNB_DATA``.
         progress_bar: Show the building of a cache that takes more than seconds.
 
     Raises:

@@ -145,7 +145,12 @@ def fetch(
     else:
         arrived = _download_any(name, archive, downloads, folder, say)
         say(f"Unpacking {arrived.name}.")
-        _unpack_into(arrived, archive, folder, check)
+        try:
+            _unpack_into(arrived, archive, folder, check)
+        except DataError:
+            # What is no good must not be taken for a finished download the next time.
+            arrived.unlink()
+            raise
         arrived.unlink()
     say(f"{name} is ready: {_what_is_there(name, folder)}.")
     if archive is VOC_ARCHIVE:

@@ -145,7 +145,7 @@ def class_presence(
 
     Args:
         dataset: Any split.
-        cache: The cache root; by default ``$SEGNB_CACHE``, or ``.cache`` in the data root.
+        cache: The cache root; by default ``$SEGNB_CACHE``, or ``.cache`` in ``$SEGNB_DATA``.
 
     Raises:
         DataError: A mask cannot be read, or the cache cannot be written.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from segnb.errors import DataError
-from segnb.files import atomic_path
+from segnb.files import write_atomic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,9 @@ def save_checkpoint(
 
     The random state and the data order are functions of the step
     (:mod:`segnb.training.randomness`), and so is the learning rate: the step holds all three.
+
+    Raises:
+        OSError: The file can't be written; an older one stays as it was.
     """
     content = {
         "key": key,
@@ -48,8 +52,10 @@ def save_checkpoint(
         "step": progress.step,
         "seconds": progress.seconds,
     }
-    with atomic_path(path) as side:
-        torch.save(content, side)
+    # To memory first: on a full disk torch's own writer hides that it is full.
+    packed = io.BytesIO()
+    torch.save(content, packed)
+    write_atomic(path, packed.getvalue())
 
 
 def load_checkpoint(
@@ -94,13 +100,12 @@ def load_checkpoint(
 
 def save_weights(path: Path, network: nn.Module) -> None:
     """Write weights as safetensors."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state: dict[str, Tensor] = {
         name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
     }
-    with atomic_path(path) as side:
-        save_file(state, side)
+    write_atomic(path, save(state))
 
 
 def load_weights(path: Path, network: nn.Module) -> None:

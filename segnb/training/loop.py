@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import math
 import signal
 import threading
@@ -15,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -32,6 +34,10 @@ LOG_EVERY = 10
 
 #: Seconds between checkpoints.
 CHECKPOINT_SECONDS = 60.0
+
+#: How long processes wait for each other: the first one measures and evaluates alone, and by
+#: default NCCL takes the others for lost after ten minutes.
+PATIENCE = datetime.timedelta(hours=6)
 
 #: ``compute_loss(network, step, generator) -> scalar``: what a stage does with one step.
 ComputeLoss = Callable[[nn.Module, int, torch.Generator], Tensor]
@@ -95,7 +101,8 @@ def make_accelerator(precision: Precision = "auto", *, cpu: bool = False) -> Acc
     # with several. Processes that have found each other stay together.
     alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
     AcceleratorState._reset_state(reset_partial_state=alone)
-    device = Accelerator(mixed_precision="no", cpu=cpu).device
+    patience = InitProcessGroupKwargs(timeout=PATIENCE)
+    device = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[patience]).device
     chosen = choose_precision(precision, device)
     AcceleratorState._reset_state()
     return Accelerator(mixed_precision={"fp32": "no"}.get(chosen, chosen), cpu=cpu)
