@@ -114,6 +114,11 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def is_intel_processor() -> bool:
+    """Whether Linux says that the processor is Intel's; False where nothing says so."""
+    return _cpuinfo("vendor_id") == "GenuineIntel"
+
+
 def machine_memory() -> int:
     """Bytes of main memory that this process may use (a container's limit counts)."""
     import psutil
@@ -187,7 +192,7 @@ def _bf16_hardware() -> str | None:
     if _processor_has("amx_bf16", "_is_amx_tile_supported"):
         return "AMX"
     if _processor_has("avx512_bf16", "_is_avx512_bf16_supported"):
-        return None if _cpuinfo("vendor_id") == "GenuineIntel" else "AVX-512 BF16"
+        return None if is_intel_processor() else "AVX-512 BF16"
     return None
 
 

@@ -1,7 +1,8 @@
 """Which library multiplies float32 matrices on the CPU.
 
-On some processors oneDNN is two to three times faster than MKL at the same accuracy, on others
-the setting that reaches it rounds to bfloat16 first. A probe of the accuracy tells them apart.
+MKL is at the peak of Intel's processors, whose maker it has; on others oneDNN is faster at the same
+accuracy. The setting that reaches oneDNN lets some processors round to bfloat16: a probe of the
+accuracy tells them apart. Measured in ``benchmarks/NOTES.md``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+from segnb.device import is_intel_processor
 
 #: Largest error of a product of unit vectors that still counts as float32.
 FLOAT32_ERROR = 1e-6
@@ -43,6 +46,9 @@ def _setting() -> str | None:
     """The setting that reaches oneDNN with float32 accuracy on this machine, or None."""
     switch = getattr(torch.backends.mkldnn, "matmul", None)
     if not torch._C._has_mkldnn or not hasattr(switch, "fp32_precision"):
+        return None
+    if torch._C.has_mkl and is_intel_processor():
+        # No faster there, and oneDNN keeps the kernels of every shape of tile: 90 MiB of them.
         return None
     generator = torch.Generator().manual_seed(0)
     first, second = torch.nn.functional.normalize(
