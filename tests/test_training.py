@@ -452,10 +452,10 @@ def test_pseudo_labels_below_the_threshold_are_void(splits: runs.Splits) -> None
 
 
 def test_pseudo_labels_need_images_without_a_label(places: Path, tmp_path: Path) -> None:
-    from segnb.errors import DataError
+    from segnb.errors import ConfigError
 
     recipe = tiny_recipe("pseudo", fraction=1.0)
-    with pytest.raises(DataError, match="labels all 12 training images"):
+    with pytest.raises(ConfigError, match="all 12 training images are labelled"):
         runs.run(recipe, runs=tmp_path, results=None, cpu=True, progress_bar=False)
 
 
