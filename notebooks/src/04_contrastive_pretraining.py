@@ -449,14 +449,14 @@ display(
 )
 if len(steps) > 4:
     together = float(np.corrcoef(np.diff(losses), np.diff(floors))[0, 1])
-    share = 1 - np.var(np.diff(gap)) / np.var(np.diff(losses))
     print(f"correlation of the two lines' jumps: {together:.2f}")
-    print(f"share of the jumps' variance that the floor explains: {100 * share:.0f} %")
+    print(f"share of the loss's jumps that goes with the floor's (R²): {100 * together**2:.0f} %")
 print(f"loss above its floor: {gap[0]:.2f} at the first step, {gap[-1]:.2f} at the last")
 
 # %% [markdown]
 # **How to read it.** The floor is gone, and the curve says at last what we wanted to know: is it
-# still falling? If it is, more steps may help. A plain loss curve that looks flat may hide a gap
+# still falling? (It trembles too: the loss follows its floor, but not one to one.) If it is, more
+# steps may help. A plain loss curve that looks flat may hide a gap
 # that still closes, and one that seems to fall may only have met easier crops. (With
 # `FORM = "official"` the floor is about zero, and the gap is the loss itself.)
 #
