@@ -73,7 +73,7 @@ def test_values_and_gradients_in_the_interpreter():
     ],
 )
 def test_kernels_fit_the_chip(arch, operands, variant, spills, tmp_path, monkeypatch):
-    """Hardly a register spilled at 256 channels, shared memory within the chip's, tensor cores used."""
+    """Hardly a register spilled at 256 channels, shared memory fits, tensor cores used."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     compiler = report()
     took = compiler.compile_kernel(
