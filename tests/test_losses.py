@@ -764,6 +764,16 @@ def test_shapes_types_devices_and_choices():
         supcon_loss(f, y, reduction="sum")
     with pytest.raises(ValueError, match="weights of shape"):
         supcon_loss(f, y, weights=torch.ones(2, 5))
+    for misfit in (
+        lambda w: paper.within_image_loss(f, f, y, y, weights=w),
+        lambda w: paper.cross_image_loss(f, f, f, y, y, y, weights=w),
+        lambda w: paper.batch_loss(f, y, weights=w),
+        lambda w: official.within_image_loss(f, y, weights=w),
+        lambda w: official.cross_image_loss(f, f, y, y, weights=(torch.ones(2, 6), w)),
+        lambda w: supcon_loss(f[0], y[0], weights=w[0]),
+    ):
+        with pytest.raises(ValueError, match=r"weights of shape .* do not fit labels"):
+            misfit(torch.ones(2, 3, 2))  # as many, in another arrangement
     with pytest.raises(ValueError, match="weights must be finite and not negative"):
         supcon_loss(f, y, weights=-torch.ones(2, 6))
 

@@ -18,6 +18,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from segnb.files import write_atomic
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 #: Pages that hold tables made from the ledger.
@@ -77,7 +79,7 @@ def main() -> int:
     for path in PAGES:
         old = path.read_text(encoding="utf-8")
         new = refresh(old)
-        path.write_text(new, encoding="utf-8")
+        write_atomic(path, new)
         state = "tables written again" if new != old else "already in step"
         print(f"{path.relative_to(REPOSITORY)}: {state}")
     return 0

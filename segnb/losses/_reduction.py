@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, get_args, overload
 
 import torch
 from torch import Tensor
@@ -14,6 +14,30 @@ def check_reduction(reduction: str) -> None:
     """Raise ValueError for a reduction there is not."""
     if reduction not in get_args(Reduction):
         raise ValueError(f"reduction must be one of {get_args(Reduction)}, got {reduction!r}")
+
+
+@overload
+def flat_weights(weights: Tensor, labels: Tensor) -> Tensor: ...
+@overload
+def flat_weights(weights: None, labels: Tensor) -> None: ...
+def flat_weights(weights: Tensor | None, labels: Tensor) -> Tensor | None:
+    """The caller's weights as ``[B, N]``.
+
+    Args:
+        weights: Shaped as ``labels``, or None.
+        labels: ``[B, N]`` or ``[B, H, W]``, as the caller gave them.
+
+    Raises:
+        ValueError: The shapes differ. As many weights in another order would pass silently.
+    """
+    if weights is None:
+        return None
+    if weights.shape != labels.shape:
+        raise ValueError(
+            f"weights of shape {tuple(weights.shape)} do not fit labels of shape "
+            f"{tuple(labels.shape)}"
+        )
+    return weights.flatten(1)
 
 
 def anchor_weights(
@@ -32,15 +56,11 @@ def anchor_weights(
         dtype: Type of the factors.
 
     Raises:
-        ValueError: The weights' shape or device does not fit, or (looked at on the CPU alone)
-            a weight is negative or not finite.
+        ValueError: The weights are on another device, or (looked at on the CPU alone) one is
+            negative or not finite.
     """
     factors = counts.to(dtype)
     if weights is not None:
-        if weights.numel() != counts.numel() or weights.shape[0] != counts.shape[0]:
-            raise ValueError(
-                f"weights of shape {tuple(weights.shape)} do not fit {tuple(counts.shape)} pixels"
-            )
         if weights.device != counts.device:
             raise ValueError(f"weights are on {weights.device}, features on {counts.device}")
         if (
@@ -49,7 +69,7 @@ def anchor_weights(
             and not bool(((weights >= 0) & torch.isfinite(weights)).all())
         ):
             raise ValueError("weights must be finite and not negative")
-        factors = factors * weights.detach().reshape(counts.shape).to(dtype)
+        factors = factors * weights.detach().to(dtype)
     if reduction == "none":
         return factors
     total = factors.sum(dim=1, keepdim=True)

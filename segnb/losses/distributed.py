@@ -21,7 +21,7 @@ from torch import Tensor
 from segnb.losses import _tiled, _tiles
 from segnb.losses._differentiation import once_differentiable
 from segnb.losses._inputs import check_temperature, class_counts, pixel_set
-from segnb.losses._reduction import anchor_weights
+from segnb.losses._reduction import anchor_weights, flat_weights
 from segnb.losses._tiles import Band
 
 
@@ -59,18 +59,12 @@ def batch_loss(
     """
     check_temperature(temperature)
     pixels = pixel_set(features, labels, normalize=normalize)
-    own_weights = torch.ones_like(pixels.labels, dtype=pixels.features.dtype)
-    if weights is not None:
-        if weights.shape != labels.shape:
-            raise ValueError(
-                f"weights of shape {tuple(weights.shape)} do not fit labels of shape "
-                f"{tuple(labels.shape)}"
-            )
-        own_weights = weights.detach().to(pixels.features.dtype)
+    flat = flat_weights(weights, labels)
+    own_weights = torch.ones_like(pixels.labels) if flat is None else flat.detach()
     loss: Tensor = _BatchLoss.apply(  # type: ignore[no-untyped-call]
         pixels.features.flatten(0, 1),
         pixels.labels.flatten(),
-        own_weights.flatten(),
+        own_weights.to(pixels.features.dtype).flatten(),
         pixels.dtype,
         temperature,
         ignore_index,

@@ -13,7 +13,7 @@ from torch import Tensor
 from segnb.losses import _core
 from segnb.losses._core import Backend
 from segnb.losses._inputs import PixelSet, check_temperature, pixel_set, same_space
-from segnb.losses._reduction import Reduction, anchor_weights, check_reduction
+from segnb.losses._reduction import Reduction, anchor_weights, check_reduction, flat_weights
 
 
 def within_image_loss(
@@ -61,7 +61,7 @@ def within_image_loss(
         temperature=temperature,
         ignore_index=ignore_index,
         reduction=reduction,
-        weights=weights,
+        weights=flat_weights(weights, labels),
         backend=backend,
     )
     return loss if reduction == "mean" else loss.reshape(pixels.shape)
@@ -110,6 +110,10 @@ def cross_image_loss(
     both = PixelSet(
         torch.cat([first.features, second.features], dim=1), labels, labels.shape, first.dtype
     )
+    flat = None
+    if weights is not None:
+        pairs = zip(weights, (labels1, labels2), strict=True)
+        flat = torch.cat([flat_weights(w, y) for w, y in pairs], dim=1)
     images = torch.cat([torch.zeros_like(first.labels), torch.ones_like(second.labels)], dim=1)
     return _official_loss(
         both,
@@ -117,7 +121,7 @@ def cross_image_loss(
         temperature=temperature,
         ignore_index=ignore_index,
         reduction=reduction,
-        weights=None if weights is None else torch.cat([w.flatten(1) for w in weights], dim=1),
+        weights=flat,
         backend=backend,
     )
 

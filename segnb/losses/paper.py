@@ -12,7 +12,7 @@ from torch import Tensor
 from segnb.losses._core import Backend
 from segnb.losses._inputs import pixel_set, same_space
 from segnb.losses._logsumexp_form import logsumexp_form_loss
-from segnb.losses._reduction import Reduction
+from segnb.losses._reduction import Reduction, flat_weights
 
 
 def within_image_loss(
@@ -67,7 +67,7 @@ def within_image_loss(
         ignore_index=ignore_index,
         exclude_self=False,
         reduction=reduction,
-        weights=weights,
+        weights=flat_weights(weights, anchor_labels),
         backend=backend,
     )
     return loss if reduction == "mean" else loss.reshape(anchor_set.shape)
@@ -127,7 +127,7 @@ def cross_image_loss(
         ignore_index=ignore_index,
         exclude_self=False,
         reduction=reduction,
-        weights=weights,
+        weights=flat_weights(weights, anchor_labels),
         backend=backend,
     )
     return loss if reduction == "mean" else loss.reshape(anchor_set.shape)
@@ -170,6 +170,7 @@ def batch_loss(
     bag = pixels._replace(
         features=pixels.features.flatten(0, 1)[None], labels=pixels.labels.flatten()[None]
     )
+    flat = flat_weights(weights, labels)
     loss = logsumexp_form_loss(
         bag,
         bag,
@@ -178,7 +179,7 @@ def batch_loss(
         ignore_index=ignore_index,
         exclude_self=True,
         reduction=reduction,
-        weights=None if weights is None else weights.flatten()[None],
+        weights=None if flat is None else flat.flatten()[None],
         backend=backend,
     )
     return loss if reduction == "mean" else loss.reshape(pixels.shape)

@@ -7,7 +7,7 @@ from torch import Tensor
 from segnb.losses._core import Backend
 from segnb.losses._inputs import pixel_set
 from segnb.losses._logsumexp_form import logsumexp_form_loss
-from segnb.losses._reduction import Reduction
+from segnb.losses._reduction import Reduction, flat_weights
 
 
 def supcon_loss(
@@ -60,7 +60,7 @@ def supcon_loss(
         ignore_index=ignore_index,
         exclude_self=True,
         reduction=reduction,
-        weights=weights,
+        weights=flat_weights(weights, labels),
         backend=backend,
     )
     return loss if reduction == "mean" else loss.reshape(shape)
