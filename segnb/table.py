@@ -215,13 +215,13 @@ class Gain:
     Attributes:
         baseline: Name of the baseline without what :func:`weights_suffix` adds.
         group: The runs of the method.
-        differences: Points over the baseline, one for each seed that both have: the same
+        differences: Points over the baseline by seed, for each seed that both have: the same
             labelled images and first weights.
     """
 
     baseline: str
     group: Group
-    differences: list[float]
+    differences: dict[int, float]
 
 
 def gains(rows: Iterable[Row], measure: str = "miou_val") -> list[Gain]:
@@ -245,8 +245,8 @@ def gains(rows: Iterable[Row], measure: str = "miou_val") -> list[Gain]:
             if group.method in [shorter + weights for shorter in baselines[: place + 1]]:
                 continue
             other = held.get((baseline + weights, group.labelled))
-            differences = [
-                value - other.values[seed]
+            differences = {
+                seed: value - other.values[seed]
                 for seed, value in group.values.items()
                 if other is not None
                 and seed in other.values
@@ -254,7 +254,7 @@ def gains(rows: Iterable[Row], measure: str = "miou_val") -> list[Gain]:
                     baseline == CROSS_ENTROPY
                     or _image_passes(group.rows[seed]) <= _image_passes(other.rows[seed])
                 )
-            ]
+            }
             if differences:
                 paired.append(Gain(baseline, group, differences))
     if not paired:
@@ -263,6 +263,27 @@ def gains(rows: Iterable[Row], measure: str = "miou_val") -> list[Gain]:
             "labelled images and the same seed"
         )
     return paired
+
+
+def mean_gain(found: Iterable[Gain], counts: Collection[int]) -> Summary | None:
+    """One method's gain over one baseline, averaged over numbers of labelled images.
+
+    Averaged seed by seed, so that what repeats in the interval is the seed: the labelled images
+    of one seed are nested, and its gains at several numbers of them are not independent.
+
+    Args:
+        found: Gains of one method over one baseline.
+        counts: The numbers of labelled images.
+
+    Returns:
+        ``None`` where no seed has a gain at every number.
+    """
+    held = {gain.group.labelled: gain.differences for gain in found}
+    if not counts or not held.keys() >= set(counts):
+        return None
+    seeds = set.intersection(*(set(held[count]) for count in counts))
+    means = [math.fsum(held[count][seed] for count in counts) / len(counts) for seed in seeds]
+    return summarise(means) if means else None
 
 
 def _image_passes(row: Row) -> int:
@@ -381,31 +402,48 @@ def gains_table(
 ) -> str:
     """A markdown table of :func:`gains`, one line a method and number of labelled images.
 
-    A cell is the mean of the differences in points, and their 95 % Student-t interval.
+    A cell is the mean of the differences in points, and their 95 % Student-t interval. A method
+    that was run at several numbers of labelled images has a last line with their mean
+    (:func:`mean_gain`).
 
     Raises:
         ConfigError: See :func:`gains`.
     """
     rows = list(rows)
     held = [m for m in measures if any(row.get(m) is not None for row in rows)] or measures[:1]
-    cells: dict[tuple[int, tuple[int, int, str], str], dict[tuple[str, str], Summary]] = {}
-    labels: dict[int, str] = {}
-    for measure in held:
-        for gain in gains(rows, measure):
+    found = {measure: gains(rows, measure) for measure in held}
+    cells: dict[tuple[float, tuple[int, int, str], str], dict[tuple[Measure, str], Summary]] = {}
+    labels: dict[tuple[float, str], str] = {}
+    for measure, gained in found.items():
+        for gain in gained:
             group = gain.group
             key = (group.labelled, method_order(group.method), group.method)
-            labels[group.labelled] = _labelled_name(group)
-            cells.setdefault(key, {})[measure, gain.baseline] = summarise(gain.differences)
+            labels[group.labelled, group.method] = _labelled_name(group)
+            summary = summarise(gain.differences.values())
+            cells.setdefault(key, {})[measure, gain.baseline] = summary
+    for name in {method for _, method in labels}:
+        counts = sorted(int(count) for count, method in labels if method == name)
+        means = {
+            (measure, baseline): mean_gain(
+                [g for g in gained if (g.group.method, g.baseline) == (name, baseline)], counts
+            )
+            for measure, gained in found.items()
+            for baseline in BASELINES
+        }
+        told_means = {column: mean for column, mean in means.items() if mean is not None}
+        if len(counts) > 1 and told_means:
+            labels[math.inf, name] = f"mean of {', '.join(map(str, counts))}"
+            cells[math.inf, method_order(name), name] = told_means
     # The two that every claim needs are there, empty or not.
-    told = {baseline for found in cells.values() for _, baseline in found}
+    told = {baseline for columns in cells.values() for _, baseline in columns}
     told |= {CROSS_ENTROPY, CROSS_ENTROPY_LONG}
     columns = [(m, b) for m in held for b in BASELINES if b in told]
     head = ["labelled images", "method", "seeds"]
     head += [f"{MEASURE_NAMES[m]}: {BASELINES[b]}" for m, b in columns]
     lines = [
-        [labels[key[0]], key[2], _seeds_cell(found.values())]
-        + [_gain_cell(found.get(column)) for column in columns]
-        for key, found in sorted(cells.items())
+        [labels[key[0], key[2]], key[2], _seeds_cell(line.values())]
+        + [_gain_cell(line.get(column)) for column in columns]
+        for key, line in sorted(cells.items())
     ]
     return _markdown(head, lines, left=2)
 

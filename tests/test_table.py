@@ -14,6 +14,7 @@ from segnb.table import (
     gains,
     gains_table,
     groups,
+    mean_gain,
     method_name,
     method_order,
     most_compared,
@@ -174,9 +175,9 @@ def test_gains_are_paired_by_seed() -> None:
     found = {(one.baseline, one.group.method): one.differences for one in gains(rows)}
     name = "contrastive (paper, cross)"
     assert found == {
-        ("cross-entropy", "cross-entropy, same compute"): [5.0],
-        ("cross-entropy", name): [11.0, 13.0],
-        ("cross-entropy, same compute", name): [6.0],
+        ("cross-entropy", "cross-entropy, same compute"): {0: 5.0},
+        ("cross-entropy", name): {0: 11.0, 1: 13.0},
+        ("cross-entropy, same compute", name): {0: 6.0},
     }
     assert gains_table(rows).splitlines() == [
         "| labelled images | method | seeds | mIoU, val: over cross-entropy "
@@ -188,6 +189,20 @@ def test_gains_are_paired_by_seed() -> None:
     ]
     with pytest.raises(ConfigError, match="no run can be compared"):
         gains_table([row(40.0)])
+
+
+def test_a_mean_over_numbers_of_labelled_images_repeats_seeds_alone() -> None:
+    gained = {10: {0: 1.0, 1: 2.0, 2: 9.0}, 40: {0: 3.0, 1: 6.0}}  # seed 2 has no pair at 40
+    rows = [row(30.0, method="ce", labelled=n, seed=s) for n in gained for s in gained[n]]
+    rows += [row(30.0 + g, labelled=n, seed=s) for n in gained for s, g in gained[n].items()]
+    rows += [row(31.0, method="ce_long", labelled=10, seed=s) for s in range(3)]
+    *_, last = gains_table(rows).splitlines()
+    # Means of the seeds: 2 and 4. Half the interval: 12.706 * sqrt(2) / sqrt(2).
+    assert last == (
+        "| mean of 10, 40 | contrastive (paper, cross) | 2 | +3.0 (-9.7 to +15.7) | – |"
+    )
+    assert "mean of" not in gains_table([one for one in rows if one["labelled"] == 10])
+    assert mean_gain(gains(rows)[1:], [10, 40, 90]) is None
 
 
 def test_a_gain_tells_how_many_seeds_its_baselines_share() -> None:
@@ -220,6 +235,6 @@ def test_a_method_with_more_image_passes_gains_nothing_over_the_same_compute() -
         row(50.0, method="pseudo"),  # stages 1 and 2 twice
     ]
     told = {(gain.baseline, gain.group.method): gain.differences for gain in gains(rows)}
-    assert told["cross-entropy, same compute", "contrastive (paper, cross)"] == [2.0]
-    assert told["cross-entropy", "pseudo-labels (paper, cross)"] == [20.0]
+    assert told["cross-entropy, same compute", "contrastive (paper, cross)"] == {0: 2.0}
+    assert told["cross-entropy", "pseudo-labels (paper, cross)"] == {0: 20.0}
     assert ("cross-entropy, same compute", "pseudo-labels (paper, cross)") not in told

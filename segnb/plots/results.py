@@ -123,7 +123,7 @@ def gain(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
     panels: dict[str, dict[str, list[tuple[Group, list[float]]]]] = {}
     for one in gains(rows, measure):
         line = panels.setdefault(one.baseline, {}).setdefault(one.group.method, [])
-        line.append((one.group, one.differences))
+        line.append((one.group, list(one.differences.values())))
     styles = method_styles(sorted({name for lines in panels.values() for name in lines}))
     alt = f"Gain in {MEASURE_NAMES[measure]}, in points. " + " ".join(
         f"Over {baseline}: "
