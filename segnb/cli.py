@@ -489,7 +489,38 @@ def _parse(options: type[Any], name: str, words: list[str]) -> Any:
         chosen, _ = first.parse_known_args(words)
         default = options(recipe=preset(chosen.dataset, chosen.tier))
     kept = {} if default is tyro.MISSING_NONPROP else {"default": default}
-    return tyro.cli(options, args=words, prog=f"segnb {name}", **kept)
+    with _shares():
+        return tyro.cli(options, args=words, prog=f"segnb {name}", **kept)
+
+
+def _shares() -> tyro.constructors.ConstructorRegistry:
+    """What lets a number be given as a share, ``1/8``: so tables and figures name fractions."""
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def number(
+        info: tyro.constructors.PrimitiveTypeInfo,
+    ) -> tyro.constructors.PrimitiveConstructorSpec[float] | None:
+        if info.type is not float:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="FLOAT",
+            instance_from_str=lambda words: _number(words[0]),
+            is_instance=lambda value: isinstance(value, (float, int)),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return registry
+
+
+def _number(word: str) -> float:
+    above, stroke, below = word.partition("/")
+    if not stroke:
+        return float(word)
+    if float(below) == 0:
+        raise ValueError(f"{word} divides by zero")
+    return float(above) / float(below)
 
 
 def _overview() -> int:

@@ -223,6 +223,18 @@ def test_predict_names_what_it_wrote(
     assert all(Path(line).exists() for line in told)
 
 
+def test_a_fraction_may_be_given_as_it_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["sweep", "--dry-run", "--fractions", "1/8", "0.5"]) == 0
+    told = capsys.readouterr().out
+    assert "--fraction 0.125\n" in told
+    assert "--fraction 0.5\n" in told
+    for wrong in ("1/0", "1/", "/2", "1/2/3", "eighth"):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["sweep", "--dry-run", "--fractions", wrong])
+        assert stopped.value.code == 2
+        assert "--fractions" in capsys.readouterr().err
+
+
 def test_table_prints_the_ledger(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for method, miou in (("ce", 20.0), ("ce_long", 25.0)):
         recipe = preset("shapes", "quick").replace(method=method)
