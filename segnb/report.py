@@ -139,7 +139,7 @@ def ledger_figures(
                 figures[f"temperature_{split}"] = plots.temperature_curve(heated, measure=measure)
     return {
         **figures,
-        "cost": plots.cost(table.one_device(rows)),
+        "cost": plots.cost(table.beside_baselines(table.one_device(rows))),
         "compactness": plots.compactness_scatter(rows),
         "compactness_stages": plots.compactness_stages(compared),
         **comparison(compared, results, root=root),

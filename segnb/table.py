@@ -37,6 +37,9 @@ _VARIANTS = tuple(
     f"({form}, {scope})" for form in ("paper", "official") for scope in ("cross", "within", "batch")
 )
 
+#: Where lines over several numbers of labelled images stand: after any number of them.
+_LAST = 10**9
+
 #: Fields that decide nothing for a method, so that choosing by them does not drop its rows.
 _STAGE_ONE = frozenset({"form", "scope", "temperature", "loss_size", "freeze"})
 _UNUSED: dict[str, frozenset[str]] = {
@@ -278,12 +281,34 @@ def mean_gain(found: Iterable[Gain], counts: Collection[int]) -> Summary | None:
     Returns:
         ``None`` where no seed has a gain at every number.
     """
+    return _combined(found, {count: 1 / len(counts) for count in counts})
+
+
+def gain_rise(found: Iterable[Gain], *, few: int, many: int) -> Summary | None:
+    """How much larger a method's gain is with few labelled images than with many, in points.
+
+    The paper's claim is label efficiency, so a gain that rises as labels become fewer is what it
+    foretells. Taken seed by seed, as in :func:`mean_gain`.
+
+    Args:
+        found: Gains of one method over one baseline.
+        few: The smaller number of labelled images.
+        many: The larger.
+
+    Returns:
+        ``None`` where no seed has a gain at both.
+    """
+    return _combined(found, {few: 1.0, many: -1.0})
+
+
+def _combined(found: Iterable[Gain], weights: Mapping[int, float]) -> Summary | None:
+    """A weighted sum of gains over numbers of labelled images, seed by seed."""
     held = {gain.group.labelled: gain.differences for gain in found}
-    if not counts or not held.keys() >= set(counts):
+    if not weights or not held.keys() >= weights.keys():
         return None
-    seeds = set.intersection(*(set(held[count]) for count in counts))
-    means = [math.fsum(held[count][seed] for count in counts) / len(counts) for seed in seeds]
-    return summarise(means) if means else None
+    seeds = set.intersection(*(set(held[count]) for count in weights))
+    sums = [math.fsum(w * held[count][seed] for count, w in weights.items()) for seed in seeds]
+    return summarise(sums) if sums else None
 
 
 def _image_passes(row: Row) -> int:
@@ -297,6 +322,16 @@ def one_device(rows: Iterable[Row]) -> list[Row]:
     rows = list(rows)
     most = Counter(row["device"] for row in rows).most_common(1)
     return [row for row in rows if row["device"] == most[0][0]]
+
+
+def beside_baselines(rows: Iterable[Row]) -> list[Row]:
+    """The rows at numbers of labelled images where cross-entropy stands too.
+
+    All rows, where it stands nowhere: then no method can be set beside it anyway.
+    """
+    rows = list(rows)
+    counts = {row["labelled"] for row in rows if row["method"] in ("ce", "ce_long")}
+    return [row for row in rows if not counts or row["labelled"] in counts]
 
 
 def one_of_each_method(rows: Iterable[Row]) -> list[Row]:
@@ -403,8 +438,9 @@ def gains_table(
     """A markdown table of :func:`gains`, one line a method and number of labelled images.
 
     A cell is the mean of the differences in points, and their 95 % Student-t interval. A method
-    that was run at several numbers of labelled images has a last line with their mean
-    (:func:`mean_gain`).
+    that was run at several numbers of labelled images has two last lines: their mean
+    (:func:`mean_gain`), and by how much the gain with the fewest is above that with the most
+    (:func:`gain_rise`).
 
     Raises:
         ConfigError: See :func:`gains`.
@@ -412,8 +448,8 @@ def gains_table(
     rows = list(rows)
     held = [m for m in measures if any(row.get(m) is not None for row in rows)] or measures[:1]
     found = {measure: gains(rows, measure) for measure in held}
-    cells: dict[tuple[float, tuple[int, int, str], str], dict[tuple[Measure, str], Summary]] = {}
-    labels: dict[tuple[float, str], str] = {}
+    cells: dict[tuple[int, tuple[int, int, str], str], dict[tuple[Measure, str], Summary]] = {}
+    labels: dict[tuple[int, str], str] = {}
     for measure, gained in found.items():
         for gain in gained:
             group = gain.group
@@ -423,29 +459,43 @@ def gains_table(
             cells.setdefault(key, {})[measure, gain.baseline] = summary
     for name in {method for _, method in labels}:
         counts = sorted(int(count) for count, method in labels if method == name)
-        means = {
-            (measure, baseline): mean_gain(
-                [g for g in gained if (g.group.method, g.baseline) == (name, baseline)], counts
-            )
-            for measure, gained in found.items()
-            for baseline in BASELINES
-        }
-        told_means = {column: mean for column, mean in means.items() if mean is not None}
-        if len(counts) > 1 and told_means:
-            labels[math.inf, name] = f"mean of {', '.join(map(str, counts))}"
-            cells[math.inf, method_order(name), name] = told_means
+        for place, (label, columns) in enumerate(_over_counts(found, name, counts).items()):
+            last = _LAST + place
+            labels[last, name] = label
+            cells[last, method_order(name), name] = columns
     # The two that every claim needs are there, empty or not.
     told = {baseline for columns in cells.values() for _, baseline in columns}
     told |= {CROSS_ENTROPY, CROSS_ENTROPY_LONG}
-    columns = [(m, b) for m in held for b in BASELINES if b in told]
+    order = [(m, b) for m in held for b in BASELINES if b in told]
     head = ["labelled images", "method", "seeds"]
-    head += [f"{MEASURE_NAMES[m]}: {BASELINES[b]}" for m, b in columns]
+    head += [f"{MEASURE_NAMES[m]}: {BASELINES[b]}" for m, b in order]
     lines = [
         [labels[key[0], key[2]], key[2], _seeds_cell(line.values())]
-        + [_gain_cell(line.get(column)) for column in columns]
+        + [_gain_cell(line.get(column)) for column in order]
         for key, line in sorted(cells.items())
     ]
     return _markdown(head, lines, left=2)
+
+
+def _over_counts(
+    found: Mapping[Measure, Sequence[Gain]], method: str, counts: Sequence[int]
+) -> dict[str, dict[tuple[Measure, str], Summary]]:
+    """What is told of one method's gains at several numbers of labelled images taken together."""
+    if len(counts) < 2:
+        return {}
+    few, many = counts[0], counts[-1]
+    mean, rise = f"mean of {', '.join(map(str, counts))}", f"{few} less {many}"
+    told: dict[str, dict[tuple[Measure, str], Summary]] = {mean: {}, rise: {}}
+    for measure, gained in found.items():
+        for baseline in BASELINES:
+            one = [g for g in gained if (g.group.method, g.baseline) == (method, baseline)]
+            for label, summary in (
+                (mean, mean_gain(one, counts)),
+                (rise, gain_rise(one, few=few, many=many)),
+            ):
+                if summary is not None:
+                    told[label][measure, baseline] = summary
+    return {label: columns for label, columns in told.items() if columns}
 
 
 def _field(row: Row, name: str) -> Any:

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from segnb.errors import ConfigError
 from segnb.recipe import Recipe
 from segnb.table import (
+    beside_baselines,
     fraction_name,
+    gain_rise,
     gains,
     gains_table,
     groups,
@@ -196,13 +198,39 @@ def test_a_mean_over_numbers_of_labelled_images_repeats_seeds_alone() -> None:
     rows = [row(30.0, method="ce", labelled=n, seed=s) for n in gained for s in gained[n]]
     rows += [row(30.0 + g, labelled=n, seed=s) for n in gained for s, g in gained[n].items()]
     rows += [row(31.0, method="ce_long", labelled=10, seed=s) for s in range(3)]
-    *_, last = gains_table(rows).splitlines()
+    *_, mean, rise = gains_table(rows).splitlines()
     # Means of the seeds: 2 and 4. Half the interval: 12.706 * sqrt(2) / sqrt(2).
-    assert last == (
+    assert mean == (
         "| mean of 10, 40 | contrastive (paper, cross) | 2 | +3.0 (-9.7 to +15.7) | – |"
     )
-    assert "mean of" not in gains_table([one for one in rows if one["labelled"] == 10])
+    # Rises of the seeds, from 40 images to 10: -2 and -4.
+    assert rise == ("| 10 less 40 | contrastive (paper, cross) | 2 | -3.0 (-15.7 to +9.7) | – |")
+    at_one = gains_table([one for one in rows if one["labelled"] == 10])
+    assert "mean of" not in at_one
+    assert "less" not in at_one
     assert mean_gain(gains(rows)[1:], [10, 40, 90]) is None
+    assert gain_rise(gains(rows)[1:], few=10, many=90) is None
+
+
+def test_lines_over_several_numbers_keep_the_order_of_the_methods() -> None:
+    rows = [
+        row(30.0 + extra, method=method, labelled=n)
+        for method, extra in (("contrastive", 3.0), ("ce_long", 2.0), ("ce", 0.0))
+        for n in (10, 40, 90)
+    ]
+    told = [line.split("|")[1:3] for line in gains_table(rows).splitlines()[-4:]]
+    assert [[cell.strip() for cell in line] for line in told] == [
+        ["mean of 10, 40, 90", "cross-entropy, same compute"],
+        ["mean of 10, 40, 90", "contrastive (paper, cross)"],
+        ["10 less 90", "cross-entropy, same compute"],
+        ["10 less 90", "contrastive (paper, cross)"],
+    ]
+
+
+def test_costs_stand_beside_a_baseline() -> None:
+    rows = [row(30.0, method="ce", labelled=11), row(31.0, labelled=11), row(32.0, labelled=46)]
+    assert {one["labelled"] for one in beside_baselines(rows)} == {11}
+    assert beside_baselines(rows[2:]) == rows[2:]
 
 
 def test_a_gain_tells_how_many_seeds_its_baselines_share() -> None:
