@@ -11,7 +11,7 @@ import torch
 from segnb.datasets import IGNORE
 from segnb.models import count_parameters
 from segnb.recipe import VIEWS_PER_STEP, Recipe
-from segnb.runs import initial_network, too_little_memory
+from segnb.runs import initial_network, within_memory
 from segnb.training import contrastive_loss, make_accelerator
 from segnb.training.loop import check_batch
 from segnb.training.stages import cross_entropy, nearest_labels
@@ -54,12 +54,7 @@ def foretell(recipe: Recipe, *, cpu: bool = False) -> Cost:
     Raises:
         ConfigError: The network can't be built, a batch is too small, or memory is too little.
     """
-    try:
-        return _foretell(recipe, cpu=cpu)
-    except torch.OutOfMemoryError as error:
-        lacking = str(error)
-    # Raised here and not above: the cause's frames would keep the memory.
-    raise too_little_memory(recipe, lacking)
+    return within_memory(recipe, lambda: _foretell(recipe, cpu=cpu))
 
 
 def _foretell(recipe: Recipe, *, cpu: bool) -> Cost:

@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ from segnb.training import Session, finetune, make_accelerator, pretrain, pseudo
 from segnb.training.checkpoint import load_weights, save_weights
 from segnb.training.log import LogRow
 from segnb.training.randomness import derive_seed
+
+T = TypeVar("T")
 
 RUNS = Path("runs")
 
@@ -180,7 +182,10 @@ def run(
                 _describe(folder, recipe, splits, session)
             accelerator.wait_for_everyone()
             if not finished.exists():
-                measured = _within_memory(recipe, splits, session, folder, until=until)
+                measured = within_memory(
+                    recipe,
+                    lambda: _train_and_measure(recipe, splits, session, folder, until=until),
+                )
                 if measured is None:
                     return None
                 if accelerator.is_main_process:
@@ -282,8 +287,22 @@ def _check_split_list(recipe: Recipe, folder: Path, *, root: Path | None) -> Non
         )
 
 
-def too_little_memory(recipe: Recipe, cause: str) -> ConfigError:
-    """What to say when a device has no room for a recipe; torch's own words are the ``cause``."""
+def within_memory(recipe: Recipe, work: Callable[[], T]) -> T:
+    """What ``work`` returns.
+
+    Raises:
+        ConfigError: The device has no room for the recipe, with what to make smaller.
+    """
+    try:
+        return work()
+    except torch.OutOfMemoryError as error:
+        lacking = str(error)
+    # Raised here and not above: the cause's frames would keep the memory.
+    raise _too_little_memory(recipe, lacking)
+
+
+def _too_little_memory(recipe: Recipe, cause: str) -> ConfigError:
+    """``cause`` is what torch says itself."""
     batches = f"--finetune.batch {recipe.finetune.batch}"
     if recipe.uses_contrastive:
         batches = f"--pretrain.batch {recipe.pretrain.batch} or {batches}"
@@ -313,22 +332,6 @@ def _describe(folder: Path, recipe: Recipe, splits: Splits, session: Session) ->
     write_atomic(folder / "recipe.json", json.dumps(recipe.to_dict(), indent=1) + "\n")
     write_atomic(path, json.dumps(machine, indent=1) + "\n")
     write_atomic(folder / "ids.json", json.dumps(ids, indent=1) + "\n")
-
-
-def _within_memory(
-    recipe: Recipe,
-    splits: Splits,
-    session: Session,
-    folder: Path,
-    *,
-    until: Literal["pretrain", "end"],
-) -> ledger.Row | None:
-    try:
-        return _train_and_measure(recipe, splits, session, folder, until=until)
-    except torch.OutOfMemoryError as error:
-        lacking = str(error)
-    # Raised here and not above: the cause's frames would keep the memory.
-    raise too_little_memory(recipe, lacking)
 
 
 def _train_and_measure(
