@@ -9,12 +9,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import segnb
 from segnb import ledger
@@ -217,6 +219,42 @@ def test_every_floor_of_the_package_has_a_reason() -> None:
     block = text.split("\ndependencies = [", 1)[1].split("\n]", 1)[0]
     bare = [line for line in block.splitlines() if '"' in line and "#" not in line]
     assert bare == []
+
+
+#: What the package imports without asking for it, and who brings it.
+BROUGHT_ALONG = {
+    "IPython": "ipykernel",
+    "triton": "torch where there are graphics cards; imported only where it is found",
+}
+
+
+def foreign(path: Path) -> set[str]:
+    """Top-level modules from other projects that a file imports anywhere, functions included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found - sys.stdlib_module_names - {"segnb"}
+
+
+def test_what_is_imported_is_asked_for() -> None:
+    asked = {canonicalize_name(name) for name in requirements()}
+    owners = packages_distributions()
+    unasked = {
+        f"{path.relative_to(REPOSITORY)}: {module}"
+        for path in MODULES
+        for module in foreign(path) - BROUGHT_ALONG.keys()
+        if not asked & {canonicalize_name(owner) for owner in owners.get(module, ())}
+    }
+    assert not unasked, "name them in pyproject.toml and environment.yml"
+
+
+def test_the_import_test_sees_imports(tmp_path: Path) -> None:
+    source = "import os\nfrom segnb import x\ndef f():\n    from scipy.stats import t\n"
+    (tmp_path / "module.py").write_text(source)
+    assert foreign(tmp_path / "module.py") == {"scipy"}
 
 
 #: Packages whose name on conda-forge differs.
