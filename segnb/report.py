@@ -126,7 +126,8 @@ def ledger_figures(
         ConfigError: No row is of the preset's own recipe.
     """
     rows = comparable(held, dataset=dataset, tier=tier)
-    heated = comparable(held, dataset=dataset, tier=tier, varied=("temperature",))
+    varied = ("temperature", "precision")
+    heated = table.one_arithmetic(comparable(held, dataset=dataset, tier=tier, varied=varied))
     compared = table.most_compared(rows)
     figures: dict[str, Picture] = {}
     for measure in get_args(table.Measure):

@@ -37,6 +37,9 @@ _VARIANTS = tuple(
     f"({form}, {scope})" for form in ("paper", "official") for scope in ("cross", "within", "batch")
 )
 
+#: Methods that have a temperature.
+_HEATED = ("contrastive", "pseudo")
+
 #: Where lines over several numbers of labelled images stand: after any number of them.
 _LAST = 10**9
 
@@ -99,7 +102,7 @@ def method_name(row: Row) -> str:
     ``, undistorted`` where ``ce_long`` was spared the colour distortion.
     """
     method = row["method"]
-    if method in ("contrastive", "pseudo"):
+    if method in _HEATED:
         label = "contrastive" if method == "contrastive" else "pseudo-labels"
         name = f"{label} ({row['form']}, {row['scope']})"
         if _field(row, "freeze"):
@@ -324,6 +327,21 @@ def one_device(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row["device"] == most[0][0]]
 
 
+def one_arithmetic(rows: Iterable[Row]) -> list[Row]:
+    """The baselines, and of the other rows those of the arithmetic most temperatures were run in.
+
+    Two runs of one recipe and seed that differ in bf16 and fp32 alone can lie further apart than
+    two temperatures do; ``auto`` means whatever a machine is good at.
+    """
+    rows = list(rows)
+    heated = [row for row in rows if row["method"] in _HEATED]
+    places: dict[str | None, set[tuple[int, float]]] = {}
+    for row in heated:
+        places.setdefault(row.get("precision"), set()).add((row["labelled"], row["temperature"]))
+    most = max(places, key=lambda name: len(places[name]), default=None)
+    return [row for row in rows if row["method"] not in _HEATED or row.get("precision") == most]
+
+
 def beside_baselines(rows: Iterable[Row]) -> list[Row]:
     """The rows at numbers of labelled images where cross-entropy stands too.
 
@@ -394,10 +412,14 @@ def require_rows(rows: Iterable[Row], measure: str) -> list[Row]:
 
 
 def recipe_identity(row: Row) -> str:
-    """The hash of the row's recipe with its seed left out: alike for repetitions of one run."""
+    """The hash of the row's recipe with its seed left out: alike for repetitions of one run.
+
+    The arithmetic that was asked for is left out too: ``auto`` means another one on another
+    machine, so what a run was computed in is told by its row, not by its recipe.
+    """
     if row.get("recipe") is None:
-        return str(row.get("temperature")) if row["method"] in ("contrastive", "pseudo") else ""
-    return Recipe.from_dict(dict(row["recipe"])).replace(seed=0).hash
+        return str(row.get("temperature")) if row["method"] in _HEATED else ""
+    return Recipe.from_dict(dict(row["recipe"])).replace(seed=0, precision="auto").hash
 
 
 def results_table(
@@ -520,7 +542,9 @@ def _matches(value: Any, wanted: Any) -> bool:
 
 def _differences(rows: Sequence[Row]) -> list[str]:
     flat = [_flat(row.get("recipe") or {"temperature": row.get("temperature")}) for row in rows]
-    names = sorted({name for fields in flat for name in fields} - {"seed", "loss_backend"})
+    names = sorted(
+        {name for fields in flat for name in fields} - {"seed", "loss_backend", "precision"}
+    )
     return [n for n in names if len({repr(fields.get(n)) for fields in flat}) > 1]
 
 
