@@ -431,6 +431,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _leave_group() -> None:
+    """Processes that trained together part in order; NCCL warns where they do not."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 def _command(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         return _overview()
@@ -440,7 +447,9 @@ def _command(words: list[str]) -> int:
         return 2
     options, act = COMMANDS[words[0]]
     try:
-        return act(_parse(options, words[0], words[1:]))
+        code = act(_parse(options, words[0], words[1:]))
+        _leave_group()
+        return code
     except SegnbError as error:
         print(f"segnb: {error}", file=sys.stderr)
         return 1

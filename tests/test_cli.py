@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tiny import STEPS, Finished, ledger_row, tiny_recipe
+from torch import distributed
 
 from segnb import cli, ledger, runs
 from segnb.recipe import Stage, preset
@@ -292,6 +293,22 @@ def test_one_of_several_processes_tells(
     monkeypatch.setenv("RANK", "1")
     assert cli.main([]) == 0
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.skipif(not distributed.is_gloo_available(), reason="needs gloo")
+@pytest.mark.parametrize(("dataset", "code", "left"), [("camvid", 0, True), ("voc", 1, False)])
+def test_processes_part_in_order(tmp_path: Path, dataset: str, code: int, left: bool) -> None:
+    """But not where one of them failed: the others would be waited for."""
+    ledger.add(ledger.ledger_path(tmp_path), ledger_row(preset("camvid")))
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1
+    )
+    try:
+        assert cli.main(["table", "--dataset", dataset, "--results", str(tmp_path)]) == code
+        assert distributed.is_initialized() is not left
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 def test_steps_of_the_tiny_recipe_reach_the_command() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
+from tiny import side_by_side
 
 from segnb.losses import _tiled, distributed, paper
 
+pytest_plugins = ["tiny"]
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 
 
@@ -38,7 +39,6 @@ def _process(rank: int, file: str, dtype: torch.dtype, weighted: bool, like_gpu:
     dist.destroy_process_group()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "weighted", "like_gpu", "bound"),
     [
@@ -49,7 +49,7 @@ def _process(rank: int, file: str, dtype: torch.dtype, weighted: bool, like_gpu:
 )
 def test_two_processes_equal_one(tmp_path, dtype, weighted, like_gpu, bound):
     file = str(tmp_path / "meeting")
-    mp.spawn(_process, (file, dtype, weighted, like_gpu), nprocs=2)
+    side_by_side(_process, *((rank, file, dtype, weighted, like_gpu) for rank in (0, 1)))
 
     features, labels, weights = _batch(dtype)
     alone = features.double().requires_grad_()

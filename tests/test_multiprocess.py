@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import SERVER, tiny_recipe
+from tiny import side_by_side, tiny_recipe
 
 from segnb import ledger, runs
 from segnb.datasets import WorkingSet
@@ -21,9 +21,6 @@ from segnb.training.log import read_log
 
 pytest_plugins = ["tiny"]
 pytestmark = pytest.mark.usefixtures("places")
-
-#: Seconds after which processes are taken to wait for each other for ever.
-PATIENCE = 100
 
 
 def work(environment: dict[str, str], folder: Path, recipes: list[Recipe], stop_after: int) -> None:
@@ -83,26 +80,18 @@ def launch(folder: Path, *recipes: Recipe, stop_after: int = 0) -> list[dict[str
         port = str(free.getsockname()[1])
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     group |= {name: os.environ[name] for name in ("SEGNB_DATA", "SEGNB_CACHE")}
-    children = [
-        SERVER.Process(
-            target=work,
-            args=(
+    side_by_side(
+        work,
+        *(
+            (
                 {**group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                 folder,
                 list(recipes),
                 stop_after,
-            ),
-        )
-        for rank in (0, 1)
-    ]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(PATIENCE)
-    codes = [child.exitcode for child in children]
-    for child in children:
-        child.kill()
-    assert codes == [0, 0]
+            )
+            for rank in (0, 1)
+        ),
+    )
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

@@ -44,6 +44,26 @@ SERVER.set_forkserver_preload(
     ]
 )
 
+#: Seconds after which processes are taken to wait for each other for ever.
+PATIENCE = 100
+
+
+def side_by_side(target: Callable[..., None], *arguments: tuple[Any, ...]) -> None:
+    """Call ``target`` in as many processes at once as there are arguments; all must end well.
+
+    They end without taking the interpreter down, as a fork does: gloo's threads outlive their
+    group, and one that still held a tensor then would abort its process.
+    """
+    children = [SERVER.Process(target=target, args=of_one) for of_one in arguments]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(PATIENCE)
+    codes = [child.exitcode for child in children]
+    for child in children:
+        child.kill()
+    assert codes == [0] * len(children)
+
 
 def make_camvid(root: Path) -> Path:
     """The true layout with made images: upright bands of a few classes, each of its own colour."""
