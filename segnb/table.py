@@ -327,21 +327,6 @@ def one_device(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row["device"] == most[0][0]]
 
 
-def one_arithmetic(rows: Iterable[Row]) -> list[Row]:
-    """The baselines, and of the other rows those of the arithmetic most temperatures were run in.
-
-    Two runs of one recipe and seed that differ in bf16 and fp32 alone can lie further apart than
-    two temperatures do; ``auto`` means whatever a machine is good at.
-    """
-    rows = list(rows)
-    heated = [row for row in rows if row["method"] in _HEATED]
-    places: dict[str | None, set[tuple[int, float]]] = {}
-    for row in heated:
-        places.setdefault(row.get("precision"), set()).add((row["labelled"], row["temperature"]))
-    most = max(places, key=lambda name: len(places[name]), default=None)
-    return [row for row in rows if row["method"] not in _HEATED or row.get("precision") == most]
-
-
 def beside_baselines(rows: Iterable[Row]) -> list[Row]:
     """The rows at numbers of labelled images where cross-entropy stands too.
 
