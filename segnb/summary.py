@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
 from collections.abc import Collection, Sequence
 
 from segnb import ledger
 from segnb.errors import ConfigError
 from segnb.recipe import Recipe, preset
-from segnb.table import gains_table, recipe_identity, results_table, select
+from segnb.table import each_run_once, gains_table, results_table, select
 
 
 def tables(
@@ -71,21 +70,7 @@ def comparable(
     ]
     if not chosen:
         raise ConfigError("the ledger holds no runs to make this of; `segnb sweep` adds some")
-    return _each_run_once(chosen)
-
-
-def _each_run_once(rows: Sequence[ledger.Row]) -> list[ledger.Row]:
-    """Of the rows of one run, the one in the arithmetic that most rows of its comparison are in."""
-    counts = Counter((row["dataset"], row["tier"], row.get("precision")) for row in rows)
-    kept: dict[tuple[str, int], ledger.Row] = {}
-    for row in rows:
-        run = (recipe_identity(row), row["seed"])
-        kept[run] = max(
-            kept.get(run, row),
-            row,
-            key=lambda one: counts[one["dataset"], one["tier"], one.get("precision")],
-        )
-    return list(kept.values())
+    return each_run_once(chosen)
 
 
 def _is_preset(recipe: Recipe, varied: Collection[str]) -> bool:

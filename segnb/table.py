@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from segnb.errors import ConfigError
 from segnb.recipe import Recipe
 
 Row = Mapping[str, Any]
+AnyRow = TypeVar("AnyRow", bound=Row)
 Measure = Literal["miou_val", "miou_test"]
 
 #: What the measures are called where people read them.
@@ -325,6 +326,24 @@ def one_device(rows: Iterable[Row]) -> list[Row]:
     rows = list(rows)
     most = Counter(row["device"] for row in rows).most_common(1)
     return [row for row in rows if row["device"] == most[0][0]]
+
+
+def each_run_once(rows: Iterable[AnyRow]) -> list[AnyRow]:
+    """Of the rows of one recipe and seed, the one in the arithmetic that most rows are in.
+
+    What bf16 and fp32 differ by can be more than what two methods or temperatures do. "Most" is
+    counted in each data set and tier.
+    """
+    rows = list(rows)
+    counts = Counter((row["dataset"], row["tier"], row.get("precision")) for row in rows)
+    kept: dict[tuple[str, int], AnyRow] = {}
+    for row in rows:
+        kept[recipe_identity(row), row["seed"]] = max(
+            kept.get((recipe_identity(row), row["seed"]), row),
+            row,
+            key=lambda one: counts[one["dataset"], one["tier"], one.get("precision")],
+        )
+    return list(kept.values())
 
 
 def beside_baselines(rows: Iterable[Row]) -> list[Row]:
