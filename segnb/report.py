@@ -126,8 +126,7 @@ def ledger_figures(
         ConfigError: No row is of the preset's own recipe.
     """
     rows = comparable(held, dataset=dataset, tier=tier)
-    varied = ("temperature", "precision")
-    heated = table.one_arithmetic(comparable(held, dataset=dataset, tier=tier, varied=varied))
+    heated = comparable(held, dataset=dataset, tier=tier, varied=("temperature",))
     compared = table.most_compared(rows)
     figures: dict[str, Picture] = {}
     for measure in get_args(table.Measure):

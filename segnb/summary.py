@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from segnb import ledger
 from segnb.errors import ConfigError
 from segnb.recipe import Recipe, preset
-from segnb.table import gains_table, results_table, select
+from segnb.table import each_run_once, gains_table, results_table, select
 
 
 def tables(
@@ -32,8 +32,9 @@ def tables(
     return "\n\n".join(parts)
 
 
-#: Fields of a recipe that the comparison of methods is made over.
-_COMPARED = ("method", "seed", "fraction", "form", "scope")
+#: Fields of a recipe that the comparison of methods is made over; and the arithmetic asked for,
+#: since ``auto`` means another one on another machine.
+_COMPARED = ("method", "seed", "fraction", "form", "scope", "precision")
 
 
 def comparable(
@@ -48,7 +49,8 @@ def comparable(
     What counts is what a run did, not how it was asked for: cross-entropy with the same compute is
     one run however that compute is shared out between the two stages of the others. It counts with
     the preset's colour distortion and without any: distortion can hurt, and a baseline that it
-    holds back flatters the rest.
+    holds back flatters the rest. A run that was repeated in another arithmetic counts once, in
+    that of most rows: what two arithmetics differ by can be more than what two methods do.
 
     Args:
         rows: The ledger.
@@ -68,7 +70,7 @@ def comparable(
     ]
     if not chosen:
         raise ConfigError("the ledger holds no runs to make this of; `segnb sweep` adds some")
-    return chosen
+    return each_run_once(chosen)
 
 
 def _is_preset(recipe: Recipe, varied: Collection[str]) -> bool:

@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from segnb.errors import ConfigError
 from segnb.recipe import Recipe
 
 Row = Mapping[str, Any]
+AnyRow = TypeVar("AnyRow", bound=Row)
 Measure = Literal["miou_val", "miou_test"]
 
 #: What the measures are called where people read them.
@@ -327,19 +328,22 @@ def one_device(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row["device"] == most[0][0]]
 
 
-def one_arithmetic(rows: Iterable[Row]) -> list[Row]:
-    """The baselines, and of the other rows those of the arithmetic most temperatures were run in.
+def each_run_once(rows: Iterable[AnyRow]) -> list[AnyRow]:
+    """Of the rows of one recipe and seed, the one in the arithmetic that most rows are in.
 
-    Two runs of one recipe and seed that differ in bf16 and fp32 alone can lie further apart than
-    two temperatures do; ``auto`` means whatever a machine is good at.
+    What bf16 and fp32 differ by can be more than what two methods or temperatures do. "Most" is
+    counted in each data set and tier.
     """
     rows = list(rows)
-    heated = [row for row in rows if row["method"] in _HEATED]
-    places: dict[str | None, set[tuple[int, float]]] = {}
-    for row in heated:
-        places.setdefault(row.get("precision"), set()).add((row["labelled"], row["temperature"]))
-    most = max(places, key=lambda name: len(places[name]), default=None)
-    return [row for row in rows if row["method"] not in _HEATED or row.get("precision") == most]
+    counts = Counter((row["dataset"], row["tier"], row.get("precision")) for row in rows)
+    kept: dict[tuple[str, int], AnyRow] = {}
+    for row in rows:
+        kept[recipe_identity(row), row["seed"]] = max(
+            kept.get((recipe_identity(row), row["seed"]), row),
+            row,
+            key=lambda one: counts[one["dataset"], one["tier"], one.get("precision")],
+        )
+    return list(kept.values())
 
 
 def beside_baselines(rows: Iterable[Row]) -> list[Row]:

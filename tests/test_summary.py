@@ -9,13 +9,14 @@ from segnb.recipe import Recipe, Stage, preset
 from segnb.summary import comparable, tables
 
 
-def row(recipe: Recipe, miou: float = 30.0) -> dict[str, Any]:
+def row(recipe: Recipe, miou: float = 30.0, precision: str = "fp32") -> dict[str, Any]:
     names = ("dataset", "tier", "method", "form", "scope", "fraction", "seed", "temperature")
     return {
         **{name: getattr(recipe, name) for name in names},
         "labelled": round(recipe.fraction * 367),
         "miou_val": miou,
         "miou_test": None,
+        "precision": precision,
         "recipe": recipe.to_dict(),
         "recipe_hash": recipe.hash,
     }
@@ -69,6 +70,20 @@ def test_the_same_compute_is_comparable_however_it_is_shared_out() -> None:
     )
     long = row(other.replace(method="ce_long"))
     assert comparable([long, row(other), row(other.replace(method="ce"))]) == [long]
+
+
+def test_a_run_repeated_in_another_arithmetic_counts_once_and_in_that_of_the_others() -> None:
+    asked = BASE.replace(precision="fp32")
+    rows = [row(BASE, precision="bf16"), row(asked), row(BASE.replace(method="ce"))]
+    assert comparable(rows) == rows[1:]
+    rows.append(row(BASE.replace(method="ce_long"), precision="bf16"))
+    rows.append(row(BASE.replace(seed=1), precision="bf16"))
+    assert comparable(rows) == [rows[0], *rows[2:]]
+    # Another data set has another machine, maybe.
+    far = [row(preset("voc", "quick").replace(seed=seed)) for seed in range(5)]
+    assert comparable([*rows, *far], dataset="camvid") == comparable(rows)
+    assert comparable([*rows, *far])[-5:] == far
+    assert rows[0] in comparable([*rows, *far])
 
 
 def test_tables_show_gains_where_there_is_a_baseline() -> None:

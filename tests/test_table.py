@@ -20,7 +20,6 @@ from segnb.table import (
     method_name,
     method_order,
     most_compared,
-    one_arithmetic,
     one_device,
     one_of_each_method,
     results_table,
@@ -226,17 +225,6 @@ def test_lines_over_several_numbers_keep_the_order_of_the_methods() -> None:
         ["10 less 90", "cross-entropy, same compute"],
         ["10 less 90", "contrastive (paper, cross)"],
     ]
-
-
-def test_temperatures_are_compared_in_one_arithmetic() -> None:
-    rows = [
-        {**row(30.0, method="ce"), "precision": "bf16"},
-        {**row(40.0, temperature=0.07), "precision": "bf16"},
-        {**row(39.0, temperature=0.07, precision="fp32"), "precision": "fp32"},
-        {**row(38.0, temperature=0.2), "precision": "fp32"},
-    ]
-    assert [one["miou_val"] for one in one_arithmetic(rows)] == [30.0, 39.0, 38.0]
-    assert one_arithmetic([]) == []
 
 
 def test_what_arithmetic_was_asked_for_makes_no_other_method() -> None:

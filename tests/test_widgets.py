@@ -404,6 +404,22 @@ def test_the_widest_sweep_is_found_with_its_baselines(rows: list[dict[str, Any]]
     assert found.base == BASE.replace(fraction=found.base.fraction)
 
 
+def test_a_run_repeated_in_another_arithmetic_stands_in_the_sweep_once(
+    rows: list[dict[str, Any]],
+) -> None:
+    asked = BASE.replace(fraction=1 / 8, precision="fp32")
+    again = {**made_sweep._row(asked), "precision": "fp32"}
+    others = [{**row, "precision": "fp32"} for row in rows]
+    twin = next(row for row in others if row["recipe_hash"] == asked.replace(precision="auto").hash)
+    twin["precision"] = "bf16"
+    found = find_sweep([*others, again])
+    assert found is not None
+    assert found.base.precision == "auto"
+    assert len(found.rows) == len(rows)
+    assert again in found.rows
+    assert twin not in found.rows
+
+
 def test_of_two_sweeps_as_wide_the_presets_own_is_taken() -> None:
     older = [made_sweep._row(BASE.replace(decoder_channels=64, seed=seed)) for seed in range(3)]
     own = made_sweep._row(BASE)

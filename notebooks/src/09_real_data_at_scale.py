@@ -285,15 +285,14 @@ else:
 for name, size in sorted({(r["dataset"], r["tier"]) for r in rows}):
     try:
         plain = summary.comparable(rows, dataset=name, tier=size)
-        varied = ("temperature", "precision")
-        heated = summary.comparable(rows, dataset=name, tier=size, varied=varied)
+        heated = summary.comparable(rows, dataset=name, tier=size, varied=["temperature"])
     except SegnbError:
         continue  # nothing but studies that change more than the method
     display(Markdown(f"**{name}, {size} tier**"))
     figures = {
         plots.label_curve: plain,
         plots.gain: plain,
-        plots.temperature_curve: table.one_arithmetic(heated),
+        plots.temperature_curve: heated,
         plots.cost: table.beside_baselines(table.one_device(plain)),
         plots.compactness_scatter: plain,
     }

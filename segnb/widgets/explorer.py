@@ -92,11 +92,11 @@ def find_sweep(
     }
     own = {_family(preset(row["dataset"], row["tier"])) for row in rows}
     best = max(families, key=lambda name: (places[name], name in own, len(families[name])))
-    base = _recipe(families[best][0]).replace(seed=0)
+    base = _recipe(families[best][0]).replace(seed=0, precision="auto")
     long = base.replace(method="ce_long")
     wanted = {_family(one) for one in (base.replace(method="ce"), long, long.replace(distortion=0))}
     baselines = [row for row in rows if _family(_recipe(row)) in wanted]
-    return Sweep(base, (*baselines, *families[best]))
+    return Sweep(base, tuple(table.each_run_once([*baselines, *families[best]])))
 
 
 def answer(
@@ -386,7 +386,8 @@ def _recipe(row: table.Row) -> Recipe:
 
 def _family(recipe: Recipe) -> str:
     # A recipe's hash leaves out what its method does not use, as the temperature of "ce".
-    neutral = recipe.replace(seed=0, fraction=1.0, temperature=1.0, form="paper", scope="cross")
+    varied = {"fraction": 1.0, "temperature": 1.0, "form": "paper", "scope": "cross"}
+    neutral = recipe.replace(seed=0, precision="auto", **varied)
     return f"{recipe.method}-{neutral.hash}"
 
 
