@@ -476,6 +476,11 @@ for dataset, size in sorted({(row["dataset"], row["tier"]) for row in held}):
     display(Markdown(f"**{dataset}, {size} tier**\n\n{table.results_table(beside)}"))
 
 # %% [markdown]
+# **How to read it.** Compare pseudo-labels with the contrastive run they began with: same form, same
+# scope. *Same compute* in this table is the compute of one round, and pseudo-labels took two: behind
+# that baseline they have lost, ahead of it they would still have to meet one with the compute of
+# both. Two seeds have no interval worth the name.
+#
 # ## Summary
 #
 # - Pseudo-labels turn unlabelled images into training images, errors included.
