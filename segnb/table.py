@@ -336,10 +336,11 @@ def each_run_once(rows: Iterable[AnyRow]) -> list[AnyRow]:
     """
     rows = list(rows)
     counts = Counter((row["dataset"], row["tier"], row.get("precision")) for row in rows)
-    kept: dict[tuple[str, int], AnyRow] = {}
+    kept: dict[tuple[str, str, int], AnyRow] = {}
     for row in rows:
-        kept[recipe_identity(row), row["seed"]] = max(
-            kept.get((recipe_identity(row), row["seed"]), row),
+        run = (method_name(row), recipe_identity(row), row["seed"])
+        kept[run] = max(
+            kept.get(run, row),
             row,
             key=lambda one: counts[one["dataset"], one["tier"], one.get("precision")],
         )
