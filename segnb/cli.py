@@ -20,6 +20,7 @@ import tyro
 
 from segnb.errors import SegnbError
 from segnb.recipe import DatasetName, Form, Method, Recipe, Scope, Tier, preset
+from segnb.table import MeasuredSplit
 
 #: Label fraction of ``segnb reproduce``: 16 of the 512 images of shapes.
 REPRODUCE_FRACTION = 1 / 32
@@ -158,7 +159,7 @@ class Evaluate(Bars, Device, Data):
     """
 
     folder: tyro.conf.Positional[Path]
-    split: Literal["val", "test"] = "val"
+    split: MeasuredSplit = "val"
 
 
 @dataclass(frozen=True)
@@ -183,10 +184,12 @@ class Table(Results):
     Attributes:
         dataset: Only this data set.
         tier: Only this tier.
+        classes: The IoU of each class on this split, in place of mIoU and gains.
     """
 
     dataset: DatasetName | None = None
     tier: Tier | None = None
+    classes: MeasuredSplit | None = None
 
 
 @dataclass(frozen=True)
@@ -334,7 +337,7 @@ def table(options: Table) -> int:
     from segnb.summary import tables
 
     rows = ledger.read(ledger.ledger_path(options.results))
-    print(tables(rows, dataset=options.dataset, tier=options.tier))
+    print(tables(rows, dataset=options.dataset, tier=options.tier, classes=options.classes))
     return 0
 
 

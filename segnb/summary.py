@@ -5,30 +5,58 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Sequence
 
-from segnb import ledger
+from segnb import datasets, ledger
 from segnb.errors import ConfigError
 from segnb.recipe import Recipe, preset
-from segnb.table import each_run_once, gains_table, results_table, select
+from segnb.table import (
+    MeasuredSplit,
+    classes_table,
+    each_run_once,
+    gains_table,
+    results_table,
+    select,
+)
 
 
 def tables(
-    rows: Sequence[ledger.Row], *, dataset: str | None = None, tier: str | None = None
+    rows: Sequence[ledger.Row],
+    *,
+    dataset: str | None = None,
+    tier: str | None = None,
+    classes: MeasuredSplit | None = None,
 ) -> str:
     """Markdown: for each data set and tier the comparison of methods.
 
     Only runs of the presets' own recipes stand in the comparison, with any seed, fraction,
     method, form and scope; studies that change something else are the business of their figures.
 
+    Args:
+        rows: The ledger.
+        dataset: Only this data set.
+        tier: Only this tier.
+        classes: The IoU of each class on this split, in place of mIoU and gains.
+
     Raises:
         ConfigError: Nothing to show.
     """
     chosen = comparable(rows, dataset=dataset, tier=tier)
-    parts = []
+    if classes is not None:
+        # Not every data set has a test split with public labels.
+        chosen = [row for row in chosen if row.get(f"miou_{classes}") is not None]
+        if not chosen:
+            raise ConfigError(f"none of these runs was measured on {classes}")
+    parts: list[str] = []
     for name, size in sorted({(row["dataset"], row["tier"]) for row in chosen}):
         these = select(chosen, dataset=name, tier=size)
-        parts.append(f"**{name}**, {size} tier\n\n" + results_table(these))
-        with contextlib.suppress(ConfigError):  # nothing to compare
-            parts.append("Gains, paired by seed (95 % interval):\n\n" + gains_table(these))
+        title = f"**{name}**, {size} tier"
+        if classes is None:
+            parts.append(f"{title}\n\n{results_table(these)}")
+            with contextlib.suppress(ConfigError):  # nothing to compare
+                parts.append("Gains, paired by seed (95 % interval):\n\n" + gains_table(these))
+        else:
+            names = datasets.info(these[0]["dataset"]).class_names
+            by_class = classes_table(these, names, split=classes)
+            parts.append(f"{title}, IoU on {classes}, %\n\n{by_class}")
     return "\n\n".join(parts)
 
 

@@ -19,6 +19,7 @@ from segnb.recipe import Recipe
 Row = Mapping[str, Any]
 AnyRow = TypeVar("AnyRow", bound=Row)
 Measure = Literal["miou_val", "miou_test"]
+MeasuredSplit = Literal["val", "test"]
 
 #: What the measures are called where people read them.
 MEASURE_NAMES: dict[str, str] = {"miou_val": "mIoU, val", "miou_test": "mIoU, test"}
@@ -459,6 +460,50 @@ def results_table(
     return _markdown(head, lines, left=2)
 
 
+def class_ious(group: Group, classes: int, *, split: MeasuredSplit) -> list[list[float]]:
+    """IoU in percent of each class: one list a class, one number a seed.
+
+    A class that no image of the split shows has no IoU, and an empty list.
+
+    Args:
+        group: The runs of one method.
+        classes: How many classes the data set has.
+        split: Which split's IoU.
+
+    Raises:
+        ConfigError: The runs have another number of classes.
+    """
+    per_seed = [row["iou"][split] for row in group.rows.values()]
+    for one in per_seed:
+        if len(one) != classes:
+            raise ConfigError(
+                f"'{group.method}' has IoU of {len(one)} classes where there should be {classes}: "
+                "the rows are of another data set"
+            )
+    return [[one[c] for one in per_seed if one[c] is not None] for c in range(classes)]
+
+
+def classes_table(
+    rows: Iterable[Row], class_names: Sequence[str], *, split: MeasuredSplit = "val"
+) -> str:
+    """A markdown table of the IoU of each class, lines as in :func:`results_table`.
+
+    A cell is the mean ± sample standard deviation over the seeds, in whole percent: seeds scatter
+    by more than a decimal could tell. A class that no image of the split shows has a dash.
+
+    Raises:
+        ConfigError: See :func:`groups` and :func:`class_ious`.
+    """
+    lines = []
+    for group in sorted(
+        groups(rows, f"miou_{split}"), key=lambda g: (g.labelled, method_order(g.method))
+    ):
+        ious = class_ious(group, len(class_names), split=split)
+        cells = [_mean_cell(summarise(seeds) if seeds else None, digits=0) for seeds in ious]
+        lines.append([_labelled_name(group), group.method, str(len(group.rows)), *cells])
+    return _markdown(["labelled images", "method", "seeds", *class_names], lines, left=2)
+
+
 def gains_table(
     rows: Iterable[Row], *, measures: Sequence[Measure] = ("miou_val", "miou_test")
 ) -> str:
@@ -574,10 +619,11 @@ def _labelled_name(group: Group) -> str:
     return f"{group.labelled} ({share})" if share else str(group.labelled)
 
 
-def _mean_cell(summary: Summary | None) -> str:
+def _mean_cell(summary: Summary | None, *, digits: int = 1) -> str:
     if summary is None:
         return "–"
-    return f"{summary.mean:.1f}" + (f" ± {summary.std:.1f}" if summary.std is not None else "")
+    spread = f" ± {summary.std:.{digits}f}" if summary.std is not None else ""
+    return f"{summary.mean:.{digits}f}{spread}"
 
 
 def _seeds_cell(summaries: Iterable[Summary]) -> str:

@@ -303,6 +303,15 @@ def test_cost_joins_recipes_of_different_length() -> None:
     assert "on CPU" in figure.alt
 
 
+def test_cost_labels_seconds_under_every_lowest_panel() -> None:
+    rows = [row(20.0 + n, labelled=n, seconds=50.0 * n) for n in (11, 46, 92, 367)]
+    panels = cost(rows).figure.axes
+    labels = {axes.get_title().split()[0]: axes.get_xlabel() for axes in panels}
+    assert labels == {"11": "", "46": "", "92": "seconds of training", "367": "seconds of training"}
+    places = [axes.get_subplotspec().colspan.start for axes in panels]
+    assert places == [0, 1, 0, 1]
+
+
 def test_cost_of_a_paused_run_does_not_count() -> None:
     figure = cost([row(28.0, seed=s, seconds=t) for s, t in enumerate((100.0, 110.0, 9000.0))])
     (axes,) = figure.figure.axes
@@ -328,7 +337,7 @@ def test_iou_per_class() -> None:
     assert axes.get_xlabel() == "IoU on val, %, with 18 labelled images"
     with pytest.raises(ConfigError, match="18, 300 labelled images"):
         iou_per_class(ROWS, INFO)
-    with pytest.raises(ConfigError, match="IoU of 3 classes, two has 2"):
+    with pytest.raises(ConfigError, match="IoU of 3 classes where there should be 2"):
         iou_per_class(ROWS[:2], DatasetInfo("two", ("a", "b"), ((0, 0, 0), (1, 1, 1)), "", ""))
 
 

@@ -11,6 +11,7 @@ from segnb.errors import ConfigError
 from segnb.recipe import Recipe
 from segnb.table import (
     beside_baselines,
+    classes_table,
     fraction_name,
     gain_rise,
     gains,
@@ -163,6 +164,27 @@ def test_results_table() -> None:
     assert "test" not in results_table([row(25.4)])
     with pytest.raises(ConfigError, match="no rows"):
         results_table([])
+
+
+def test_classes_table() -> None:
+    def seen(iou: list[float | None], **changes: Any) -> dict[str, Any]:
+        return {**row(30.0, test=30.0, **changes), "iou": {"val": iou, "test": iou[::-1]}}
+
+    rows = [
+        seen([40.0, None, 8.2], seed=0),
+        seen([42.0, None, 10.2], seed=1),
+        seen([25.4, None, 0.0], method="ce", fraction=1.0, labelled=367),
+    ]
+    names = ("floor", "cube", "ball")
+    assert classes_table(rows, names).splitlines() == [
+        "| labelled images | method | seeds | floor | cube | ball |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+        "| 18 (1/16) | contrastive (paper, cross) | 2 | 41 ± 1 | – | 9 ± 1 |",
+        "| 367 (all) | cross-entropy | 1 | 25 | – | 0 |",
+    ]
+    assert "| 9 ± 1 | – | 41 ± 1 |" in classes_table(rows, names, split="test")
+    with pytest.raises(ConfigError, match="IoU of 3 classes where there should be 2"):
+        classes_table(rows, names[:2])
 
 
 def test_gains_are_paired_by_seed() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from segnb.datasets.base import DatasetInfo
 from segnb.errors import ConfigError
 from segnb.plots.style import WIDTH, Picture, legend_below, method_styles, new_figure, styled
-from segnb.table import Row, groups, one_count, summarise
+from segnb.table import MeasuredSplit, Row, class_ious, groups, one_count, summarise
 
 #: Share of a stage that the smoothed loss averages over.
 SMOOTHING = 0.05
@@ -80,7 +80,7 @@ def loss_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Picture:
 
 
 def iou_per_class(
-    rows: Iterable[Row], info: DatasetInfo, *, split: Literal["val", "test"] = "val"
+    rows: Iterable[Row], info: DatasetInfo, *, split: MeasuredSplit = "val"
 ) -> Picture:
     """IoU of each class, one line a class, methods side by side.
 
@@ -98,17 +98,7 @@ def iou_per_class(
     """
     found = groups(rows, f"miou_{split}")
     labelled = one_count(found)
-    values: dict[str, list[list[float]]] = {}
-    for group in found:
-        per_seed = [row["iou"][split] for row in group.rows.values()]
-        if any(len(one) != info.num_classes for one in per_seed):
-            raise ConfigError(
-                f"'{group.method}' has IoU of {len(per_seed[0])} classes, {info.name} has "
-                f"{info.num_classes}: the rows are of another data set"
-            )
-        values[group.method] = [
-            [one[c] for one in per_seed if one[c] is not None] for c in range(info.num_classes)
-        ]
+    values = {group.method: class_ious(group, info.num_classes, split=split) for group in found}
     last = [*values][-1]
     order = sorted(
         range(info.num_classes),

@@ -418,7 +418,8 @@ def cost(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
         + "."
         for labelled, lines in panels.items()
     )
-    columns = min(3, len(panels))
+    # Four stand two by two: the panels share their axes, and only the lowest are labelled.
+    columns = 2 if len(panels) == 4 else min(3, len(panels))
     deep = -(-len(panels) // columns)
     with styled():
         figure = new_figure(
