@@ -48,7 +48,8 @@ class Stage:
         momentum: SGD momentum.
         weight_decay: SGD weight decay.
         schedule: Decay of the learning rate to zero: ``poly`` (power 0.9) or ``cosine``.
-        warmup: Steps of linear warm-up from zero.
+        warmup: Steps of linear warm-up from zero; no more than ``steps``, or the peak learning rate
+            is never reached.
     """
 
     steps: int
@@ -68,6 +69,13 @@ class Stage:
         _need(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         _need(self.schedule in get_args(Schedule), "schedule", self.schedule, get_args(Schedule))
         _need(self.warmup >= 0, "warmup", self.warmup, "0 or more")
+        # A stage without steps is one that is not run; its warm-up says nothing.
+        _need(
+            self.warmup <= self.steps or self.steps == 0,
+            "warmup",
+            self.warmup,
+            f"no more than the stage's steps ({self.steps}): with fewer steps, lower it as well",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ PLAIN = {"allow_nan": False, "allow_infinity": False}
 
 stages = st.builds(
     Stage,
-    steps=st.integers(0, 10**5),
+    steps=st.just(0) | st.integers(1000, 10**5),  # room for any warm-up, or no stage at all
     batch=st.integers(1, 64),
     lr=st.floats(1e-6, 10, **PLAIN),
     momentum=st.floats(0, 0.99, **PLAIN),
@@ -99,9 +99,9 @@ def test_the_command_of_a_preset_names_nothing_else() -> None:
 
 
 def test_the_command_tells_inner_fields_and_switches() -> None:
-    recipe = preset("shapes", "quick").replace(flip=False, pretrain=Stage(steps=7, warmup=50))
+    recipe = preset("shapes", "quick").replace(flip=False, pretrain=Stage(steps=70, warmup=50))
     assert "--no-flip" in recipe.command()
-    assert "--pretrain.steps 7" in recipe.command()
+    assert "--pretrain.steps 70" in recipe.command()
     assert "--pretrain.warmup" not in recipe.command()  # as in the preset
 
 
@@ -128,7 +128,7 @@ def test_fields_of_stage_one_do_not_count_for_cross_entropy(
 def test_stage_one_counts_for_long_cross_entropy_by_its_compute_alone() -> None:
     base = preset("shapes")
     changed = {
-        "other steps": base.replace(pretrain=dataclasses.replace(base.pretrain, steps=9)),
+        "other steps": base.replace(pretrain=dataclasses.replace(base.pretrain, steps=90)),
         "other rate": base.replace(pretrain=dataclasses.replace(base.pretrain, lr=9.0)),
         "other distortion": base.replace(distortion=0.3),
     }
@@ -259,6 +259,7 @@ def test_a_bad_value_is_named(name: str, value: Any) -> None:
         ("weight_decay", -1.0),
         ("schedule", "linear"),
         ("warmup", -1),
+        ("warmup", 2),  # longer than the stage: its learning rate would never be reached
     ],
 )
 def test_a_bad_value_of_a_stage_is_named(name: str, value: Any) -> None:
