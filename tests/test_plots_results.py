@@ -303,6 +303,21 @@ def test_cost_joins_recipes_of_different_length() -> None:
     assert "on CPU" in figure.alt
 
 
+def test_many_methods_at_one_number_keep_clear_of_the_next() -> None:
+    forms = [{"form": f, "scope": s} for f in ("paper", "official") for s in ("cross", "within")]
+    rows = [row(30.0, method=m, labelled=n) for m in ("ce", "ce_long") for n in (46, 92)]
+    rows += [row(31.0, labelled=46, **form) for form in forms]
+    (axes,) = label_curve(rows).figure.axes
+    marks = lines(axes)
+    at_46 = [float(line.get_xdata()[0]) for line in marks.values()]
+    at_92 = [float(line.get_xdata()[1]) for line in marks.values() if len(line.get_xdata()) > 1]
+    assert len(at_46) == 6
+    assert at_46 == sorted(at_46)
+    assert max(at_46) < 46 * 2**0.31 < 92 / 2**0.31 < min(at_92)
+    low, high = axes.get_xlim()
+    assert low < min(at_46) < max(at_92) < high
+
+
 def test_cost_labels_seconds_under_every_lowest_panel() -> None:
     rows = [row(20.0 + n, labelled=n, seconds=50.0 * n) for n in (11, 46, 92, 367)]
     panels = cost(rows).figure.axes

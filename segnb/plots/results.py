@@ -8,9 +8,10 @@ text.
 
 from __future__ import annotations
 
+import itertools
 import textwrap
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +46,8 @@ from segnb.table import (
     summarise,
 )
 
+Name = TypeVar("Name", bound=Hashable)
+
 #: The compactness numbers of a row, as they are called where people read them.
 COMPACTNESS_NAMES: dict[str, str] = {
     "intra": "intra-class variance",
@@ -66,6 +69,9 @@ _BREAK = "\n"
 
 #: Room beside the outermost numbers of labelled images, as a factor.
 _BESIDE = 1.35
+
+#: How much of the way from one tick to the next the marks of one tick may take up.
+_FILLED = 0.6
 
 #: Marks the lines of intervals of two seeds.
 _WIDE = "two seeds"
@@ -94,11 +100,11 @@ def label_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Pictur
         figure = new_figure(WIDTH, 4.2)
         axes = figure.subplots()
         counts = [group.labelled for group in found]
-        for place, (name, line) in enumerate(methods.items()):
-            dodge = _dodge(place, len(methods), counts, share=0.015)
-            _curve(
-                axes, [(g.labelled * dodge, [*g.values.values()]) for g in line], styles[name], name
-            )
+        standing = {name: [g.labelled for g in line] for name, line in methods.items()}
+        at = _side_by_side(standing, counts, share=0.015)
+        for name, line in methods.items():
+            points = [(at[name, g.labelled], [*g.values.values()]) for g in line]
+            _curve(axes, points, styles[name], name)
         _labelled_axis(axes, found)
         _fit_heights([axes])
         axes.set_xlabel("labelled images (share of the training images)")
@@ -141,9 +147,10 @@ def gain(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
         counts = [group.labelled for group in shown]
         for axes, (baseline, lines) in zip(drawn, panels.items(), strict=True):
             axes.axhline(0, color="#888888", linewidth=1)
-            for place, (name, line) in enumerate(lines.items()):
-                dodge = _dodge(place, len(lines), counts, share=0.012 * len(panels))
-                points = [(group.labelled * dodge, pairs) for group, pairs in line]
+            standing = {name: [g.labelled for g, _ in line] for name, line in lines.items()}
+            at = _side_by_side(standing, counts, share=0.012 * len(panels))
+            for name, line in lines.items():
+                points = [(at[name, group.labelled], pairs) for group, pairs in line]
                 _curve(axes, points, styles[name], name)
             _labelled_axis(axes, shown)
             axes.set_xlabel("labelled images")
@@ -216,10 +223,10 @@ def temperature_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> 
                     gid=_WIDE if summary.seeds == 2 else None,
                 )
         ticks = sorted({temperature for line in lines.values() for temperature in line})
-        for place, ((name, labelled), line) in enumerate(lines.items()):
-            dodge = _dodge(place, len(lines), ticks, share=0.015)
-            points = [(temperature * dodge, values) for temperature, values in line.items()]
-            _curve(axes, points, styles[name], _with_count(name, labelled, several))
+        at = _side_by_side(lines, ticks, share=0.015)
+        for key, line in lines.items():
+            points = [(at[key, temperature], values) for temperature, values in line.items()]
+            _curve(axes, points, styles[key[0]], _with_count(*key, several))
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set_xticks([], minor=True)
@@ -538,14 +545,29 @@ def _plain_log_axis(axes: Axes) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _dodge(place: int, count: int, ticks: Sequence[float], *, share: float) -> float:
-    """A factor on a logarithmic axis that sets lines side by side.
+def _side_by_side(
+    lines: Mapping[Name, Collection[float]], ticks: Iterable[float], *, share: float
+) -> dict[tuple[Name, float], float]:
+    """Where each line's mark stands on a logarithmic axis: beside those of the others at its tick.
 
-    ``share`` is the distance of neighbours as a part of the axis, whatever that spans: a fixed
-    factor would pile marks up where the counts of labelled images lie far apart.
+    Args:
+        lines: The ticks at which each line has a mark.
+        ticks: All ticks of the axis.
+        share: Distance of neighbours as a part of the axis, whatever that spans: a fixed factor
+            would pile marks up where the ticks lie far apart. It is less where so many marks would
+            run into those of the next tick.
     """
-    across = _BESIDE**2 * max(ticks) / min(ticks)
-    return float(across ** (share * (place - (count - 1) / 2)))
+    order = sorted({*ticks})
+    across = _BESIDE**2 * order[-1] / order[0]
+    places: dict[tuple[Name, float], float] = {}
+    for place, tick in enumerate(order):
+        here = [name for name, its in lines.items() if tick in its]
+        around = order[max(0, place - 1) : place + 2]
+        gap = min((b / a for a, b in itertools.pairwise(around)), default=across)
+        step = min(across**share, gap ** (_FILLED / max(len(here) - 1, 1)))
+        for k, name in enumerate(here):
+            places[name, tick] = tick * step ** (k - (len(here) - 1) / 2)
+    return places
 
 
 def _has_temperature(row: Row) -> bool:
