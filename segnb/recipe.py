@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 
 DatasetName = Literal["shapes", "camvid", "voc", "voc-animals", "cityscapes"]
 Tier = Literal["smoke", "quick", "colab", "paper"]
-Method = Literal["ce", "ce_long", "contrastive", "pseudo"]
+Method = Literal["ce", "ce_long", "ce_double", "contrastive", "pseudo"]
 Form = Literal["paper", "official"]
 Scope = Literal["within", "cross", "batch"]
 Schedule = Literal["poly", "cosine"]
@@ -28,6 +28,9 @@ LossBackend = Literal["auto", "reference", "tiled", "triton"]
 
 #: Every contrastive step sees each image twice: as it is and colour-distorted.
 VIEWS_PER_STEP = 2
+
+#: Baselines of cross-entropy with as many image passes as another method, and that method.
+MATCHED: dict[Method, Method] = {"ce_long": "contrastive", "ce_double": "pseudo"}
 
 #: Dilations of DeepLabV3 (Chen et al. 2017) at output stride 8, made for maps of 65x65 cells.
 DEEPLAB_RATES = (12, 24, 36)
@@ -86,7 +89,8 @@ class Recipe:
         dataset: Which data set.
         tier: The size this recipe was made for; a label that travels into the ledger.
         method: ``ce``: fine-tuning steps alone. ``ce_long``: cross-entropy with the same total
-            number of image passes as ``contrastive`` and the same colour distortion.
+            number of image passes as ``contrastive`` and the same colour distortion. ``ce_double``:
+            the same with the image passes of ``pseudo``, which trains both stages twice.
             ``contrastive``: stage 1, then stage 2. ``pseudo``: ``contrastive``, pseudo-labels for
             the unlabelled images, both stages again on the union.
         seed: Seeds the label subset, the initial weights, the data order and the augmentation.
@@ -96,7 +100,8 @@ class Recipe:
         crop: Crop (height, width) the network is trained on.
         scale: Range of the random scale.
         flip: Mirror half of the images left to right.
-        distortion: Strength of the colour distortion of the second view (and of ``ce_long``).
+        distortion: Strength of the colour distortion of the second view, and of ``ce_long``
+            and ``ce_double``.
         finetune_distortion: Strength of the colour distortion in stage 2.
         architecture: A segmentation-models-pytorch architecture, or ``torchvision-DeepLabV3``.
         encoder: Encoder name.
@@ -200,17 +205,17 @@ class Recipe:
 
         ``ce_long`` gets as many image passes (an image through the network, forward and
         backward) as both stages of ``contrastive`` together, whose stage 1 sees every image in
-        ``VIEWS_PER_STEP`` views.
+        ``VIEWS_PER_STEP`` views; ``ce_double`` as many as ``pseudo``.
         """
-        if self.method != "ce_long":
+        if self.method not in MATCHED:
             return self.finetune
-        passes = VIEWS_PER_STEP * self.pretrain.steps * self.pretrain.batch
-        extra = -(-passes // self.finetune.batch)  # rounded up: in the baseline's favour
-        return dataclasses.replace(self.finetune, steps=self.finetune.steps + extra)
+        passes = self.replace(method=MATCHED[self.method]).image_passes()
+        steps = -(-passes // self.finetune.batch)  # rounded up: in the baseline's favour
+        return dataclasses.replace(self.finetune, steps=steps)
 
     def cross_entropy_distortion(self) -> float:
         """Colour distortion that stage 2 of this method trains with."""
-        return self.distortion if self.method == "ce_long" else self.finetune_distortion
+        return self.distortion if self.method in MATCHED else self.finetune_distortion
 
     def image_passes(self) -> int:
         """Images through the network, forward and backward, over all stages of one round."""

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 from segnb import datasets, ledger
 from segnb.errors import ConfigError
-from segnb.recipe import Recipe, preset
+from segnb.recipe import MATCHED, Recipe, preset
 from segnb.table import (
     MeasuredSplit,
     classes_table,
@@ -105,6 +105,6 @@ def _is_preset(recipe: Recipe, varied: Collection[str]) -> bool:
     base = preset(recipe.dataset, recipe.tier)
     same = base.replace(**{name: getattr(recipe, name) for name in (*_COMPARED, *varied)})
     allowed = {same.hash}
-    if recipe.method == "ce_long":
+    if recipe.method in MATCHED:
         allowed.add(same.replace(distortion=0).hash)
     return recipe.hash in allowed

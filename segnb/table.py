@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import Any, Literal, TypeVar
 
 from segnb.errors import ConfigError
-from segnb.recipe import Recipe
+from segnb.recipe import MATCHED, Recipe
 
 Row = Mapping[str, Any]
 AnyRow = TypeVar("AnyRow", bound=Row)
@@ -26,7 +26,18 @@ MEASURE_NAMES: dict[str, str] = {"miou_val": "mIoU, val", "miou_test": "mIoU, te
 
 CROSS_ENTROPY = "cross-entropy"
 CROSS_ENTROPY_LONG = "cross-entropy, same compute"
-CROSS_ENTROPY_PLAIN = "cross-entropy, same compute, undistorted"
+CROSS_ENTROPY_DOUBLE = "cross-entropy, compute of two rounds"
+UNDISTORTED = ", undistorted"
+CROSS_ENTROPY_PLAIN = CROSS_ENTROPY_LONG + UNDISTORTED
+
+_BASELINE_NAMES = {
+    "ce": CROSS_ENTROPY,
+    "ce_long": CROSS_ENTROPY_LONG,
+    "ce_double": CROSS_ENTROPY_DOUBLE,
+}
+
+#: Methods of two rounds; what is of the same compute as they is the baseline of two rounds.
+_TWO_ROUNDS = ("pseudo", "ce_double")
 
 #: What a gain is measured over, the weakest baseline first, and the heading of its column.
 BASELINES: dict[str, str] = {
@@ -50,6 +61,7 @@ _STAGE_ONE = frozenset({"form", "scope", "temperature", "loss_size", "freeze"})
 _UNUSED: dict[str, frozenset[str]] = {
     "ce": _STAGE_ONE | {"pretrain", "distortion"},
     "ce_long": _STAGE_ONE,
+    "ce_double": _STAGE_ONE,
 }
 
 
@@ -101,7 +113,7 @@ def method_name(row: Row) -> str:
 
     ``contrastive (paper, cross)`` names the loss form and scope; ``, ImageNet`` is added where
     the encoder did not start from scratch, ``, frozen`` where stage 2 trained the classifier alone,
-    ``, undistorted`` where ``ce_long`` was spared the colour distortion.
+    ``, undistorted`` where a baseline of the same compute was spared the colour distortion.
     """
     method = row["method"]
     if method in _HEATED:
@@ -109,10 +121,10 @@ def method_name(row: Row) -> str:
         name = f"{label} ({row['form']}, {row['scope']})"
         if _field(row, "freeze"):
             name += ", frozen"
-    elif method == "ce_long" and _field(row, "distortion") == 0:
-        name = CROSS_ENTROPY_PLAIN
     else:
-        name = {"ce": CROSS_ENTROPY, "ce_long": CROSS_ENTROPY_LONG}[method]
+        name = _BASELINE_NAMES[method]
+        if method in MATCHED and _field(row, "distortion") == 0:
+            name += UNDISTORTED
     return name + weights_suffix(row)
 
 
@@ -123,10 +135,12 @@ def weights_suffix(row: Row) -> str:
 
 def method_order(name: str) -> tuple[int, int, str]:
     """Sorting key: baselines, contrastive, pseudo-labels; the paper's form first, cross first."""
-    families = (CROSS_ENTROPY_LONG, CROSS_ENTROPY, "contrastive", "pseudo-labels")
-    family = next((i for i, start in enumerate(families) if name.startswith(start)), len(families))
+    families = (CROSS_ENTROPY, CROSS_ENTROPY_LONG, CROSS_ENTROPY_DOUBLE, "contrastive", "pseudo")
+    # The longest: every baseline's name begins with that of the first.
+    fitting = [i for i, start in enumerate(families) if name.startswith(start)]
+    family = max(fitting, default=len(families))
     variant = next((i for i, words in enumerate(_VARIANTS) if words in name), len(_VARIANTS))
-    return {0: 1, 1: 0}.get(family, family), variant, name
+    return family, variant, name
 
 
 def fraction_name(fraction: float | None) -> str:
@@ -221,7 +235,7 @@ class Gain:
     """What one method gains over a baseline, at one number of labelled images.
 
     Attributes:
-        baseline: Name of the baseline without what :func:`weights_suffix` adds.
+        baseline: Which of :data:`BASELINES`; for a method of two rounds that of its own compute.
         group: The runs of the method.
         differences: Points over the baseline by seed, for each seed that both have: the same
             labelled images and first weights.
@@ -236,8 +250,9 @@ def gains(rows: Iterable[Row], measure: str = "miou_val") -> list[Gain]:
     """Gains over each of the cross-entropy baselines, paired by seed, the weakest first.
 
     A seed without its baseline is left out, and so is one whose baseline of the same compute had
-    fewer image passes: pseudo-labels take twice those of ``ce_long``. Methods from ImageNet
-    weights are compared with baselines from ImageNet weights.
+    fewer image passes. The baseline of the same compute is ``ce_double`` for pseudo-labels, which
+    take twice the image passes of ``ce_long``. Methods from ImageNet weights are compared with
+    baselines from ImageNet weights.
 
     Raises:
         ConfigError: See :func:`groups`; or no run has a baseline of its seed.
@@ -248,11 +263,12 @@ def gains(rows: Iterable[Row], measure: str = "miou_val") -> list[Gain]:
     paired = []
     for place, baseline in enumerate(baselines):
         for group in found:
-            weights = weights_suffix(next(iter(group.rows.values())))
+            one = next(iter(group.rows.values()))
+            names = [_of_its_rounds(name, one) + weights_suffix(one) for name in baselines]
             # No gain of a baseline over itself, and none of a weaker one over a stronger one.
-            if group.method in [shorter + weights for shorter in baselines[: place + 1]]:
+            if group.method in names[: place + 1]:
                 continue
-            other = held.get((baseline + weights, group.labelled))
+            other = held.get((names[place], group.labelled))
             differences = {
                 seed: value - other.values[seed]
                 for seed, value in group.values.items()
@@ -271,6 +287,13 @@ def gains(rows: Iterable[Row], measure: str = "miou_val") -> list[Gain]:
             "labelled images and the same seed"
         )
     return paired
+
+
+def _of_its_rounds(baseline: str, row: Row) -> str:
+    """The baseline's name where the run trained two rounds."""
+    if row["method"] not in _TWO_ROUNDS:
+        return baseline
+    return baseline.replace(CROSS_ENTROPY_LONG, CROSS_ENTROPY_DOUBLE)
 
 
 def mean_gain(found: Iterable[Gain], counts: Collection[int]) -> Summary | None:
@@ -354,7 +377,7 @@ def beside_baselines(rows: Iterable[Row]) -> list[Row]:
     All rows, where it stands nowhere: then no method can be set beside it anyway.
     """
     rows = list(rows)
-    counts = {row["labelled"] for row in rows if row["method"] in ("ce", "ce_long")}
+    counts = {row["labelled"] for row in rows if row["method"] in _BASELINE_NAMES}
     return [row for row in rows if not counts or row["labelled"] in counts]
 
 

@@ -25,7 +25,7 @@ from segnb.plots import (
     temperature_curve,
 )
 from segnb.recipe import Recipe, Stage
-from segnb.table import select
+from segnb.table import method_name, select
 
 INFO = DatasetInfo(
     name="toys",
@@ -389,6 +389,8 @@ def test_no_rows_is_a_clear_error(figure: Callable[[list[Any]], Picture]) -> Non
 
 def test_methods_look_alike_everywhere_and_differ_from_each_other() -> None:
     names = [CE, LONG, CROSS, "contrastive (official, within)", "pseudo-labels (paper, cross)"]
+    names += [method_name(row(1.0, method=m, distortion=0)) for m in ("ce_long", "ce_double")]
+    names.append(method_name(row(1.0, method="ce_double")))
     styles = method_styles(names)
     assert method_styles([CROSS])[CROSS] == styles[CROSS]
     assert len({(s.colour, s.marker, s.line, s.filled) for s in styles.values()}) == len(names)

@@ -6,7 +6,7 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -16,13 +16,13 @@ from tiny import COUNTS, NATIVE, STEPS, Finished, ledger_row, make_camvid, tiny_
 
 from segnb import datasets, evaluation, ledger, report, runs, summary
 from segnb.errors import ConfigError, DataError
-from segnb.recipe import Recipe, Stage, preset
+from segnb.recipe import MATCHED, Method, Recipe, Stage, preset
 from segnb.training.log import read_log
 
 pytest_plugins = ["tiny"]
 pytestmark = pytest.mark.usefixtures("one_thread", "places")
 
-METHODS = ("ce", "ce_long", "contrastive", "pseudo")
+METHODS = get_args(Method)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -61,7 +61,8 @@ def test_a_row_tells_what_was_done(method: str, finished: Callable[..., Finished
     assert (row["form"], row["scope"]) == (("paper", "cross") if contrastive else (None, None))
     assert (row["temperature"] is None) != contrastive
     assert row["image_passes"] == run.recipe.image_passes()
-    assert row["steps"] == {"ce": 1, "ce_long": 3, "contrastive": 2, "pseudo": 4}[method] * STEPS
+    times = {"ce": 1, "ce_long": 3, "ce_double": 6, "contrastive": 2, "pseudo": 4}
+    assert row["steps"] == times[method] * STEPS
     for split in ("val", "test"):
         present = [value for value in row["iou"][split] if value is not None]
         assert len(row["iou"][split]) == 11
@@ -75,12 +76,15 @@ def test_a_row_tells_what_was_done(method: str, finished: Callable[..., Finished
 def test_long_cross_entropy_has_exactly_the_passes_of_the_method_it_is_compared_with(
     finished: Callable[..., Finished],
 ) -> None:
-    rows = {method: finished(method).row for method in ("ce_long", "contrastive")}
-    assert rows["ce_long"]["image_passes"] == rows["contrastive"]["image_passes"]
-    # What was done, by the log: steps times batch, twice in stage 1.
-    stages = rows["contrastive"]["stages"]
-    done = 2 * 4 * stages["pretrain"]["step"] + 4 * stages["finetune"]["step"]
-    assert done == 4 * rows["ce_long"]["stages"]["finetune"]["step"]
+    for method, matched in MATCHED.items():
+        rows = {name: finished(name).row for name in (method, matched)}
+        assert rows[method]["image_passes"] == rows[matched]["image_passes"]
+        # What was done, by the log: steps times batch, twice in stage 1.
+        done = sum(
+            4 * stage["step"] * (2 if name.startswith("pretrain") else 1)
+            for name, stage in rows[matched]["stages"].items()
+        )
+        assert done == 4 * rows[method]["stages"]["finetune"]["step"]
 
 
 def test_all_methods_start_from_the_same_network(finished: Callable[..., Finished]) -> None:

@@ -33,6 +33,8 @@ BASE = preset("camvid", "quick")
         {"form": "official"},
         {"scope": "within"},
         {"method": "ce", "temperature": 0.5},  # cross-entropy has no temperature
+        {"method": "ce_double"},
+        {"method": "ce_double", "distortion": 0},
         {"method": "ce_long", "distortion": 0},  # the fairer baseline where distortion hurts
     ],
 )
@@ -49,6 +51,7 @@ def test_other_methods_seeds_and_fractions_are_comparable(changes: dict[str, Any
         {"crop": (64, 64)},
         {"distortion": 0},  # of the second view
         {"method": "ce_long", "distortion": 0.5},
+        {"method": "ce_double", "distortion": 0.5},
     ],
 )
 def test_other_recipes_are_not(changes: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from segnb import cost, ledger, sweep
 from segnb.cost import foretell, readable_seconds
 from segnb.errors import ConfigError, DataError
 from segnb.models import SegmentationNetwork
-from segnb.recipe import Recipe, Stage
+from segnb.recipe import Method, Recipe, Stage
 from segnb.training import TrainingStopped
 
 pytest_plugins = ["tiny"]
@@ -114,7 +114,7 @@ def test_a_real_sweep(tmp_path: Path) -> None:
     assert [row["recipe_hash"] for row in ledger.read(tmp_path / "ledger.jsonl")] == [base.hash]
 
 
-@pytest.mark.parametrize("method", ["ce", "ce_long", "contrastive", "pseudo"])
+@pytest.mark.parametrize("method", get_args(Method))
 def test_the_cost_is_told(method: Any) -> None:
     recipe = tiny_recipe(method)
     told = foretell(recipe, cpu=True)

@@ -74,6 +74,7 @@ def test_names() -> None:
     assert method_name(row(1, method="ce_long")) == "cross-entropy, same compute"
     plain = row(1, method="ce_long", distortion=0, encoder_weights="imagenet")
     assert method_name(plain) == "cross-entropy, same compute, undistorted, ImageNet"
+    assert method_name(row(1, method="ce_double")) == "cross-entropy, compute of two rounds"
     assert method_name(row(1, form="official", scope="within")) == "contrastive (official, within)"
     assert method_name(row(1, method="pseudo")) == "pseudo-labels (paper, cross)"
     assert method_name(row(1, method="ce", freeze=True, encoder_weights="imagenet")) == (
@@ -81,7 +82,8 @@ def test_names() -> None:
     )
     assert method_name(row(1, freeze=True)) == "contrastive (paper, cross), frozen"
     names = ["pseudo-labels (paper, cross)", "contrastive (paper, cross)"]
-    names += ["cross-entropy, same compute", "cross-entropy"]
+    names += ["cross-entropy, compute of two rounds", "cross-entropy, same compute"]
+    names.append("cross-entropy")
     assert sorted(names, key=method_order) == names[::-1]
     assert [fraction_name(f) for f in (1 / 32, 1 / 3, 1.0, None)] == ["1/32", "1/3", "all", ""]
 
@@ -294,3 +296,38 @@ def test_a_method_with_more_image_passes_gains_nothing_over_the_same_compute() -
     assert told["cross-entropy, same compute", "contrastive (paper, cross)"] == {0: 2.0}
     assert told["cross-entropy", "pseudo-labels (paper, cross)"] == {0: 20.0}
     assert ("cross-entropy, same compute", "pseudo-labels (paper, cross)") not in told
+
+
+def test_the_same_compute_as_pseudo_labels_is_that_of_two_rounds() -> None:
+    rows = [
+        row(30.0, method="ce"),
+        row(40.0, method="ce_long"),
+        row(42.0, method="ce_long", distortion=0),
+        row(45.0, method="ce_double"),
+        row(46.0, method="ce_double", distortion=0),
+        row(41.0),
+        row(50.0, method="pseudo"),
+    ]
+    told = {(gain.baseline, gain.group.method): gain.differences[0] for gain in gains(rows)}
+    same, plain = "cross-entropy, same compute", "cross-entropy, same compute, undistorted"
+    contrastive, pseudo = "contrastive (paper, cross)", "pseudo-labels (paper, cross)"
+    double = "cross-entropy, compute of two rounds"
+    assert told == {
+        **{
+            ("cross-entropy", name): gain
+            for name, gain in (
+                (same, 10.0),
+                (plain, 12.0),
+                (double, 15.0),
+                (double + ", undistorted", 16.0),
+                (contrastive, 11.0),
+                (pseudo, 20.0),
+            )
+        },
+        (same, plain): 2.0,
+        (same, contrastive): 1.0,
+        (plain, contrastive): -1.0,
+        (same, double + ", undistorted"): 1.0,
+        (same, pseudo): 5.0,
+        (plain, pseudo): 4.0,
+    }

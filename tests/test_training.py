@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from segnb import runs
 from segnb.datasets import IGNORE, WorkingSet
 from segnb.errors import ConfigError
 from segnb.losses import official, paper
-from segnb.recipe import Recipe, Stage
+from segnb.recipe import Method, Recipe, Stage
 from segnb.runs import initial_network, load_splits
 from segnb.training import (
     Session,
@@ -336,8 +336,10 @@ def test_stage_one_sees_the_image_and_its_distortion_with_one_label_map(
     assert not torch.equal(seen[1][4:], seen[0][4:])
 
 
-@pytest.mark.parametrize(("method", "distorted"), [("ce", False), ("ce_long", True)])
-def test_only_the_long_baseline_is_distorted(
+@pytest.mark.parametrize(
+    ("method", "distorted"), [("ce", False), ("ce_long", True), ("ce_double", True)]
+)
+def test_only_the_long_baselines_are_distorted(
     splits: runs.Splits, session: Session, method: Any, distorted: bool
 ) -> None:
     stage = Stage(steps=1, batch=4)
@@ -382,7 +384,7 @@ def test_a_live_listener_gets_every_row(splits: runs.Splits, session: Session) -
 def test_all_methods_have_the_same_labels(finished: Callable[..., Finished]) -> None:
     used = {
         method: json.loads((finished(method).folder / "ids.json").read_text())["labelled"]
-        for method in ("ce", "ce_long", "contrastive", "pseudo")
+        for method in get_args(Method)
     }
     assert len(used["ce"]) == 6
     assert all(ids == used["ce"] for ids in used.values())

@@ -17,7 +17,14 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from segnb.files import atomic_path
-from segnb.table import CROSS_ENTROPY, CROSS_ENTROPY_LONG, CROSS_ENTROPY_PLAIN, method_order
+from segnb.table import (
+    CROSS_ENTROPY,
+    CROSS_ENTROPY_DOUBLE,
+    CROSS_ENTROPY_LONG,
+    CROSS_ENTROPY_PLAIN,
+    UNDISTORTED,
+    method_order,
+)
 
 #: Width of a figure in inches; 100 of a notebook's pixels each.
 WIDTH = 7.2
@@ -128,6 +135,8 @@ _METHODS = {
     CROSS_ENTROPY: MethodStyle(_GREY, "o"),
     CROSS_ENTROPY_LONG: MethodStyle(_ORANGE, "s"),
     CROSS_ENTROPY_PLAIN: MethodStyle(_ORANGE, "s", "--"),
+    CROSS_ENTROPY_DOUBLE: MethodStyle(_ORANGE, "X"),
+    CROSS_ENTROPY_DOUBLE + UNDISTORTED: MethodStyle(_ORANGE, "X", "--"),
     "(paper, cross)": MethodStyle(_BLUE, "^"),
     "(paper, within)": MethodStyle(_SKY, "v"),
     "(paper, batch)": MethodStyle(_PINK, "<"),
