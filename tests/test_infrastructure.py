@@ -342,6 +342,20 @@ def test_tables_come_from_the_ledger(path: Path) -> None:
     assert readme.refresh(text) == text, "run: python tools/readme.py"
 
 
+@pytest.mark.parametrize("path", readme.PAGES, ids=lambda path: path.parent.name)
+def test_quoted_intervals_stand_in_a_table(path: Path) -> None:
+    tables = "".join(page.read_text(encoding="utf-8") for page in readme.PAGES)
+    quoted = readme.unbacked(path.read_text(encoding="utf-8"), tables)
+    assert quoted == [], "no table of the pages holds these"
+
+
+def test_a_drifted_interval_is_seen() -> None:
+    table = "<!-- begin: segnb table -->\n| +0.8 (-1.1 to +2.6) |\n<!-- end -->\n"
+    told = "0.8 ahead (-1.1\n  to +2.6), the other behind (-2.6 to +1.1). Fisher 2.2 to 3.9.\n"
+    assert readme.unbacked(told + table, table) == []
+    assert readme.unbacked("0.8 ahead (-1.1 to\n+2.7)\n" + table, table) == ["-1.1 to +2.7"]
+
+
 @pytest.mark.parametrize("path", commands.LEDGERS, ids=lambda path: path.parent.name)
 def test_commands_of_results_run_their_recipes(path: Path) -> None:
     rows = ledger.read(path)

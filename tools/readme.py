@@ -6,7 +6,8 @@ A block names the command whose output it holds::
     ...
     <!-- end -->
 
-``python tools/readme.py`` writes every block of the pages again; a test compares them.
+``python tools/readme.py`` writes every block of the pages again; a test compares them. Another one
+looks whether an interval that the text around the blocks quotes stands in one of them.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ _BLOCK = re.compile(
     r"(?P<begin><!-- begin: (?P<command>[^\n]*?) -->\n)(?P<body>.*?)(?P<end><!-- end -->)",
     re.DOTALL,
 )
+
+
+#: An interval of gains: one of its ends has a sign. Ranges of other numbers have none.
+_INTERVAL = re.compile(r"(?P<low>[+-]?\d+\.\d)\s+to\s+(?P<high>[+-]?\d+\.\d)")
 
 
 def run(command: str) -> str:
@@ -72,6 +77,29 @@ def refresh(text: str, output_of: Callable[[str], str] = run) -> str:
         return f"{match['begin']}\n{body}\n\n{match['end']}"
 
     return _BLOCK.sub(made, text)
+
+
+def unbacked(text: str, tables: str) -> list[str]:
+    """Intervals of gains that a text quotes and no table holds, as they stand in the text.
+
+    "A behind B by -1 to 3" is backed by a table's "B over A -3 to 1".
+
+    Args:
+        text: Markdown; what stands in its own blocks is not asked for.
+        tables: Markdown in whose blocks the intervals should stand.
+    """
+
+    def intervals(of: str) -> list[tuple[str, float, float]]:
+        return [(m[0], float(m["low"]), float(m["high"])) for m in _INTERVAL.finditer(of)]
+
+    blocks = "".join(match["body"] for match in _BLOCK.finditer(tables))
+    held = {(low, high) for _, low, high in intervals(blocks)}
+    held |= {(-high, -low) for low, high in held}
+    return [
+        " ".join(quoted.split())
+        for quoted, low, high in intervals(_BLOCK.sub("", text))
+        if set("+-") & set(quoted) and (low, high) not in held
+    ]
 
 
 def main() -> int:
