@@ -135,8 +135,8 @@ _METHODS = {
     CROSS_ENTROPY: MethodStyle(_GREY, "o"),
     CROSS_ENTROPY_LONG: MethodStyle(_ORANGE, "s"),
     CROSS_ENTROPY_PLAIN: MethodStyle(_ORANGE, "s", "--"),
-    CROSS_ENTROPY_DOUBLE: MethodStyle(_ORANGE, "X"),
-    CROSS_ENTROPY_DOUBLE + UNDISTORTED: MethodStyle(_ORANGE, "X", "--"),
+    CROSS_ENTROPY_DOUBLE: MethodStyle(_ORANGE, "X", "-."),
+    CROSS_ENTROPY_DOUBLE + UNDISTORTED: MethodStyle(_ORANGE, "*", "--"),
     "(paper, cross)": MethodStyle(_BLUE, "^"),
     "(paper, within)": MethodStyle(_SKY, "v"),
     "(paper, batch)": MethodStyle(_PINK, "<"),
@@ -162,8 +162,9 @@ def method_styles(names: Sequence[str]) -> dict[str, MethodStyle]:
     """A style for each name, known methods first; a method looks alike in every figure.
 
     Pseudo-labels are dashed in the colour of their loss, undistorted cross-entropy in that of the
-    distorted, ImageNet weights and frozen networks dotted, all with open markers. Names that are
-    no method of this package share the same colours in their order.
+    distorted, ImageNet weights and frozen networks are dotted, the compute of two rounds is dashed
+    and dotted, all with open markers. Names that are no method of this package share the same
+    colours in their order.
     """
     found: dict[str, MethodStyle] = {}
     unknown = 0
