@@ -28,7 +28,8 @@ def tables(
     """Markdown: for each data set and tier the comparison of methods.
 
     Only runs of the presets' own recipes stand in the comparison, with any seed, fraction,
-    method, form and scope; studies that change something else are the business of their figures.
+    method, form, scope and map of the loss; studies that change something else are the business
+    of their figures.
 
     Args:
         rows: The ledger.
@@ -62,7 +63,7 @@ def tables(
 
 #: Fields of a recipe that the comparison of methods is made over; and the arithmetic asked for,
 #: since ``auto`` means another one on another machine.
-_COMPARED = ("method", "seed", "fraction", "form", "scope", "precision")
+_COMPARED = ("method", "seed", "fraction", "form", "scope", "loss_size", "precision")
 
 
 def comparable(

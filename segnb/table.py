@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import Any, Literal, TypeVar
 
 from segnb.errors import ConfigError
-from segnb.recipe import MATCHED, Recipe
+from segnb.recipe import MATCHED, Recipe, preset
 
 Row = Mapping[str, Any]
 AnyRow = TypeVar("AnyRow", bound=Row)
@@ -111,14 +111,15 @@ class Group:
 def method_name(row: Row) -> str:
     """What a run's method is called in every legend and table.
 
-    ``contrastive (paper, cross)`` names the loss form and scope; ``, ImageNet`` is added where
-    the encoder did not start from scratch, ``, frozen`` where stage 2 trained the classifier alone,
-    ``, undistorted`` where a baseline of the same compute was spared the colour distortion.
+    ``contrastive (paper, cross)`` names the loss form and scope; ``, 24x24 places`` is added where
+    the loss saw another map than the preset's, ``, frozen`` where stage 2 trained the classifier
+    alone, ``, ImageNet`` where the encoder did not start from scratch, ``, undistorted`` where a
+    baseline of the same compute was spared the colour distortion.
     """
     method = row["method"]
     if method in _HEATED:
         label = "contrastive" if method == "contrastive" else "pseudo-labels"
-        name = f"{label} ({row['form']}, {row['scope']})"
+        name = f"{label} ({row['form']}, {row['scope']})" + _places(row)
         if _field(row, "freeze"):
             name += ", frozen"
     else:
@@ -126,6 +127,17 @@ def method_name(row: Row) -> str:
         if method in MATCHED and _field(row, "distortion") == 0:
             name += UNDISTORTED
     return name + weights_suffix(row)
+
+
+def _places(row: Row) -> str:
+    """What :func:`method_name` adds for another map of the loss than the preset's."""
+    if row.get("recipe") is None:
+        return ""
+    size = _field(row, "loss_size")
+    usual = preset(row["dataset"], row["tier"]).loss_size
+    if (size and tuple(size)) == usual:
+        return ""
+    return f", {size[0]}x{size[1]} places" if size else ", places of the feature map"
 
 
 def weights_suffix(row: Row) -> str:

@@ -32,6 +32,7 @@ BASE = preset("camvid", "quick")
         {"seed": 7, "fraction": 0.5},
         {"form": "official"},
         {"scope": "within"},
+        {"loss_size": (24, 24)},
         {"method": "ce", "temperature": 0.5},  # cross-entropy has no temperature
         {"method": "ce_double"},
         {"method": "ce_double", "distortion": 0},
@@ -47,7 +48,6 @@ def test_other_methods_seeds_and_fractions_are_comparable(changes: dict[str, Any
     "changes",
     [
         {"temperature": 0.5},
-        {"loss_size": (24, 24)},
         {"crop": (64, 64)},
         {"distortion": 0},  # of the second view
         {"method": "ce_long", "distortion": 0.5},
@@ -60,7 +60,7 @@ def test_other_recipes_are_not(changes: dict[str, Any]) -> None:
 
 
 def test_a_study_may_vary_one_field_more() -> None:
-    rows = [row(BASE.replace(temperature=0.5)), row(BASE.replace(loss_size=(24, 24)))]
+    rows = [row(BASE.replace(temperature=0.5)), row(BASE.replace(crop=(64, 64)))]
     assert comparable(rows, varied=("temperature",)) == rows[:1]
 
 

@@ -81,7 +81,13 @@ def test_names() -> None:
         "cross-entropy, ImageNet"
     )
     assert method_name(row(1, freeze=True)) == "contrastive (paper, cross), frozen"
-    names = ["pseudo-labels (paper, cross)", "contrastive (paper, cross)"]
+    finer = row(1, loss_size=(24, 12), form="official", freeze=True)
+    assert method_name(finer) == "contrastive (official, cross), 24x12 places, frozen"
+    assert method_name(row(1, tier="paper", loss_size=(65, 65))) == "contrastive (paper, cross)"
+    assert method_name(row(1, tier="paper")).endswith("(paper, cross), places of the feature map")
+    assert method_name(row(1, method="ce", loss_size=(24, 12))) == "cross-entropy"
+    names = ["pseudo-labels (paper, cross)", "contrastive (paper, cross), 24x24 places"]
+    names.append("contrastive (paper, cross)")
     names += ["cross-entropy, compute of two rounds", "cross-entropy, same compute"]
     names.append("cross-entropy")
     assert sorted(names, key=method_order) == names[::-1]
