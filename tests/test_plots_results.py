@@ -318,6 +318,20 @@ def test_many_methods_at_one_number_keep_clear_of_the_next() -> None:
     assert low < min(at_46) < max(at_92) < high
 
 
+def test_many_methods_at_the_fewest_labels_stay_inside_the_frame() -> None:
+    forms = [{"form": f, "scope": s} for f in ("paper", "official") for s in ("cross", "within")]
+    rows = [row(30.0, method=m, labelled=n) for m in ("ce", "ce_long") for n in (11, 367)]
+    rows += [
+        row(31.0, labelled=11, loss_size=size, **f) for f in forms for size in (None, (24, 24))
+    ]
+    rows.append(row(29.0, labelled=11, method="ce_long", distortion=0))
+    over_ce = gain(rows).figure.axes[0]
+    assert len(lines(over_ce)) == 10
+    low, high = over_ce.get_xlim()
+    for line in lines(over_ce).values():
+        assert low * 1.05 < min(line.get_xdata()) <= max(line.get_xdata()) < high / 1.05
+
+
 def test_cost_labels_seconds_under_every_lowest_panel() -> None:
     rows = [row(20.0 + n, labelled=n, seconds=50.0 * n) for n in (11, 46, 92, 367)]
     panels = cost(rows).figure.axes

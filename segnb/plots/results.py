@@ -70,6 +70,9 @@ _BREAK = "\n"
 #: Room beside the outermost numbers of labelled images, as a factor.
 _BESIDE = 1.35
 
+#: Room beside the outermost marks, as a part of the axis.
+_MARK = 0.025
+
 #: How much of the way from one tick to the next the marks of one tick may take up.
 _FILLED = 0.6
 
@@ -105,7 +108,7 @@ def label_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Pictur
         for name, line in methods.items():
             points = [(at[name, g.labelled], [*g.values.values()]) for g in line]
             _curve(axes, points, styles[name], name)
-        _labelled_axis(axes, found)
+        _labelled_axis(axes, found, marks=at.values())
         _fit_heights([axes])
         axes.set_xlabel("labelled images (share of the training images)")
         axes.set_ylabel(f"{MEASURE_NAMES[measure]}, %")
@@ -145,14 +148,22 @@ def gain(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
         drawn = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
         shown = [group for lines in panels.values() for line in lines.values() for group, _ in line]
         counts = [group.labelled for group in shown]
+        at_all = {
+            baseline: _side_by_side(
+                {name: [g.labelled for g, _ in line] for name, line in lines.items()},
+                counts,
+                share=0.012 * len(panels),
+            )
+            for baseline, lines in panels.items()
+        }
+        marks = [place for at in at_all.values() for place in at.values()]
         for axes, (baseline, lines) in zip(drawn, panels.items(), strict=True):
             axes.axhline(0, color="#888888", linewidth=1)
-            standing = {name: [g.labelled for g, _ in line] for name, line in lines.items()}
-            at = _side_by_side(standing, counts, share=0.012 * len(panels))
+            at = at_all[baseline]
             for name, line in lines.items():
                 points = [(at[name, group.labelled], pairs) for group, pairs in line]
                 _curve(axes, points, styles[name], name)
-            _labelled_axis(axes, shown)
+            _labelled_axis(axes, shown, marks=marks)
             axes.set_xlabel("labelled images")
             axes.set_title(textwrap.fill(BASELINES[baseline], 26))
         _fit_heights(drawn)
@@ -527,12 +538,15 @@ def _fit_heights(panels: Iterable[Axes]) -> None:
         panels[0].plot([], [], "^", color=QUIET, markersize=4, label=label)
 
 
-def _labelled_axis(axes: Axes, found: Iterable[Group]) -> None:
+def _labelled_axis(axes: Axes, found: Iterable[Group], *, marks: Collection[float]) -> None:
+    """A logarithmic axis with a tick at each number of labelled images, and room for all marks."""
     names = {group.labelled: fraction_name(group.fraction) for group in found}
     axes.set_xscale("log", base=2)
     axes.set_xticks([*names], [f"{n}\n{share}" if share else str(n) for n, share in names.items()])
     axes.set_xticks([], minor=True)
-    axes.set_xlim(min(names) / _BESIDE, max(names) * _BESIDE)
+    low, high = min(names) / _BESIDE, max(names) * _BESIDE
+    room = (high / low) ** _MARK
+    axes.set_xlim(min(low, min(marks) / room), max(high, max(marks) * room))
 
 
 def _plain_log_axis(axes: Axes) -> None:
