@@ -33,6 +33,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbclient.output_widget import OutputWidget
 from nbformat import NotebookNode
+from traitlets.config import Config
 
 from segnb.files import write_atomic
 
@@ -158,6 +159,19 @@ class _OutputWidget(OutputWidget):
         """Send nothing: no cell here asks an output area what is in it."""
 
 
+def _kernel_sockets(folder: Path) -> Config:
+    """Lets a kernel talk through files of a folder of its own.
+
+    The ports that it would take otherwise are looked for first and bound later; of two notebooks
+    that start at one time the second may find one taken, and its kernel dies.
+    """
+    if os.name == "nt":
+        return Config()
+    # A short name: the system allows about a hundred letters for the whole path.
+    own = {"transport": "ipc", "connection_file": str(folder / "k.json")}
+    return Config(ConnectionFileMixin=own)
+
+
 def execute(notebook: NotebookNode, *, name: str, tier: str, timeout: int | None = None) -> None:
     """Run a notebook in place, in a scratch copy of the repository's results.
 
@@ -183,6 +197,7 @@ def execute(notebook: NotebookNode, *, name: str, tier: str, timeout: int | None
         environment.setdefault("SEGNB_DATA", str(REPOSITORY / "data"))
         client = NotebookClient(
             notebook,
+            config=_kernel_sockets(Path(scratch)),
             timeout=timeout,
             kernel_name="python3",
             record_timing=False,
