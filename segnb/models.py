@@ -257,6 +257,14 @@ def freeze_backbone(network: SegmentationNetwork) -> None:
     network.backbone.eval()
 
 
+def freeze_statistics(network: SegmentationNetwork) -> None:
+    """Leave the whole network to train, its BatchNorm statistics as they are."""
+    for module in network.backbone.modules():
+        # The base class of all of them, timm's and the one that is shared by processes as well.
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
 __all__ = [
     "PROJECTION_CHANNELS",
     "TORCHVISION_DEEPLAB",
@@ -266,4 +274,5 @@ __all__ = [
     "build_network",
     "count_parameters",
     "freeze_backbone",
+    "freeze_statistics",
 ]

@@ -37,7 +37,15 @@ DEEPLAB_RATES = (12, 24, 36)
 DEEPLAB_CELLS = 65
 
 #: Fields that cannot change the result of a method that trains with cross-entropy alone.
-_CONTRASTIVE_ONLY = ("form", "scope", "temperature", "loss_size", "loss_backend", "freeze")
+_CONTRASTIVE_ONLY = (
+    "form",
+    "scope",
+    "temperature",
+    "loss_size",
+    "loss_backend",
+    "freeze",
+    "freeze_statistics",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +126,8 @@ class Recipe:
             network's own feature map.
         loss_backend: Which implementation computes the contrastive loss.
         freeze: Stage 2 trains the classifier alone.
+        freeze_statistics: Stage 2 trains the whole network, and its BatchNorm layers normalise with
+            the running statistics of stage 1 instead of each batch's own.
         pseudo_threshold: Least confidence of a pseudo-label; pixels below are ignored.
         pretrain: Stage 1.
         finetune: Stage 2.
@@ -152,6 +162,7 @@ class Recipe:
     loss_size: tuple[int, int] | None = None
     loss_backend: LossBackend = "auto"
     freeze: bool = False
+    freeze_statistics: bool = False
     pseudo_threshold: float = 0.0
 
     pretrain: Stage = field(default_factory=lambda: Stage(steps=1000, lr=0.1))
@@ -183,6 +194,12 @@ class Recipe:
         _need(len(rates) == 3 and min(rates) >= 1, "atrous_rates", rates, "three, 1 or more")
         _need(
             0 <= self.pseudo_threshold < 1, "pseudo_threshold", self.pseudo_threshold, "in [0, 1)"
+        )
+        _need(
+            not (self.freeze and self.freeze_statistics),
+            "freeze_statistics",
+            self.freeze_statistics,
+            "False where freeze is set: a frozen network keeps its statistics as well",
         )
         _need(
             not (self.form == "official" and self.scope == "batch"),
@@ -253,9 +270,11 @@ class Recipe:
         """
         values = self.to_dict()
         values.pop("loss_backend")
+        # Rows from before there was a choice keep their hash.
         if self.atrous_rates == DEEPLAB_RATES:
-            # Rows from before there was a choice keep their hash.
             values.pop("atrous_rates")
+        if not self.freeze_statistics:
+            values.pop("freeze_statistics")
         if self.split_list is not None:
             values.pop("fraction")
         if not self.uses_contrastive:

@@ -57,7 +57,7 @@ _HEATED = ("contrastive", "pseudo")
 _LAST = 10**9
 
 #: Fields that decide nothing for a method, so that choosing by them does not drop its rows.
-_STAGE_ONE = frozenset({"form", "scope", "temperature", "loss_size", "freeze"})
+_STAGE_ONE = frozenset({"form", "scope", "temperature", "loss_size", "freeze", "freeze_statistics"})
 _UNUSED: dict[str, frozenset[str]] = {
     "ce": _STAGE_ONE | {"pretrain", "distortion"},
     "ce_long": _STAGE_ONE,
@@ -113,8 +113,9 @@ def method_name(row: Row) -> str:
 
     ``contrastive (paper, cross)`` names the loss form and scope; ``, 24x24 places`` is added where
     the loss saw another map than the preset's, ``, frozen`` where stage 2 trained the classifier
-    alone, ``, ImageNet`` where the encoder did not start from scratch, ``, undistorted`` where a
-    baseline of the same compute was spared the colour distortion.
+    alone, ``, frozen statistics`` where it kept stage 1's statistics of BatchNorm, ``, ImageNet``
+    where the encoder did not start from scratch, ``, undistorted`` where a baseline of the same
+    compute was spared the colour distortion.
     """
     method = row["method"]
     if method in _HEATED:
@@ -122,6 +123,8 @@ def method_name(row: Row) -> str:
         name = f"{label} ({row['form']}, {row['scope']})" + _places(row)
         if _field(row, "freeze"):
             name += ", frozen"
+        if _field(row, "freeze_statistics"):
+            name += ", frozen statistics"
     else:
         name = _BASELINE_NAMES[method]
         if method in MATCHED and _field(row, "distortion") == 0:

@@ -20,6 +20,7 @@ from segnb.models import (
     build_network,
     count_parameters,
     freeze_backbone,
+    freeze_statistics,
 )
 from segnb.recipe import DatasetName, Method, Recipe, Tier, preset
 
@@ -201,6 +202,19 @@ def test_a_frozen_backbone_leaves_the_head_alone_to_train() -> None:
     assert count_parameters(network) == 4 * 16 + 4
     assert not any(module.training for module in network.backbone.modules())
     assert network.head.training
+
+
+def test_frozen_statistics_leave_every_weight_to_train() -> None:
+    network = build_network(tiny_recipe())
+    network.attach_classifier(4)
+    network.train()
+    trained = count_parameters(network)
+    freeze_statistics(network)
+    assert count_parameters(network) == trained
+    layers = [m for m in network.backbone.modules() if hasattr(m, "running_mean")]
+    assert len(layers) > 10
+    assert not any(layer.training for layer in layers)
+    assert all(m.training for m in network.modules() if isinstance(m, torch.nn.Dropout))
 
 
 def test_every_smp_architecture_is_offered() -> None:

@@ -406,6 +406,7 @@ def test_methods_look_alike_everywhere_and_differ_from_each_other() -> None:
     names += [method_name(row(1.0, method=m, distortion=0)) for m in ("ce_long", "ce_double")]
     names.append(method_name(row(1.0, method="ce_double")))
     names.append("contrastive (official, cross), 24x24 places")
+    names += [method_name(row(1.0, **{f: True})) for f in ("freeze", "freeze_statistics")]
     styles = method_styles(names)
     assert method_styles([CROSS])[CROSS] == styles[CROSS]
     assert len({(s.colour, s.marker, s.line, s.filled) for s in styles.values()}) == len(names)

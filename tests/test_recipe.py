@@ -75,7 +75,12 @@ recipes = st.builds(
     pretrain=stages,
     finetune=stages,
     precision=st.sampled_from(get_args(Precision)),
-) | st.builds(Recipe, form=st.just("official"), scope=st.sampled_from(["within", "cross"]))
+) | st.builds(
+    Recipe,
+    form=st.just("official"),
+    scope=st.sampled_from(["within", "cross"]),
+    freeze_statistics=st.booleans(),
+)
 
 EVERY_PRESET = list(itertools.product(get_args(DatasetName), get_args(Tier)))
 
@@ -112,6 +117,7 @@ STAGE_ONE = {
     "temperature": 0.5,
     "loss_size": (9, 9),
     "freeze": True,
+    "freeze_statistics": True,
 }
 
 
@@ -268,6 +274,11 @@ def test_a_bad_value_of_a_stage_is_named(name: str, value: Any) -> None:
         Stage(**{"steps": 1, name: value})
 
 
+def test_a_frozen_network_has_no_say_over_its_statistics() -> None:
+    with pytest.raises(ValueError, match="freeze_statistics is True; it must be False where"):
+        Recipe(freeze=True, freeze_statistics=True)
+
+
 def test_the_official_form_has_no_batch_loss() -> None:
     with pytest.raises(ValueError, match="scope is 'batch'"):
         Recipe(form="official", scope="batch")
@@ -289,11 +300,14 @@ def test_a_preset_is_named_where_there_is_none() -> None:
         preset("shapes", "tiny")  # type: ignore[arg-type]
 
 
-def test_rows_from_before_the_dilations_were_a_choice_keep_their_hash() -> None:
+@pytest.mark.parametrize(
+    ("name", "value"), [("atrous_rates", (2, 4, 6)), ("freeze_statistics", True)]
+)
+def test_rows_from_before_a_choice_keep_their_hash(name: str, value: Any) -> None:
     recipe = Recipe()
-    old = {k: v for k, v in recipe.to_dict().items() if k != "atrous_rates"}
+    old = {k: v for k, v in recipe.to_dict().items() if k != name}
     assert Recipe.from_dict(old).hash == recipe.hash == "a150068b39"
-    assert recipe.replace(atrous_rates=(2, 4, 6)).hash != recipe.hash
+    assert recipe.replace(**{name: value}).hash != recipe.hash
 
 
 @pytest.mark.parametrize(

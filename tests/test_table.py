@@ -81,6 +81,8 @@ def test_names() -> None:
         "cross-entropy, ImageNet"
     )
     assert method_name(row(1, freeze=True)) == "contrastive (paper, cross), frozen"
+    kept = row(1, freeze_statistics=True)
+    assert method_name(kept) == "contrastive (paper, cross), frozen statistics"
     finer = row(1, loss_size=(24, 12), form="official", freeze=True)
     assert method_name(finer) == "contrastive (official, cross), 24x12 places, frozen"
     assert method_name(row(1, tier="paper", loss_size=(65, 65))) == "contrastive (paper, cross)"

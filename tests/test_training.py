@@ -272,8 +272,24 @@ def test_freezing_keeps_the_backbone_with_its_statistics(
     assert changed == (set() if freeze else set(before))
 
 
-def test_cross_entropy_alone_is_never_frozen(splits: runs.Splits, session: Session) -> None:
-    recipe = tiny_recipe("ce", freeze=True, finetune=Stage(steps=2, batch=4, weight_decay=0.1))
+def test_frozen_statistics_are_those_of_stage_one(splits: runs.Splits, session: Session) -> None:
+    recipe = tiny_recipe(freeze_statistics=True, finetune=Stage(steps=2, batch=4, weight_decay=0.1))
+    network = initial_network(recipe)
+    pretrain(network, splits.labelled_set, recipe, session=session)
+    before = tensors(network.backbone)
+    finetune(network, splits.labelled_set, recipe, session=session)
+    after = tensors(network.backbone)
+    kept = {name for name in before if torch.equal(before[name], after[name])}
+    ends = ("running_mean", "running_var", "num_batches_tracked")
+    assert kept == {name for name in before if name.endswith(ends)}
+
+
+@pytest.mark.parametrize("field", ["freeze", "freeze_statistics"])
+def test_cross_entropy_alone_is_never_frozen(
+    splits: runs.Splits, session: Session, field: str
+) -> None:
+    two = Stage(steps=2, batch=4, weight_decay=0.1)
+    recipe = tiny_recipe("ce", finetune=two).replace(**{field: True})
     network = initial_network(recipe)
     before = tensors(network.backbone)
     finetune(network, splits.labelled_set, recipe, session=session)

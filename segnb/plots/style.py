@@ -162,14 +162,14 @@ def method_styles(names: Sequence[str]) -> dict[str, MethodStyle]:
     """A style for each name, known methods first; a method looks alike in every figure.
 
     Pseudo-labels are dashed in the colour of their loss, undistorted cross-entropy in that of the
-    distorted; ImageNet weights and frozen networks are dotted; the compute of two rounds and
-    another map of the loss are dashed and dotted; all of them with open markers. Names that are no
-    method of this package share the same colours in their order.
+    distorted; ImageNet weights and frozen networks or statistics are dotted; the compute of two
+    rounds and another map of the loss are dashed and dotted; all of them with open markers. Names
+    that are no method of this package share the same colours in their order.
     """
     found: dict[str, MethodStyle] = {}
     unknown = 0
     for name in sorted(names, key=lambda n: (method_order(n), list(names).index(n))):
-        base = name.removesuffix(", ImageNet").removesuffix(", frozen")
+        base = name.removesuffix(", ImageNet").removesuffix(" statistics").removesuffix(", frozen")
         style = _METHODS.get(base) or _METHODS.get(base[base.find("(") : base.find(")") + 1])
         if style is None:
             found[name] = _OTHERS[unknown % len(_OTHERS)]
@@ -180,6 +180,8 @@ def method_styles(names: Sequence[str]) -> dict[str, MethodStyle]:
             line = ":"
         elif base.startswith("pseudo"):
             line = "--"
+        if name.endswith("statistics"):
+            marker = "p"
         if base.endswith(("places", "feature map")):
             line, marker = "-." if line == "-" else line, "h"
         found[name] = MethodStyle(style.colour, marker, line, filled=line == "-")

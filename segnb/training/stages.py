@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from segnb.datasets import IGNORE, WorkingSet
 from segnb.losses import official, paper
-from segnb.models import SegmentationNetwork, freeze_backbone
+from segnb.models import SegmentationNetwork, freeze_backbone, freeze_statistics
 from segnb.recipe import Recipe
 from segnb.training.batches import geometric_batch, place
 from segnb.training.log import LogRow
@@ -192,6 +192,8 @@ def finetune(
     network.train()
     if recipe.freeze and recipe.uses_contrastive:
         freeze_backbone(network)
+    if recipe.freeze_statistics and recipe.uses_contrastive:
+        freeze_statistics(network)
     return train_stage(
         network, compute_loss, name=name, stage=stage, recipe=recipe, session=session
     )
