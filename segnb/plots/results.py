@@ -9,6 +9,7 @@ text.
 from __future__ import annotations
 
 import itertools
+import math
 import textwrap
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -74,7 +75,10 @@ _BESIDE = 1.35
 _MARK = 0.025
 
 #: How much of the way from one tick to the next the marks of one tick may take up.
-_FILLED = 0.6
+_FILLED = 0.75
+
+#: Width of a panel with few labelled images, as a part of the widest one's.
+_NARROWEST = 0.4
 
 #: Marks the lines of intervals of two seeds.
 _WIDE = "two seeds"
@@ -144,28 +148,27 @@ def gain(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
         for baseline, lines in panels.items()
     )
     with styled():
-        figure = new_figure(WIDTH, 3.9)
-        drawn = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
-        shown = [group for lines in panels.values() for line in lines.values() for group, _ in line]
-        counts = [group.labelled for group in shown]
-        at_all = {
-            baseline: _side_by_side(
-                {name: [g.labelled for g, _ in line] for name, line in lines.items()},
-                counts,
-                share=0.012 * len(panels),
-            )
-            for baseline, lines in panels.items()
-        }
-        marks = [place for at in at_all.values() for place in at.values()]
-        for axes, (baseline, lines) in zip(drawn, panels.items(), strict=True):
+        figure = new_figure(WIDTH, 4.3)
+        standing = [
+            {name: [group.labelled for group, _ in line] for name, line in lines.items()}
+            for lines in panels.values()
+        ]
+        shares = _panel_widths([{*itertools.chain(*its.values())} for its in standing])
+        drawn = figure.subplots(
+            1, len(panels), sharey=True, squeeze=False, gridspec_kw={"width_ratios": shares}
+        )[0]
+        for axes, (baseline, lines), its, share in zip(
+            drawn, panels.items(), standing, shares, strict=True
+        ):
             axes.axhline(0, color="#888888", linewidth=1)
-            at = at_all[baseline]
+            at = _side_by_side(its, itertools.chain(*its.values()), share=0.012 / share)
             for name, line in lines.items():
                 points = [(at[name, group.labelled], pairs) for group, pairs in line]
                 _curve(axes, points, styles[name], name)
-            _labelled_axis(axes, shown, marks=marks)
+            shown = [group for line in lines.values() for group, _ in line]
+            _labelled_axis(axes, shown, marks=at.values())
             axes.set_xlabel("labelled images")
-            axes.set_title(textwrap.fill(BASELINES[baseline], 26))
+            axes.set_title(textwrap.fill(BASELINES[baseline], round(78 * share)))
         _fit_heights(drawn)
         drawn[0].set_ylabel(f"gain in {MEASURE_NAMES[measure]}, points")
         legend_below(figure, drawn)
@@ -582,6 +585,13 @@ def _side_by_side(
         for k, name in enumerate(here):
             places[name, tick] = tick * step ** (k - (len(here) - 1) / 2)
     return places
+
+
+def _panel_widths(counts: Sequence[Collection[int]]) -> list[float]:
+    """Each panel's share of the width: that of its axis, and room for a title at the least."""
+    octaves = [math.log2(_BESIDE**2 * max(its) / min(its)) for its in counts]
+    wanted = [max(own, _NARROWEST * max(octaves)) for own in octaves]
+    return [own / sum(wanted) for own in wanted]
 
 
 def _has_temperature(row: Row) -> bool:
