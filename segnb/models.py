@@ -132,12 +132,18 @@ def build_network(recipe: Recipe) -> SegmentationNetwork:
     Weights are drawn from torch's global generator: seed it first.
 
     Raises:
-        ConfigError: The architecture or encoder is not known, the crop does not fit it, or
-            ImageNet weights can't be fetched.
+        ConfigError: The architecture or encoder is not known, the crop does not fit it, ImageNet
+            weights can't be fetched, or there are no statistics to freeze.
     """
-    if recipe.architecture == TORCHVISION_DEEPLAB:
-        return _torchvision_deeplab(recipe)
-    return _smp(recipe)
+    torchvision = recipe.architecture == TORCHVISION_DEEPLAB
+    network = _torchvision_deeplab(recipe) if torchvision else _smp(recipe)
+    # Said here, before stage 1 is trained: stage 2 is where they are frozen.
+    if recipe.freeze_statistics and not _batch_norms(network):
+        raise ConfigError(
+            f"freeze_statistics: {recipe.architecture} with encoder {recipe.encoder!r} has no "
+            "BatchNorm layers, whose statistics stage 2 could keep; leave it out"
+        )
+    return network
 
 
 def _smp(recipe: Recipe) -> SegmentationNetwork:
@@ -259,10 +265,14 @@ def freeze_backbone(network: SegmentationNetwork) -> None:
 
 def freeze_statistics(network: SegmentationNetwork) -> None:
     """Leave the whole network to train, its BatchNorm statistics as they are."""
-    for module in network.backbone.modules():
-        # The base class of all of them, timm's and the one that is shared by processes as well.
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
+    for layer in _batch_norms(network):
+        layer.eval()
+
+
+def _batch_norms(network: SegmentationNetwork) -> list[nn.Module]:
+    # The base class of all of them, timm's and the one that is shared by processes as well.
+    kind = nn.modules.batchnorm._BatchNorm
+    return [module for module in network.backbone.modules() if isinstance(module, kind)]
 
 
 __all__ = [

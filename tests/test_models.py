@@ -217,6 +217,13 @@ def test_frozen_statistics_leave_every_weight_to_train() -> None:
     assert all(m.training for m in network.modules() if isinstance(m, torch.nn.Dropout))
 
 
+def test_a_network_without_statistics_has_none_to_freeze() -> None:
+    changes = {"architecture": "FPN", "encoder": "tu-convnext_atto", "encoder_depth": 4}
+    build_network(tiny_recipe(**changes))
+    with pytest.raises(ConfigError, match="'tu-convnext_atto' has no BatchNorm layers"):
+        build_network(tiny_recipe(freeze_statistics=True, **changes))
+
+
 def test_every_smp_architecture_is_offered() -> None:
     with pytest.raises(ConfigError) as caught:
         build_network(tiny_recipe(architecture="?"))
