@@ -228,7 +228,10 @@ class Recipe:
             return self.finetune
         passes = self.replace(method=MATCHED[self.method]).image_passes()
         steps = -(-passes // self.finetune.batch)  # rounded up: in the baseline's favour
-        return dataclasses.replace(self.finetune, steps=steps)
+        # A stage without steps may name any warm-up; here it gets steps, if only a few.
+        return dataclasses.replace(
+            self.finetune, steps=steps, warmup=min(self.finetune.warmup, steps)
+        )
 
     def cross_entropy_distortion(self) -> float:
         """Colour distortion that stage 2 of this method trains with."""
