@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -208,12 +209,23 @@ def test_temperature_curve() -> None:
         temperature_curve(ROWS)
 
 
-def test_level_lines_of_both_long_baselines_can_be_told_apart() -> None:
+def test_titles_of_four_stages_leave_each_other_room() -> None:
+    stages = ("pretrain", "finetune", "pretrain-pseudo", "finetune-pseudo")
+    log = [{"stage": s, "step": step, "loss": 2.0} for s in stages for step in (0, 10)]
+    picture = loss_curves({"pseudo-labels (paper, cross)": log})
+    picture.png()  # lays the panels out
+    boxes = [axes.title.get_window_extent() for axes in picture.figure.axes]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+    assert boxes[-1].x1 <= picture.figure.bbox.x1
+
+
+def test_level_lines_of_all_long_baselines_can_be_told_apart() -> None:
     rows = [*ROWS, row(30.0, temperature=0.5), row(43.0, method="ce_long", distortion=0)]
+    rows.append(row(44.0, method="ce_double"))
     (axes,) = temperature_curve(rows).figure.axes
-    levels = [lines(axes)[name] for name in (LONG, PLAIN)]
-    assert levels[0].get_color() == levels[1].get_color()
-    assert levels[0]._dash_pattern != levels[1]._dash_pattern
+    levels = [lines(axes)[name] for name in (LONG, PLAIN, "cross-entropy, compute of two rounds")]
+    assert len({level.get_color() for level in levels}) == 1
+    assert len({str(level._dash_pattern) for level in levels}) == 3
 
 
 def test_sweep_rows_are_not_averaged_into_the_label_curve() -> None:

@@ -11,7 +11,15 @@ import numpy.typing as npt
 
 from segnb.datasets.base import DatasetInfo
 from segnb.errors import ConfigError
-from segnb.plots.style import WIDTH, Picture, legend_below, method_styles, new_figure, styled
+from segnb.plots.style import (
+    WIDTH,
+    Picture,
+    legend_below,
+    method_styles,
+    new_figure,
+    panel_title,
+    styled,
+)
 from segnb.table import MeasuredSplit, Row, class_ious, groups, one_count, summarise
 
 #: Share of a stage that the smoothed loss averages over.
@@ -72,7 +80,7 @@ def loss_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Picture:
                     label=name,
                     **style.mark(),
                 )
-            axes.set(title=_STAGES.get(stage, stage), xlabel="step")
+            axes.set(title=panel_title(_STAGES.get(stage, stage), 1 / len(series)), xlabel="step")
             axes.set_xlim(left=0)
         panels[0].set_ylabel("loss")
         legend_below(figure, panels)

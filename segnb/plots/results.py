@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import textwrap
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -28,6 +27,7 @@ from segnb.plots.style import (
     legend_below,
     method_styles,
     new_figure,
+    panel_title,
     styled,
 )
 from segnb.table import (
@@ -79,6 +79,14 @@ _FILLED = 0.75
 
 #: Width of a panel with few labelled images, as a part of the widest one's.
 _NARROWEST = 0.4
+
+#: How the line of a level that has no marks is dashed, by the line of the method's curves.
+_LEVEL_LINES = {
+    "-": (0, (4, 2)),
+    "--": (0, (1, 1.5)),
+    "-.": (0, (5, 1.5, 1, 1.5)),
+    ":": (0, (1, 4)),
+}
 
 #: Marks the lines of intervals of two seeds.
 _WIDE = "two seeds"
@@ -168,7 +176,7 @@ def gain(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
             shown = [group for line in lines.values() for group, _ in line]
             _labelled_axis(axes, shown, marks=at.values())
             axes.set_xlabel("labelled images")
-            axes.set_title(textwrap.fill(BASELINES[baseline], round(78 * share)))
+            axes.set_title(panel_title(BASELINES[baseline], share))
         _fit_heights(drawn)
         drawn[0].set_ylabel(f"gain in {MEASURE_NAMES[measure]}, points")
         legend_below(figure, drawn)
@@ -221,7 +229,7 @@ def temperature_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> 
             axes.axhline(
                 summary.mean,
                 color=style.colour,
-                linestyle=(0, (4, 2)) if style.filled else (0, (1, 1.5)),
+                linestyle=_LEVEL_LINES[style.line],
                 linewidth=1.3,
                 label=_with_count(group.method, group.labelled, several),
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from segnb.table import (
 
 #: Width of a figure in inches; 100 of a notebook's pixels each.
 WIDTH = 7.2
+#: Letters of a panel's title that fit above a figure of that width.
+_TITLE_LETTERS = 78
 #: Pixels of a PNG an inch: sharp on a dense screen, small enough for a notebook.
 PIXELS = 160
 #: The same for pages of photographs, which compress badly.
@@ -198,6 +201,16 @@ def new_figure(width: float, height: float, *, tight: bool = True, pixels: int =
         pixels: Pixels of a PNG an inch.
     """
     return Figure(figsize=(width, height), dpi=pixels, layout="constrained" if tight else None)
+
+
+def panel_title(text: str, share: float) -> str:
+    """A title broken into lines that fit above a panel.
+
+    Args:
+        text: The title.
+        share: The panel's part of a figure of :data:`WIDTH`.
+    """
+    return textwrap.fill(text, round(_TITLE_LETTERS * share), break_on_hyphens=False)
 
 
 def legend_below(figure: Figure, panels: Iterable[Any]) -> None:
