@@ -25,9 +25,9 @@ from torchvision.transforms import v2
 
 from segnb.datasets import IGNORE, SegmentationDataset, load
 from segnb.device import choose_precision, describe, usable_cores
+from segnb.experiments.runs import initial_network, load_splits
 from segnb.files import write_atomic
 from segnb.recipe import Precision, Recipe, preset
-from segnb.runs import initial_network, load_splits
 from segnb.training import Session, finetune, make_accelerator, pretrain
 from segnb.training.stages import cross_entropy
 from segnb.views import normalise

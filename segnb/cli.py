@@ -20,7 +20,7 @@ import tyro
 
 from segnb.errors import SegnbError
 from segnb.recipe import DatasetName, Form, Method, Recipe, Scope, Tier, preset
-from segnb.table import MeasuredSplit
+from segnb.results.table import MeasuredSplit
 
 #: Label fraction of ``segnb reproduce``: 16 of the 512 images of shapes.
 REPRODUCE_FRACTION = 1 / 32
@@ -75,7 +75,7 @@ class Training(Bars, Device, Data, Results):
     """What training needs to know of its surroundings."""
 
     def named(self) -> dict[str, Any]:
-        """The same as arguments of :func:`segnb.runs.run`."""
+        """The same as arguments of :func:`segnb.experiments.runs.run`."""
         return {
             "results": self.results,
             "root": self.data,
@@ -95,7 +95,7 @@ class Places(Training):
     runs: Path = Path("runs")
 
     def named(self) -> dict[str, Any]:
-        """The same as arguments of :func:`segnb.runs.run`."""
+        """The same as arguments of :func:`segnb.experiments.runs.run`."""
         return {**super().named(), "runs": self.runs}
 
 
@@ -252,8 +252,8 @@ def pretrain(options: Pretrain) -> int:
 
 
 def _run(options: Run, *, until: Literal["pretrain", "end"]) -> int:
-    from segnb import runs
-    from segnb.cost import foretell
+    from segnb.experiments import runs
+    from segnb.experiments.cost import foretell
 
     recipe, places = options.recipe, options.places
     folder = runs.run_folder(recipe, places.runs)
@@ -266,7 +266,7 @@ def _run(options: Run, *, until: Literal["pretrain", "end"]) -> int:
 
 def finetune(options: Finetune) -> int:
     """Finish the run of a folder."""
-    from segnb import runs
+    from segnb.experiments import runs
 
     recipe = runs.read_recipe(options.folder)
     wanted = runs.run_folder(recipe, options.folder.parent)
@@ -280,7 +280,7 @@ def finetune(options: Finetune) -> int:
 
 def sweep(options: Sweep) -> int:
     """Run a grid of recipes."""
-    from segnb.sweep import grid, remaining, sweep
+    from segnb.experiments.sweep import grid, remaining, sweep
 
     given = {
         "method": options.methods,
@@ -302,7 +302,8 @@ def sweep(options: Sweep) -> int:
 
 def evaluate(options: Evaluate) -> int:
     """Score weights again."""
-    from segnb import datasets, evaluation, runs
+    from segnb import datasets, evaluation
+    from segnb.experiments import runs
     from segnb.training import make_accelerator
     from segnb.training.loop import Session
 
@@ -333,8 +334,8 @@ def predict(options: Predict) -> int:
 
 def table(options: Table) -> int:
     """Print the tables of the ledger."""
-    from segnb import ledger
-    from segnb.summary import tables
+    from segnb.results import ledger
+    from segnb.results.summary import tables
 
     rows = ledger.read(ledger.ledger_path(options.results))
     print(tables(rows, dataset=options.dataset, tier=options.tier, classes=options.classes))
@@ -343,8 +344,9 @@ def table(options: Table) -> int:
 
 def figures(options: Figures) -> int:
     """Draw the ledger."""
-    from segnb import ledger, plots
+    from segnb import plots
     from segnb.report import ledger_figures
+    from segnb.results import ledger
 
     drawn = ledger_figures(
         ledger.read(ledger.ledger_path(options.results)),
@@ -362,9 +364,9 @@ def figures(options: Figures) -> int:
 
 def reproduce(options: Reproduce) -> int:
     """The paper's comparison on one data set."""
-    from segnb import ledger
+    from segnb.experiments.sweep import grid, sweep
     from segnb.report import write_report
-    from segnb.sweep import grid, sweep
+    from segnb.results import ledger
 
     places = options.places
     recipes = grid(

@@ -15,9 +15,9 @@ from segnb import datasets, evaluation
 from segnb.datasets import IGNORE, DatasetInfo, Sample, WorkingSet
 from segnb.datasets.cache import letterbox
 from segnb.errors import DataError
+from segnb.experiments.runs import load_network, read_recipe
 from segnb.files import atomic_path
 from segnb.plots import colour_mask, overlay
-from segnb.runs import load_network, read_recipe
 from segnb.training import make_accelerator
 from segnb.training.loop import Session
 

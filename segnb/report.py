@@ -9,12 +9,13 @@ from typing import get_args
 
 import numpy as np
 
-from segnb import datasets, ledger, plots, table
+from segnb import datasets, plots
 from segnb.errors import ConfigError, DataError
 from segnb.files import write_atomic
 from segnb.plots import Picture
 from segnb.recipe import DatasetName, Recipe, Tier
-from segnb.summary import comparable
+from segnb.results import ledger, table
+from segnb.results.summary import comparable
 from segnb.training.log import read_log
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from segnb import datasets, ledger
+from segnb import datasets
 from segnb.recipe import Recipe, preset
+from segnb.results import ledger
 
 FRACTIONS = (1 / 32, 1 / 16, 1 / 8)
 TEMPERATURES = (0.07, 0.2)

@@ -13,8 +13,10 @@ import pytest
 from tiny import STEPS, Finished, ledger_row, tiny_recipe
 from torch import distributed
 
-from segnb import cli, ledger, runs
+from segnb import cli
+from segnb.experiments import runs
 from segnb.recipe import Stage, preset
+from segnb.results import ledger
 
 pytest_plugins = ["tiny"]
 pytestmark = pytest.mark.usefixtures("one_thread", "places")

@@ -21,8 +21,8 @@ from segnb.evaluation import (
     sample_embeddings,
     score_maps,
 )
+from segnb.experiments.runs import initial_network
 from segnb.models import SegmentationNetwork
-from segnb.runs import initial_network
 from segnb.training import make_accelerator
 
 pytest_plugins = ["tiny"]

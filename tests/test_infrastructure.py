@@ -19,9 +19,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import segnb
-from segnb import ledger
 from segnb.cli import Run, _parse
 from segnb.recipe import preset
+from segnb.results import ledger
 from tools import commands, readme
 
 if sys.version_info >= (3, 11):
@@ -44,11 +44,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("metrics",),
     ("evaluation",),
-    ("runs", "ledger"),
-    ("cost", "sweep"),
-    ("table",),
+    ("results",),
+    ("experiments",),
     ("plots",),
-    ("summary", "report", "predict"),
+    ("report", "predict"),
     ("widgets", "checks", "notebook", "doctor"),
     ("cli", "__main__"),
 )

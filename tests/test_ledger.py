@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from tiny import SERVER, ledger_row
 
-from segnb import ledger
 from segnb.errors import DataError
 from segnb.recipe import Recipe
+from segnb.results import ledger
 
 
 def row(seed: int, **values: object) -> ledger.Row:

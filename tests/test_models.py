@@ -180,7 +180,7 @@ def test_the_classifier_keeps_corners_where_they_are() -> None:
 
 
 def test_the_same_seed_gives_the_same_backbone_whatever_the_method() -> None:
-    from segnb.runs import initial_network
+    from segnb.experiments.runs import initial_network
 
     networks = [initial_network(tiny_recipe(method)) for method in get_args(Method)]
     first = networks[0].state_dict()

@@ -11,11 +11,12 @@ import pytest
 import torch
 from tiny import side_by_side, tiny_recipe
 
-from segnb import ledger, runs
 from segnb.datasets import WorkingSet
 from segnb.errors import SegnbError
+from segnb.experiments import runs
 from segnb.models import SegmentationNetwork
 from segnb.recipe import Recipe, Stage
+from segnb.results import ledger
 from segnb.training import loop
 from segnb.training.log import read_log
 

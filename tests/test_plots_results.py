@@ -26,7 +26,7 @@ from segnb.plots import (
     temperature_curve,
 )
 from segnb.recipe import Recipe, Stage
-from segnb.table import method_name, select
+from segnb.results.table import method_name, select
 
 INFO = DatasetInfo(
     name="toys",

@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import load_file
 from tiny import SERVER, STEPS, Finished, tiny_recipe
 
-from segnb import cli, runs
+from segnb import cli
 from segnb.errors import ConfigError, DataError, SegnbError
+from segnb.experiments import runs
 from segnb.recipe import Method, Recipe, Stage
 from segnb.training import Session, TrainingStopped, checkpoint, stages
 from segnb.training.log import TrainingLog, read_log

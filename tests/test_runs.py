@@ -14,9 +14,11 @@ import torch
 from PIL import Image
 from tiny import COUNTS, NATIVE, STEPS, Finished, ledger_row, make_camvid, tiny_recipe
 
-from segnb import datasets, evaluation, ledger, report, runs, summary
+from segnb import datasets, evaluation, report
 from segnb.errors import ConfigError, DataError
+from segnb.experiments import runs
 from segnb.recipe import MATCHED, Method, Recipe, Stage, preset
+from segnb.results import ledger, summary
 from segnb.training.log import read_log
 
 pytest_plugins = ["tiny"]

@@ -11,11 +11,12 @@ import pytest
 import torch
 from tiny import ledger_row, tiny_recipe
 
-from segnb import cost, ledger, sweep
-from segnb.cost import foretell, readable_seconds
 from segnb.errors import ConfigError, DataError
+from segnb.experiments import cost, sweep
+from segnb.experiments.cost import foretell, readable_seconds
 from segnb.models import SegmentationNetwork
 from segnb.recipe import Method, Recipe, Stage
+from segnb.results import ledger
 from segnb.training import TrainingStopped
 
 pytest_plugins = ["tiny"]

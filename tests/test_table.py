@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from segnb.errors import ConfigError
 from segnb.recipe import Recipe
-from segnb.table import (
+from segnb.results.table import (
     beside_baselines,
     classes_table,
     fraction_name,

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from tiny import STEPS, Finished, tiny_recipe
 from torch import Tensor
 
-from segnb import runs
 from segnb.datasets import IGNORE, WorkingSet
 from segnb.errors import ConfigError
+from segnb.experiments import runs
+from segnb.experiments.runs import initial_network, load_splits
 from segnb.losses import official, paper
 from segnb.recipe import Method, Recipe, Stage
-from segnb.runs import initial_network, load_splits
 from segnb.training import (
     Session,
     contrastive_loss,

@@ -21,10 +21,10 @@ from made_sweep import BASE, FRACTIONS, TEMPERATURES
 from tiny import STEPS, Finished, tiny_recipe
 
 from segnb.errors import ConfigError, DataError
+from segnb.experiments.runs import run_folder
 from segnb.plots import Picture, styled
 from segnb.plots.style import new_figure
 from segnb.recipe import Recipe, Stage, preset
-from segnb.runs import run_folder
 from segnb.training import TrainingStopped
 from segnb.widgets import training
 from segnb.widgets.explorer import (
@@ -75,7 +75,7 @@ def until(condition: Callable[[], object]) -> None:
 
 
 class SlowRun:
-    """Stands in for :func:`segnb.runs.run`: a step is let through by :meth:`step` alone."""
+    """Stands in for :func:`~segnb.experiments.runs.run`: only :meth:`step` lets a step through."""
 
     def __init__(self) -> None:
         self.gate = threading.Semaphore(0)

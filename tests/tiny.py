@@ -17,9 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
-from segnb import ledger
+from segnb.experiments.runs import run, run_folder
 from segnb.recipe import Method, Recipe, Stage, preset
-from segnb.runs import run, run_folder
+from segnb.results import ledger
 
 #: Images of each split; native height and width, which no recipe here works at.
 COUNTS = {"train": 12, "val": 4, "test": 3}
@@ -33,7 +33,7 @@ SERVER.set_forkserver_preload(
     [
         "tiny",
         "segnb.cli",
-        "segnb.cost",
+        "segnb.experiments.cost",
         "segmentation_models_pytorch",
         "sklearn.linear_model",
         "sklearn.metrics",

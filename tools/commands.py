@@ -13,8 +13,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from segnb import ledger
 from segnb.recipe import Recipe
+from segnb.results import ledger
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

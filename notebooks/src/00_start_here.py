@@ -30,14 +30,15 @@ from collections.abc import Sequence
 import numpy as np
 from IPython.display import Markdown
 
-from segnb import evaluation, ledger, plots, summary
+from segnb import evaluation, plots
 from segnb.checks import check_fair_steps, check_verdict, judge
-from segnb.cost import foretell
 from segnb.device import best_device, describe
+from segnb.experiments.cost import foretell
+from segnb.experiments.runs import initial_network, load_network, load_splits, run, run_folder
 from segnb.notebook import project_path, tier
 from segnb.recipe import Stage, preset
-from segnb.runs import initial_network, load_network, load_splits, run, run_folder
-from segnb.table import method_name, results_table, summarise
+from segnb.results import ledger, summary
+from segnb.results.table import method_name, results_table, summarise
 from segnb.training.log import read_log
 
 # %% [markdown]
@@ -333,7 +334,7 @@ judge(check_fair_steps, fair_steps)
 #
 # You ran two methods with the same seeds. Write `verdict(ours, baseline)`, given their mIoU seed by
 # seed: `"better"` or `"worse"` if the 95 % interval of the mean *difference* lies wholly on one
-# side of 0, and `"can't tell"` otherwise. `segnb.table.summarise` gives mean and interval (`low`,
+# side of 0, and `"can't tell"` otherwise. `segnb.results.table.summarise` gives mean and interval (`low`,
 # `high`; `None` where there is one number only).
 
 

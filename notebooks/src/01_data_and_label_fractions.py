@@ -39,7 +39,7 @@ from segnb.errors import DataError
 from segnb.notebook import tier
 from segnb.plots import Picture
 from segnb.recipe import preset
-from segnb.table import fraction_name
+from segnb.results.table import fraction_name
 
 # %% [markdown]
 # **The knobs.** All of them, here and nowhere else. Change one, run the rest again. `camvid`,

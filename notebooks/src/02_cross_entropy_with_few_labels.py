@@ -27,12 +27,12 @@ import torch.nn.functional as F
 from segnb import evaluation, plots
 from segnb.checks import check_confusion_matrix, check_mean_iou, judge
 from segnb.datasets import IGNORE, WorkingSet
+from segnb.experiments.runs import initial_network, load_splits
 from segnb.metrics.segmentation import ConfusionScore, score_confusion
 from segnb.models import SegmentationNetwork
 from segnb.notebook import tier
 from segnb.plots import Picture
 from segnb.recipe import Recipe, Stage, preset
-from segnb.runs import initial_network, load_splits
 from segnb.training import Session, finetune, make_accelerator
 
 # %% [markdown]

@@ -60,9 +60,10 @@ import torch
 import torch.nn.functional as F
 from IPython.display import display
 
-from segnb import checks, runs
+from segnb import checks
 from segnb.checks import judge
 from segnb.device import best_device, describe, machine_memory
+from segnb.experiments import runs
 from segnb.losses import official, paper
 from segnb.plots import views
 from segnb.plots.lines import lines

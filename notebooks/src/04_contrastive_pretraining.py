@@ -55,8 +55,9 @@ import torch.nn.functional as F
 from IPython.display import display
 from sklearn.decomposition import PCA
 
-from segnb import checks, evaluation, runs
+from segnb import checks, evaluation
 from segnb.checks import judge
+from segnb.experiments import runs
 from segnb.plots import contact_sheet, embedding_maps, tsne, views
 from segnb.plots.lines import lines
 from segnb.recipe import Stage, preset

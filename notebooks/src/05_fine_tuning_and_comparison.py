@@ -14,7 +14,7 @@
 # Time: some minutes on two processor cores, for three short trainings.
 
 # %% [markdown]
-# **What we need.** `segnb.runs.run` trains a recipe, measures it and keeps everything in one
+# **What we need.** `segnb.experiments.runs.run` trains a recipe, measures it and keeps everything in one
 # folder. What is there already is not trained again.
 
 # %%
@@ -26,14 +26,15 @@ import numpy as np
 import torch
 from IPython.display import Markdown, display
 
-from segnb import datasets, evaluation, ledger, plots, report, summary, table
+from segnb import datasets, evaluation, plots, report
 from segnb.checks import check_gain_by_class, check_paired_gain, judge
 from segnb.errors import ConfigError
+from segnb.experiments.runs import load_network, load_splits, run, run_folder
 from segnb.metrics.segmentation import score_confusion
 from segnb.models import count_parameters
 from segnb.notebook import project_path, tier
 from segnb.recipe import preset
-from segnb.runs import load_network, load_splits, run, run_folder
+from segnb.results import ledger, summary, table
 
 # %% [markdown]
 # **The knobs.** All of them. Both stages get a reported run's steps divided by `SHORTER`, so that

@@ -55,10 +55,11 @@ import torch
 from IPython.display import Markdown, display
 from sklearn.decomposition import PCA
 
-from segnb import checks, datasets, evaluation, ledger, report, runs, summary
+from segnb import checks, datasets, evaluation, report
 from segnb.checks import judge
 from segnb.datasets import DatasetInfo
 from segnb.errors import ConfigError, DataError
+from segnb.experiments import runs
 from segnb.metrics.compactness import compactness
 from segnb.notebook import project_path
 from segnb.plots import (
@@ -69,7 +70,8 @@ from segnb.plots import (
     tsne,
 )
 from segnb.recipe import Stage, preset
-from segnb.table import select
+from segnb.results import ledger, summary
+from segnb.results.table import select
 
 # %% [markdown]
 # ## 1 · A run to look at

@@ -29,12 +29,13 @@ from typing import Any
 import numpy as np
 from IPython.display import Markdown, display
 
-from segnb import ledger, plots
+from segnb import plots
 from segnb.checks import check_labels_needed, check_temperature_choice, judge
 from segnb.notebook import project_path, tier
 from segnb.plots import Picture
 from segnb.recipe import preset
-from segnb.table import CROSS_ENTROPY_LONG, fraction_name, groups, method_name, method_order
+from segnb.results import ledger
+from segnb.results.table import CROSS_ENTROPY_LONG, fraction_name, groups, method_name, method_order
 from segnb.widgets.explorer import Explorer, answer, find_sweep, point, run_pictures
 from segnb.widgets.training import train
 

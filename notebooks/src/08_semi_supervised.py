@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from IPython.display import Markdown, display
 
-from segnb import evaluation, ledger, plots, summary, table
+from segnb import evaluation, plots
 from segnb.checks import (
     check_confident_labels,
     check_pseudo_quality,
@@ -32,10 +32,11 @@ from segnb.checks import (
 )
 from segnb.datasets import IGNORE
 from segnb.errors import ConfigError
+from segnb.experiments.runs import initial_network, load_network, load_splits, run, run_folder
 from segnb.notebook import project_path, tier
 from segnb.plots import Picture
 from segnb.recipe import preset
-from segnb.runs import initial_network, load_network, load_splits, run, run_folder
+from segnb.results import ledger, summary, table
 from segnb.training import Session, finetune, make_accelerator, pretrain, pseudo_label
 from segnb.training.log import read_log
 from segnb.widgets.live import live

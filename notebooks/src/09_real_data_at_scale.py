@@ -30,14 +30,15 @@ import numpy as np
 import torch
 from IPython.display import Markdown, display
 
-from segnb import datasets, ledger, plots, summary, table
+from segnb import datasets, plots
 from segnb.checks import check_largest_batch, check_time_left, judge
-from segnb.cost import foretell, readable_seconds
 from segnb.device import describe
 from segnb.errors import SegnbError
+from segnb.experiments.cost import foretell, readable_seconds
+from segnb.experiments.runs import run, run_folder
 from segnb.notebook import mount_drive, project_path, tier
 from segnb.recipe import preset
-from segnb.runs import run, run_folder
+from segnb.results import ledger, summary, table
 from segnb.training import TrainingStopped
 from segnb.training.log import read_log
 

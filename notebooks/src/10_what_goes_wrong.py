@@ -33,12 +33,12 @@ from segnb.checks import check_choose_and_report, check_resize_mask, check_stabl
 from segnb.datasets import IGNORE
 from segnb.datasets.cache import letterbox
 from segnb.datasets.shapes import ShapesDataset
+from segnb.experiments.runs import initial_network
 from segnb.losses import paper, supcon_loss
 from segnb.metrics.segmentation import ConfusionScore, score_confusion
 from segnb.notebook import tier
 from segnb.plots import Picture
 from segnb.recipe import preset
-from segnb.runs import initial_network
 from segnb.training.stages import cross_entropy, nearest_labels
 from segnb.views import normalise, to_unit
 

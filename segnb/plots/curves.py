@@ -20,7 +20,7 @@ from segnb.plots.style import (
     panel_title,
     styled,
 )
-from segnb.table import MeasuredSplit, Row, class_ious, groups, one_count, summarise
+from segnb.results.table import MeasuredSplit, Row, class_ious, groups, one_count, summarise
 
 #: Share of a stage that the smoothed loss averages over.
 SMOOTHING = 0.05
@@ -101,7 +101,7 @@ def iou_per_class(
         split: Which split's IoU.
 
     Raises:
-        ConfigError: See :func:`segnb.table.groups`; or rows at several numbers of labelled
+        ConfigError: See :func:`segnb.results.table.groups`; or rows at several numbers of labelled
             images; or of another data set.
     """
     found = groups(rows, f"miou_{split}")

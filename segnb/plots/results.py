@@ -30,7 +30,7 @@ from segnb.plots.style import (
     panel_title,
     styled,
 )
-from segnb.table import (
+from segnb.results.table import (
     BASELINES,
     MEASURE_NAMES,
     Group,
@@ -100,7 +100,7 @@ def label_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Pictur
         measure: Which mIoU.
 
     Raises:
-        ConfigError: See :func:`segnb.table.groups`.
+        ConfigError: See :func:`segnb.results.table.groups`.
     """
     found = groups(rows, measure)
     methods = _by_method(found)
@@ -131,7 +131,7 @@ def label_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Pictur
 def gain(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
     """Gain over each of the cross-entropy baselines, one panel each.
 
-    Runs are paired by seed (:func:`segnb.table.gains`), and the interval is of the paired
+    Runs are paired by seed (:func:`segnb.results.table.gains`), and the interval is of the paired
     differences.
 
     Args:
@@ -139,7 +139,7 @@ def gain(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
         measure: Which mIoU.
 
     Raises:
-        ConfigError: See :func:`segnb.table.gains`.
+        ConfigError: See :func:`segnb.results.table.gains`.
     """
     panels: dict[str, dict[str, list[tuple[Group, list[float]]]]] = {}
     for one in gains(rows, measure):
@@ -194,7 +194,8 @@ def temperature_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> 
         measure: Which mIoU.
 
     Raises:
-        ConfigError: See :func:`segnb.table.groups`; or no method was run at two temperatures.
+        ConfigError: See :func:`~segnb.results.table.groups`; or no method has two
+            temperatures.
     """
     usable = require_rows(rows, measure)
     lines: dict[tuple[str, int], dict[float, list[float]]] = {}
@@ -354,7 +355,8 @@ def compactness_stages(
         against: Which compactness numbers.
 
     Raises:
-        ConfigError: See :func:`segnb.table.groups`; or rows at several numbers of labelled images.
+        ConfigError: See :func:`~segnb.results.table.groups`; or rows at several numbers of
+            labelled images.
     """
     found = groups(row for row in rows if row.get("compactness"))
     count = one_count(found)
@@ -423,7 +425,7 @@ def cost(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
     if len(devices) > 1:
         raise ConfigError(
             f"seconds on {' and on '.join(devices)} cannot be compared; choose with "
-            f"segnb.table.select(rows, device={devices[0]!r})"
+            f"segnb.results.table.select(rows, device={devices[0]!r})"
         )
     panels: dict[int, dict[str, list[tuple[float, list[float]]]]] = {}
     recipes: dict[tuple[int, str, str], dict[int, Row]] = {}

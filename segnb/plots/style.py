@@ -18,7 +18,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from segnb.files import atomic_path
-from segnb.table import (
+from segnb.results.table import (
     CROSS_ENTROPY,
     CROSS_ENTROPY_DOUBLE,
     CROSS_ENTROPY_LONG,

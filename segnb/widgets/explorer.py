@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from segnb import datasets, ledger, plots, report, table
+from segnb import datasets, plots, report
 from segnb.errors import DataError, SegnbError
+from segnb.experiments.runs import RUNS
 from segnb.plots import Picture
 from segnb.recipe import Recipe, preset
-from segnb.runs import RUNS
+from segnb.results import ledger, table
 from segnb.widgets.training import TrainingPanel, drawing
 
 #: What the sliders offer beside what a sweep holds.

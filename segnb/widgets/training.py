@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from segnb import ledger, plots
+from segnb import plots
 from segnb.errors import ConfigError, SegnbError
+from segnb.experiments.runs import RUNS, run, run_folder
 from segnb.plots import Picture
 from segnb.recipe import Recipe
-from segnb.runs import RUNS, run, run_folder
+from segnb.results import ledger
 from segnb.training import TrainingStopped
 from segnb.training.log import LogRow, read_log
 
@@ -88,7 +89,7 @@ def train(
 
     Raises:
         ConfigError: A panel is training.
-        SegnbError: See :func:`segnb.runs.run`.
+        SegnbError: See :func:`segnb.experiments.runs.run`.
     """
     with one_at_a_time():
         row = run(recipe, runs=runs, results=results, root=root, cpu=cpu)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from segnb.datasets import IGNORE
+from segnb.experiments.runs import initial_network, within_memory
 from segnb.models import count_parameters
 from segnb.recipe import VIEWS_PER_STEP, Recipe
-from segnb.runs import initial_network, within_memory
 from segnb.training import contrastive_loss, make_accelerator
 from segnb.training.loop import check_batch
 from segnb.training.stages import cross_entropy, nearest_labels

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Sequence
 
-from segnb import datasets, ledger
+from segnb import datasets
 from segnb.errors import ConfigError
 from segnb.recipe import MATCHED, Recipe, preset
-from segnb.table import (
+from segnb.results import ledger
+from segnb.results.table import (
     MeasuredSplit,
     classes_table,
     each_run_once,

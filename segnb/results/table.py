@@ -230,7 +230,7 @@ def groups(rows: Iterable[Row], measure: str = "miou_val") -> list[Group]:
             raise ConfigError(
                 f"runs of '{method}' with {labelled} labelled images differ in "
                 f"{', '.join(_differences(members))}: a mean over them would mean nothing; "
-                "choose with segnb.table.select"
+                "choose with segnb.results.table.select"
             )
         by_seed = {int(row["seed"]): row for row in members}
         found.append(
@@ -428,7 +428,7 @@ def one_count(found: Iterable[Group]) -> int:
     if len(counts) > 1:
         raise ConfigError(
             f"rows at {', '.join(map(str, counts))} labelled images; choose one with "
-            f"segnb.table.select(rows, labelled={counts[0]})"
+            f"segnb.results.table.select(rows, labelled={counts[0]})"
         )
     return counts[0]
 
@@ -450,7 +450,7 @@ def require_rows(rows: Iterable[Row], measure: str) -> list[Row]:
         if len(values) > 1:
             raise ConfigError(
                 f"rows of several {field}s ({', '.join(values)}) do not belong in one figure or "
-                f"table; choose with segnb.table.select(rows, {field}={values[0]!r})"
+                f"table; choose with segnb.results.table.select(rows, {field}={values[0]!r})"
             )
     return usable
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from segnb import ledger
-from segnb.cost import readable_seconds
 from segnb.errors import SegnbError
+from segnb.experiments.cost import readable_seconds
+from segnb.experiments.runs import RUNS, run
 from segnb.recipe import Recipe
-from segnb.runs import RUNS, run
+from segnb.results import ledger
 from segnb.training import TrainingStopped
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 import segnb
-from segnb import datasets, evaluation, ledger
+from segnb import datasets, evaluation
 from segnb.datasets import IGNORE, SegmentationDataset, WorkingSet
 from segnb.device import describe
 from segnb.errors import ConfigError, DataError
@@ -29,6 +29,7 @@ from segnb.files import atomic_path, write_atomic
 from segnb.metrics.segmentation import Score
 from segnb.models import SegmentationNetwork, build_network
 from segnb.recipe import Recipe
+from segnb.results import ledger
 from segnb.training import Session, finetune, make_accelerator, pretrain, pseudo_label
 from segnb.training.checkpoint import load_weights, save_weights
 from segnb.training.log import LogRow
