@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
+from segnb import datasets
 from segnb.errors import SegnbError
 from segnb.recipe import DatasetName, Form, Method, Recipe, Scope, Tier, preset
 from segnb.results.table import MeasuredSplit
@@ -302,7 +303,7 @@ def sweep(options: Sweep) -> int:
 
 def evaluate(options: Evaluate) -> int:
     """Score weights again."""
-    from segnb import datasets, evaluation
+    from segnb import evaluation
     from segnb.experiments import runs
     from segnb.training import make_accelerator
     from segnb.training.loop import Session
@@ -388,7 +389,7 @@ def fetch(options: Fetch) -> int:
     """Fetch a data set."""
     from segnb.datasets.fetch import fetch
 
-    fetch(options.dataset, root=options.data)
+    fetch(datasets.get(options.dataset), root=options.data)
     return 0
 
 
@@ -498,13 +499,16 @@ def _parse(options: type[Any], name: str, words: list[str]) -> Any:
         first = argparse.ArgumentParser(
             prog=f"segnb {name}", usage="%(prog)s [options]", add_help=False, allow_abbrev=False
         )
-        first.add_argument("--dataset", choices=get_args(DatasetName), default="shapes")
+        first.add_argument("--dataset", default="shapes")
         first.add_argument("--tier", choices=get_args(Tier), default="quick")
         chosen, _ = first.parse_known_args(words)
         default = options(recipe=preset(chosen.dataset, chosen.tier))
     kept = {} if default is tyro.MISSING_NONPROP else {"default": default}
     with _shares():
-        return tyro.cli(options, args=words, prog=f"segnb {name}", **kept)
+        parsed = tyro.cli(options, args=words, prog=f"segnb {name}", **kept)
+    if getattr(parsed, "dataset", None) is not None:
+        datasets.get(parsed.dataset)  # a wrong name is reported before any work
+    return parsed
 
 
 def _shares() -> tyro.constructors.ConstructorRegistry:

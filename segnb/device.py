@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 
+from segnb import installed
 from segnb.errors import ConfigError
 from segnb.recipe import Precision
 
@@ -89,7 +89,7 @@ def describe(device: torch.device | str | None = None) -> Machine:
         cores=usable_cores(),
         python=platform.python_version(),
         torch=torch.__version__,
-        torchvision=_version("torchvision"),
+        torchvision=installed.version("torchvision"),
         precision=precision,
         precision_reason=reason,
     )
@@ -134,49 +134,39 @@ def machine_memory() -> int:
 def _decide(requested: Precision, device: torch.device) -> tuple[ResolvedPrecision, str]:
     if requested not in get_args(Precision):
         raise ConfigError(f"precision is {requested!r}; it must be one of {get_args(Precision)}")
-    if requested == "fp32":
+    if requested == "fp32":  # everywhere, and no card is looked at
         return "fp32", "asked for"
     if device.type == "cuda":
-        return _decide_cuda(requested, device)
-    if device.type == "cpu":
-        return _decide_cpu(requested)
-    if requested != "auto":
+        with torch.cuda.device(device):
+            # Cards before Ampere say yes to bf16 and then emulate it, slower than fp32.
+            has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        if requested == "bf16" and not has_bf16:
+            raise ConfigError(
+                f"precision 'bf16' would only be emulated on {torch.cuda.get_device_name(device)}, "
+                "slower than fp32; use 'fp16' or 'auto'"
+            )
+        if requested == "auto":
+            if has_bf16:
+                return "bf16", "this card computes bf16, which needs no loss scaling"
+            return "fp16", "this card has no bf16 arithmetic; fp16 with loss scaling"
+    elif device.type == "cpu":
+        if requested == "fp16":
+            raise ConfigError(
+                "precision 'fp16' is for graphics cards, and this run is on the processor; "
+                "use 'auto', 'fp32' or 'bf16'"
+            )
+        if requested == "auto":
+            feature = _bf16_hardware()
+            if feature is None:
+                return "fp32", "this processor has no bf16 arithmetic that is faster than fp32"
+            return "bf16", f"this processor computes bf16 ({feature})"
+    elif requested == "auto":
+        return "fp32", f"mixed precision is not trusted on {device.type}"
+    else:
         raise ConfigError(
             f"precision {requested!r} is not supported on {device.type!r}; use 'fp32' or 'auto'"
         )
-    return "fp32", f"mixed precision is not trusted on {device.type}"
-
-
-def _decide_cuda(requested: Precision, device: torch.device) -> tuple[ResolvedPrecision, str]:
-    with torch.cuda.device(device):
-        # Cards before Ampere say yes to bf16 and then emulate it, slower than fp32.
-        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    if requested == "bf16" and not has_bf16:
-        raise ConfigError(
-            f"precision 'bf16' would only be emulated on {torch.cuda.get_device_name(device)}, "
-            "slower than fp32; use 'fp16' or 'auto'"
-        )
-    if requested == "fp16":
-        return "fp16", "asked for"
-    if requested == "bf16":
-        return "bf16", "asked for"
-    if has_bf16:
-        return "bf16", "this card computes bf16, which needs no loss scaling"
-    return "fp16", "this card has no bf16 arithmetic; fp16 with loss scaling"
-
-
-def _decide_cpu(requested: Precision) -> tuple[ResolvedPrecision, str]:
-    if requested == "fp16":
-        raise ConfigError(
-            "precision 'fp16' is for graphics cards, and this run is on the processor; "
-            "use 'auto', 'fp32' or 'bf16'"
-        )
-    if requested == "bf16":
-        return "bf16", "asked for"
-    feature = _bf16_hardware()
-    if feature is None:
-        return "fp32", "this processor has no bf16 arithmetic that is faster than fp32"
-    return "bf16", f"this processor computes bf16 ({feature})"
+    return requested, "asked for"
 
 
 def _bf16_hardware() -> str | None:
@@ -219,10 +209,3 @@ def _processor_flags() -> frozenset[str]:
 
 def _processor_name() -> str:
     return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

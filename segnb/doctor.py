@@ -8,27 +8,21 @@ from __future__ import annotations
 
 import functools
 import importlib
-import os
 import platform
 import shutil
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from segnb.recipe import DatasetName
+from segnb import datasets, installed
+from segnb.datasets import Entry
+from segnb.datasets.base import data_root
+from segnb.errors import DataError
 
 Status = Literal["ok", "warn", "fail"]
-
-#: Folder of each data set under the data root.
-_FOLDERS: dict[DatasetName, str] = {
-    "camvid": "CamVid",
-    "voc": "VOCdevkit/VOC2012",
-    "cityscapes": "cityscapes",
-}
 
 _SAME_PLACE = (
     "torch and torchvision are built for each other and must come from the same place. Reinstall "
@@ -36,6 +30,8 @@ _SAME_PLACE = (
     "torchvision`, with the same --index-url for both if you use one), or both from conda-forge. "
     "Mixing a CPU-only torch with the default torchvision breaks in just this way."
 )
+
+_TORCH = "pip install torch torchvision"
 
 _GIB = 2**30
 
@@ -78,8 +74,7 @@ def checks(root: Path | None = None) -> list[Check]:
     Args:
         root: As in :func:`doctor`.
     """
-    # As segnb.datasets.base.data_root, whose imports may be what is missing.
-    data = Path(root or os.environ.get("SEGNB_DATA") or "data").expanduser()
+    data = data_root(root)
     todo: list[tuple[str, Callable[[], Check]]] = [
         ("Python", _python),
         ("torch", _torch),
@@ -90,11 +85,15 @@ def checks(root: Path | None = None) -> list[Check]:
         ("precision", _precision),
         ("triton", _triton),
         ("memory", _memory),
-        ("disk", lambda: _disk(data)),
+        ("disk", functools.partial(_disk, data)),
         ("widgets", _widgets),
-        ("shapes", lambda: Check("shapes", "ok", "made from a seed; needs no files")),
     ]
-    todo += [(name, functools.partial(_dataset, name, data)) for name in _FOLDERS]
+    entries = map(datasets.get, datasets.names())
+    todo += [
+        (entry.name, functools.partial(_dataset, entry, data))
+        for entry in entries
+        if entry.part_of is None
+    ]
     return [_survive(name, check) for name, check in todo]
 
 
@@ -117,7 +116,7 @@ def render(found: list[Check]) -> str:
     failed = sum(check.status == "fail" for check in found)
     warned = sum(check.status == "warn" for check in found)
     if failed:
-        lines.append(f"\n{failed} of {len(found)} checks failed: mend these first.")
+        lines.append(f"\n{failed} of {len(found)} checks failed: fix these first.")
     elif warned:
         lines.append(f"\nReady to train, with {warned} remark{'s' if warned > 1 else ''}.")
     else:
@@ -130,7 +129,7 @@ def _survive(name: str, check: Callable[[], Check]) -> Check:
         with warnings.catch_warnings():  # what they say is in the report, in plain words
             warnings.simplefilter("ignore")
             return check()
-    except Exception as error:  # a doctor who dies of the disease helps nobody
+    except Exception as error:  # the report comes out whatever is broken
         return Check(name, "fail", f"could not be looked at: {_sentence(error)}")
 
 
@@ -140,71 +139,43 @@ def _python() -> Check:
 
 
 def _torch() -> Check:
-    try:
-        import torch
-    except ImportError as error:
-        if metadata_version("torch") is None:
-            return Check("torch", "fail", "not installed", "pip install torch torchvision")
-        return Check("torch", "fail", f"installed but broken: {_sentence(error)}", _SAME_PLACE)
-    build = _cuda_build(torch)
-    return _floor("torch", f"{torch.__version__} ({build})")
+    broken = _broken("torch", "torch", _TORCH, _SAME_PLACE)
+    if broken is not None:
+        return broken
+    import torch
+
+    return _at_least("torch", f"{torch.__version__} ({_cuda_build(torch)})")
 
 
 def _torchvision() -> Check:
-    version = metadata_version("torchvision")
-    if version is None:
-        return Check("torchvision", "fail", "not installed", "pip install torchvision")
-    torch_version = metadata_version("torch")
-    try:
-        importlib.import_module("torchvision")
-    except Exception as error:
-        found = f"{version} does not fit torch {torch_version}: {_sentence(error)}"
-        return Check("torchvision", "fail", found, _SAME_PLACE)
+    broken = _broken("torchvision", "torchvision", _TORCH, _SAME_PLACE)
+    if broken is not None:
+        return broken
+    here, torch = installed.version("torchvision"), installed.version("torch")
     wanted = _unmet("torchvision", "torch")
     if wanted is not None:
-        found = f"{version} wants {wanted}, and torch {torch_version} is here"
+        found = f"{here} wants {wanted}, and torch {torch} is here"
         return Check("torchvision", "fail", found, _SAME_PLACE)
-    return _floor("torchvision", f"{version}, fits torch {torch_version}")
+    return _at_least("torchvision", f"{here}, fits torch {torch}")
 
 
 def _packages() -> Check:
-    from packaging.requirements import Requirement
-
-    try:
-        lines = metadata.requires("segnb") or []
-    except metadata.PackageNotFoundError:
+    needed = installed.requirements("segnb")
+    if not needed:
         return Check("packages", "warn", "segnb itself is not installed", "pip install -e .")
-    wrong = []
-    number = 0
-    for line in lines:
-        requirement = Requirement(line)
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-            continue
-        number += 1
-        version = metadata_version(requirement.name)
-        if version is None:
-            wrong.append(str(requirement.name))
-        elif not requirement.specifier.contains(version, prereleases=True):
-            wrong.append(f"{requirement.name}{requirement.specifier} (here: {version})")
+    wrong = [each for each in needed if not installed.is_met(each)]
     if wrong:
-        names = " ".join(f'"{name.split(" (")[0]}"' for name in wrong)
-        return Check(
-            "packages", "fail", "missing or too old: " + ", ".join(wrong), f"pip install {names}"
-        )
-    return Check("packages", "ok", f"all {number} that segnb needs")
+        found = ", ".join(f"{each} (here: {installed.version(each.name)})" for each in wrong)
+        names = " ".join(f'"{each.name}{each.specifier}"' for each in wrong)
+        return Check("packages", "fail", f"missing or too old: {found}", f"pip install {names}")
+    return Check("packages", "ok", f"all {len(needed)} that segnb needs")
 
 
 def _networks() -> Check:
-    version = metadata_version("segmentation-models-pytorch")
-    if version is None:
-        advice = "pip install segmentation-models-pytorch"
-        return Check("networks", "fail", "segmentation-models-pytorch is not installed", advice)
-    try:
-        importlib.import_module("segmentation_models_pytorch")
-    except Exception as error:
-        found = f"segmentation-models-pytorch {version} cannot be imported: {_sentence(error)}"
-        return Check("networks", "fail", found, "Mend torch and torchvision first, if they fail.")
-    return Check("networks", "ok", f"segmentation-models-pytorch {version}")
+    package = "segmentation-models-pytorch"
+    advice = "Fix torch and torchvision first, if they fail."
+    broken = _broken("networks", package, f"pip install {package}", advice)
+    return broken or Check("networks", "ok", f"{package} {installed.version(package)}")
 
 
 def _gpu() -> Check:
@@ -217,34 +188,32 @@ def _gpu() -> Check:
         return _cuda_card(torch)
     if torch.backends.mps.is_available():
         return Check("GPU", "ok", "Apple GPU (mps), in fp32")
-    said = " ".join(str(warning.message) for warning in caught)
+    message = " ".join(str(warning.message) for warning in caught)
     driver = _driver_version()
-    if "too old" in said:
-        return Check(
-            "GPU",
-            "warn",
+    if "too old" in message:
+        found = (
             f"the NVIDIA driver ({driver or 'of unknown version'}) is too old for torch "
-            f"{torch.__version__}; training runs on the processor",
+            f"{torch.__version__}; training runs on the processor"
+        )
+        advice = (
             "Update the driver, or install a torch and torchvision built for an older CUDA, both "
-            "from the same place.",
+            "from the same place."
         )
-    if driver is not None and torch.version.cuda is None:
-        return Check(
-            "GPU",
-            "warn",
-            f"an NVIDIA driver ({driver}) is here, but torch is a {_cuda_build(torch)}",
-            "Install a torch and torchvision built for CUDA, both from the same place.",
+    elif driver is None:
+        found = "none; training runs on the processor (the quick tier is for that)"
+        return Check("GPU", "ok", found)
+    elif torch.version.cuda is None:
+        found = f"an NVIDIA driver ({driver}) is here, but torch is a {_cuda_build(torch)}"
+        advice = "Install a torch and torchvision built for CUDA, both from the same place."
+    else:
+        found = (
+            f"an NVIDIA driver ({driver}) is here, but torch sees no card. {_first_line(message)}"
         )
-    if driver is not None:
-        found = f"an NVIDIA driver ({driver}) is here, but torch sees no card"
-        return Check("GPU", "warn", f"{found}. {_first_line(said)}".strip(), _NO_CARD)
-    return Check("GPU", "ok", "none; training runs on the processor (the quick tier is for that)")
-
-
-_NO_CARD = (
-    "See whether nvidia-smi lists the card, whether CUDA_VISIBLE_DEVICES hides it, and restart "
-    "after a driver update."
-)
+        advice = (
+            "See whether nvidia-smi lists the card, whether CUDA_VISIBLE_DEVICES hides it, and "
+            "restart after a driver update."
+        )
+    return Check("GPU", "warn", found.strip(), advice)
 
 
 def _cuda_card(torch: Any) -> Check:
@@ -278,7 +247,7 @@ def _precision() -> Check:
 def _triton() -> Check:
     import torch
 
-    version = metadata_version("triton") or metadata_version("triton-windows")
+    version = installed.version("triton") or installed.version("triton-windows")
     if version is not None:
         use = "" if torch.cuda.is_available() else "; used with a GPU only"
         return Check("triton", "ok", version + use)
@@ -299,7 +268,8 @@ def _memory() -> Check:
 
 
 def _disk(root: Path) -> Check:
-    folder = next(path for path in _upwards(root) if path.is_dir())
+    root = root.absolute()
+    folder = next(path for path in (root, *root.parents) if path.is_dir())
     free = shutil.disk_usage(folder).free / _GIB
     found = f"{free:.1f} GiB free for {root}"
     if free < 5:
@@ -311,51 +281,53 @@ def _disk(root: Path) -> Check:
 
 
 def _widgets() -> Check:
-    version = metadata_version("ipywidgets")
-    if version is None:
-        found = "ipywidgets is not installed; only the notebooks need it"
-        return Check("widgets", "warn", found, 'pip install "segnb[notebooks]"')
-    if _numbers(version) < (7, 7):
-        return Check("widgets", "warn", f"ipywidgets {version}", 'pip install "ipywidgets>=7.7"')
-    return Check("widgets", "ok", f"ipywidgets {version}")
+    from packaging.requirements import Requirement
+
+    here = installed.version("ipywidgets")
+    wanted = Requirement("ipywidgets>=7.7")  # Colab's; JupyterLab 4 takes 8
+    if installed.is_met(wanted):
+        return Check("widgets", "ok", f"ipywidgets {here}")
+    found = f"ipywidgets {here}, older than 7.7" if here else "ipywidgets is not installed"
+    advice = 'pip install "segnb[notebooks]"'
+    return Check("widgets", "warn", f"{found}; only the notebooks need it", advice)
 
 
-def _dataset(name: DatasetName, root: Path) -> Check:
-    folder = root / _FOLDERS[name]
+def _dataset(entry: Entry, root: Path) -> Check:
+    if not entry.folder:
+        return Check(entry.name, "ok", "made from a seed; needs no files")
+    folder = root / entry.folder
     if not folder.is_dir():
-        by_hand = "must be fetched by hand, with an account"
-        how = by_hand if name == "cityscapes" else f"`segnb fetch {name}` fetches it"
+        how = "must be fetched by hand, with an account"
+        if entry.archive is not None:
+            how = f"`segnb fetch {entry.name}` fetches it"
         return Check(
-            name,
+            entry.name,
             "warn",
             f"not at {folder}",
-            f"Only if you want it: {how}; data/README.md tells the layout. Is it elsewhere? Set "
+            f"Only if you want it: {how}; data/README.md shows the layout. Is it elsewhere? Set "
             "SEGNB_DATA to the folder that holds it.",
         )
-    from segnb import datasets
-    from segnb.errors import DataError
-
-    counts = []
     try:
-        for split in ("train", "val", "test"):
-            if split == "test" and not datasets.has_test(name):
-                continue
-            counts.append(f"{len(datasets.load(name, split, root=root))} {split}")
+        return Check(entry.name, "ok", f"{folder}: {entry.count(root)}")
     except DataError as error:
-        advice = "Mend or remove that folder; data/README.md tells the layout."
-        return Check(name, "fail", f"{folder}: {error}", advice)
-    return Check(name, "ok", f"{folder}: {', '.join(counts)}")
+        advice = "Fix or remove that folder; data/README.md shows the layout."
+        return Check(entry.name, "fail", f"{folder}: {error}", advice)
 
 
-def metadata_version(package: str) -> str | None:
-    """The installed version of a package, or ``None``; imports nothing."""
+def _broken(name: str, package: str, install: str, fix: str) -> Check | None:
+    """The failed check of a package that cannot be imported."""
     try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+        importlib.import_module(package.replace("-", "_"))
+    except Exception as error:
+        here = installed.version(package)
+        if here is None:
+            return Check(name, "fail", f"{package} is not installed", install)
+        found = f"{package} {here} cannot be imported: {_sentence(error)}"
+        return Check(name, "fail", found, fix)
+    return None
 
 
-def _floor(package: str, found: str) -> Check:
+def _at_least(package: str, found: str) -> Check:
     wanted = _unmet("segnb", package)
     if wanted is not None:
         return Check(package, "fail", f"{found}; segnb wants {wanted}", _SAME_PLACE)
@@ -364,20 +336,8 @@ def _floor(package: str, found: str) -> Check:
 
 def _unmet(of: str, package: str) -> str | None:
     """The requirement of one package on another, if what is installed does not meet it."""
-    from packaging.requirements import Requirement
-
-    try:
-        lines = metadata.requires(of) or []
-    except metadata.PackageNotFoundError:
-        return None
-    version = metadata_version(package)
-    for requirement in map(Requirement, lines):
-        if requirement.name != package or requirement.marker is not None or version is None:
-            continue
-        # "2.6.0+cpu" meets "==2.6.0", and a nightly build meets a floor.
-        if not requirement.specifier.contains(version, prereleases=True):
-            return str(requirement)
-    return None
+    wanted = (one for one in installed.requirements(of) if one.name == package)
+    return next((str(one) for one in wanted if not installed.is_met(one)), None)
 
 
 def _cuda_build(torch: Any) -> str:
@@ -396,16 +356,6 @@ def _driver_version() -> str | None:
         return "version unknown" if shutil.which("nvidia-smi") else None
     words = text.split("\n", 1)[0].split()
     return next((word for word in words if word[:1].isdigit() and "." in word), "version unknown")
-
-
-def _upwards(path: Path) -> Iterator[Path]:
-    absolute = path.absolute()
-    yield absolute
-    yield from absolute.parents
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
 
 
 def _sentence(error: BaseException) -> str:

@@ -12,11 +12,10 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import cast, get_args
 
+from segnb import installed
 from segnb.errors import ConfigError
 from segnb.recipe import Tier
 
@@ -83,11 +82,8 @@ def mount_drive(folder: str = "segnb") -> Path | None:
     return home
 
 
-def install_missing(run: Callable[[Sequence[str]], None] | None = None) -> list[str]:
+def install_missing() -> list[str]:
     """Install what segnb needs and this environment lacks, replacing none of :data:`KEPT`.
-
-    Args:
-        run: Runs a command; a subprocess where it is ``None``.
 
     Returns:
         The requirements that were installed.
@@ -95,41 +91,20 @@ def install_missing(run: Callable[[Sequence[str]], None] | None = None) -> list[
     Raises:
         ConfigError: One of :data:`KEPT` itself is missing or too old.
     """
-    from packaging.requirements import Requirement
-
-    missing = []
-    for line in metadata.requires("segnb") or []:
-        requirement = Requirement(line)
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-            continue
-        version = _version(requirement.name)
-        if version is not None and requirement.specifier.contains(version, prereleases=True):
-            continue
-        if requirement.name in KEPT:
-            here = f"{requirement.name} {version}" if version else f"no {requirement.name}"
+    missing = [one for one in installed.requirements("segnb") if not installed.is_met(one)]
+    for one in missing:
+        if one.name in KEPT:
             raise ConfigError(
-                f"segnb needs {requirement}, and this runtime has {here}; choose a newer runtime "
-                "(segnb does not replace it, other packages here depend on it)"
+                f"segnb needs {one}, and this runtime has {installed.version(one.name)}; choose a "
+                "newer runtime (segnb does not replace it, other packages here depend on it)"
             )
-        missing.append(f"{requirement.name}{requirement.specifier}")
-    if not missing:
-        return []
-    with tempfile.TemporaryDirectory() as folder:
-        constraints = Path(folder) / "keep.txt"
-        kept = [f"{name}=={version}\n" for name in KEPT if (version := _version(name))]
-        constraints.write_text("".join(kept))
-        command = [sys.executable, "-m", "pip", "install", "--quiet"]
-        (run or _run)([*command, "--constraint", str(constraints), *missing])
-    importlib.invalidate_caches()
-    return missing
-
-
-def _run(command: Sequence[str]) -> None:
-    subprocess.run(command, check=True)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    wanted = [f"{one.name}{one.specifier}" for one in missing]
+    if wanted:
+        with tempfile.TemporaryDirectory() as folder:
+            constraints = Path(folder) / "keep.txt"
+            kept = [f"{name}=={here}\n" for name in KEPT if (here := installed.version(name))]
+            constraints.write_text("".join(kept))
+            command = [sys.executable, "-m", "pip", "install", "--quiet"]
+            subprocess.run([*command, "--constraint", str(constraints), *wanted], check=True)
+        importlib.invalidate_caches()
+    return wanted

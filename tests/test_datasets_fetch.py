@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import stat
@@ -18,8 +19,8 @@ import pytest
 from PIL import Image
 
 from segnb import datasets
-from segnb.datasets import camvid, fetch
-from segnb.datasets.fetch import Archive, by_hand, download, extract
+from segnb.datasets import Archive, Entry, camvid, cityscapes, drawn, voc
+from segnb.datasets.fetch import download, extract, fetch
 from segnb.errors import DataError
 
 
@@ -108,15 +109,22 @@ def voc_tar() -> bytes:
     return packed(files)
 
 
-def voc_source(*mirrors: str, data: bytes) -> Archive:
-    real = fetch.VOC_ARCHIVE
+assert voc.VOC.archive is not None
+assert camvid.CAMVID.archive is not None
+VOC_ARCHIVE: Archive = voc.VOC.archive
+CAMVID_ARCHIVE: Archive = camvid.CAMVID.archive
+
+
+def voc_source(*mirrors: str, data: bytes) -> Entry:
     sha1 = hashlib.sha1(data).hexdigest()
-    return Archive(real.file, mirrors, sha1, real.take, real.strip, "little")
+    return dataclasses.replace(
+        voc.VOC, archive=dataclasses.replace(VOC_ARCHIVE, mirrors=mirrors, sha1=sha1)
+    )
 
 
-def get_voc(root: Path, source: Archive) -> list[str]:
+def get_voc(root: Path, source: Entry) -> list[str]:
     said: list[str] = []
-    fetch.fetch("voc", root=root, archive=source, say=said.append)
+    fetch(source, root=root, say=said.append)
     assert datasets.load("voc", "train", root=root).ids == ("a",)
     assert datasets.load("voc", "val", root=root)[0].mask[0, 0] == 15
     return said
@@ -131,7 +139,7 @@ def test_the_first_mirror_that_answers_is_enough(tmp_path: Path, host: Host) -> 
     text = "\n".join(said)
     assert "Terms: Images from Flickr" in text
     assert "404" in text
-    assert "train 1, val 1" in text
+    assert "1 train, 1 val" in text
     # Nothing but the data set stays: no archive, no half files, nothing that is not needed.
     assert not list((tmp_path / ".downloads").iterdir())
     assert not (tmp_path / "VOCdevkit" / "VOC2012" / "Annotations").exists()
@@ -140,7 +148,7 @@ def test_the_first_mirror_that_answers_is_enough(tmp_path: Path, host: Host) -> 
     host.asked.clear()
     said = get_voc(tmp_path, source)
     assert not host.asked
-    assert "there already: train 1, val 1" in said[-1]
+    assert "there already: 1 train, 1 val" in said[-1]
 
 
 def test_a_connection_that_breaks_is_taken_up_again(tmp_path: Path, host: Host) -> None:
@@ -154,7 +162,7 @@ def test_a_connection_that_breaks_is_taken_up_again(tmp_path: Path, host: Host) 
 def test_an_earlier_beginning_is_used(tmp_path: Path, host: Host) -> None:
     data = voc_tar()
     host.files["voc.tar"] = data
-    part = tmp_path / ".downloads" / f"{fetch.VOC_ARCHIVE.file}.part"
+    part = tmp_path / ".downloads" / f"{VOC_ARCHIVE.file}.part"
     part.parent.mkdir()
     part.write_bytes(data[:7000])
     get_voc(tmp_path, voc_source(host.url("voc.tar"), data=data))
@@ -164,7 +172,7 @@ def test_an_earlier_beginning_is_used(tmp_path: Path, host: Host) -> None:
 def test_an_earlier_beginning_that_is_whole_needs_no_more_bytes(tmp_path: Path, host: Host) -> None:
     data = voc_tar()
     host.files["voc.tar"] = data
-    part = tmp_path / ".downloads" / f"{fetch.VOC_ARCHIVE.file}.part"
+    part = tmp_path / ".downloads" / f"{VOC_ARCHIVE.file}.part"
     part.parent.mkdir()
     part.write_bytes(data)
     get_voc(tmp_path, voc_source(host.url("voc.tar"), data=data))
@@ -174,7 +182,7 @@ def test_an_earlier_beginning_that_is_whole_needs_no_more_bytes(tmp_path: Path, 
 def test_a_wrong_beginning_is_thrown_away(tmp_path: Path, host: Host) -> None:
     data = voc_tar()
     host.files["voc.tar"] = data
-    part = tmp_path / ".downloads" / f"{fetch.VOC_ARCHIVE.file}.part"
+    part = tmp_path / ".downloads" / f"{VOC_ARCHIVE.file}.part"
     part.parent.mkdir()
     part.write_bytes(b"x" * 7000)
     get_voc(tmp_path, voc_source(host.url("voc.tar"), data=data))
@@ -197,7 +205,7 @@ def test_a_wrong_hash_goes_to_the_next_mirror(tmp_path: Path, host: Host) -> Non
     said = get_voc(
         tmp_path, voc_source(host.url("bad/voc.tar"), host.url("good/voc.tar"), data=data)
     )
-    assert any("wrong hash" in line for line in said)
+    assert any("its SHA-1 is not" in line for line in said)
 
 
 def test_when_all_mirrors_fail_the_words_are_complete(tmp_path: Path, host: Host) -> None:
@@ -205,12 +213,13 @@ def test_when_all_mirrors_fail_the_words_are_complete(tmp_path: Path, host: Host
     host.files["bad/voc.tar"] = b"not it"
     source = voc_source(closed, host.url("bad/voc.tar"), host.url("gone"), data=voc_tar())
     with pytest.raises(DataError) as error:
-        fetch.fetch("voc", root=tmp_path, archive=source, say=lambda _: None)
+        fetch(source, root=tmp_path, say=lambda _: None)
     text = str(error.value)
-    assert text.startswith(f"no mirror has {fetch.VOC_ARCHIVE.file}")
-    for part in (closed, "wrong hash", "404", "by hand", str(tmp_path / fetch.VOC_ARCHIVE.file)):
+    assert text.startswith(f"no mirror has {VOC_ARCHIVE.file}")
+    for part in (closed, "its SHA-1 is not", "404", "by hand", str(tmp_path / VOC_ARCHIVE.file)):
         assert part in text
-    assert fetch.VOC_ARCHIVE.sha1 in text
+    assert source.archive is not None
+    assert f"(SHA-1 {source.archive.sha1})" in text
 
 
 def test_a_host_that_always_breaks_off_is_given_up(tmp_path: Path, host: Host) -> None:
@@ -229,7 +238,7 @@ def test_a_host_that_always_breaks_off_is_given_up(tmp_path: Path, host: Host) -
 def test_an_archive_put_there_by_hand_needs_no_network(tmp_path: Path) -> None:
     data = voc_tar()
     source = voc_source("http://127.0.0.1:9/none", data=data)
-    placed = tmp_path / source.file
+    placed = tmp_path / VOC_ARCHIVE.file
     placed.write_bytes(data)
     said = get_voc(tmp_path, source)
     assert any(str(placed) in line for line in said)
@@ -238,15 +247,15 @@ def test_an_archive_put_there_by_hand_needs_no_network(tmp_path: Path) -> None:
 
 def test_a_wrong_archive_put_there_by_hand_is_named(tmp_path: Path) -> None:
     source = voc_source("http://127.0.0.1:9/none", data=voc_tar())
-    (tmp_path / source.file).write_bytes(b"half of it")
-    with pytest.raises(DataError, match=r"May-2012\.tar is not the archive .*SHA-1"):
-        fetch.fetch("voc", root=tmp_path, archive=source, say=lambda _: None)
+    (tmp_path / VOC_ARCHIVE.file).write_bytes(b"half of it")
+    with pytest.raises(DataError, match=r"May-2012\.tar is not the right file: its SHA-1"):
+        fetch(source, root=tmp_path, say=lambda _: None)
 
 
 def test_what_lies_beside_the_new_files_stays(tmp_path: Path) -> None:
     data = voc_tar()
     source = voc_source("http://127.0.0.1:9/none", data=data)
-    (tmp_path / source.file).write_bytes(data)
+    (tmp_path / VOC_ARCHIVE.file).write_bytes(data)
     mine = tmp_path / "VOCdevkit" / "VOC2012" / "SegmentationClassAug" / "mine.png"
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"mine")
@@ -274,9 +283,10 @@ def small_camvid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(camvid, "SIZE", (12, 16))
 
 
-def camvid_source(*mirrors: str) -> Archive:
-    real = fetch.CAMVID_ARCHIVE
-    return Archive(real.file, mirrors, None, real.take, real.strip, "little")
+def camvid_source(*mirrors: str) -> Entry:
+    return dataclasses.replace(
+        camvid.CAMVID, archive=dataclasses.replace(CAMVID_ARCHIVE, mirrors=mirrors)
+    )
 
 
 @pytest.mark.usefixtures("small_camvid")
@@ -285,9 +295,9 @@ def test_camvid_is_counted_and_measured_in_place_of_a_hash(tmp_path: Path, host:
     host.files["zip"] = camvid_zip((12, 16))
     said: list[str] = []
     source = camvid_source(host.url("login"), host.url("zip"))
-    fetch.fetch("camvid", root=tmp_path, archive=source, say=said.append)
+    fetch(source, root=tmp_path, say=said.append)
     assert len(datasets.load("camvid", "train", root=tmp_path)) == 3
-    assert "train 3, val 2, test 2" in said[-1]
+    assert "3 train, 2 val, 2 test" in said[-1]
     assert sorted(p.name for p in (tmp_path / "CamVid").iterdir()) == [
         "test",
         "testannot",
@@ -308,25 +318,31 @@ def test_another_camvid_is_refused_and_not_kept(
 ) -> None:
     host.files["zip"] = camvid_zip(size, extra)
     with pytest.raises(DataError, match=words):
-        fetch.fetch(
-            "camvid", root=tmp_path, archive=camvid_source(host.url("zip")), say=lambda _: None
-        )
+        fetch(camvid_source(host.url("zip")), root=tmp_path, say=lambda _: None)
     assert not (tmp_path / "CamVid").exists()
     # What was no good is not taken for a finished download: the next call fetches anew.
     host.files["zip"] = camvid_zip((12, 16))
-    fetch.fetch("camvid", root=tmp_path, archive=camvid_source(host.url("zip")), say=lambda _: None)
+    fetch(camvid_source(host.url("zip")), root=tmp_path, say=lambda _: None)
     assert len(datasets.load("camvid", "train", root=tmp_path)) == 3
 
 
 def test_cityscapes_and_shapes_have_only_words(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"by hand: register at .*gtFine_trainvaltest\.zip"):
-        fetch.fetch("cityscapes", root=tmp_path, say=lambda _: None)
+        fetch(cityscapes.CITYSCAPES, root=tmp_path, say=lambda _: None)
     said: list[str] = []
-    fetch.fetch("shapes", root=tmp_path, say=said.append)
+    fetch(drawn.SHAPES, root=tmp_path, say=said.append)
     assert "nothing to fetch" in said[0]
-    for name in datasets.names():
-        assert by_hand(name, tmp_path)
-    assert "4e443f8a2eca6b1dac8a6c57641b67dd40621a49" in by_hand("voc-animals")
+
+
+def test_a_part_of_a_data_set_comes_with_the_whole(tmp_path: Path) -> None:
+    data = voc_tar()
+    source = voc_source("http://127.0.0.1:9/none", data=data)
+    (tmp_path / VOC_ARCHIVE.file).write_bytes(data)
+    said: list[str] = []
+    animals = dataclasses.replace(voc.ANIMALS, archive=source.archive)
+    fetch(animals, root=tmp_path, say=said.append)
+    assert "voc-animals is ready: 1 train, 1 val." in said
+    assert not (tmp_path / "cache").exists()  # no mask was read
 
 
 def _tar_with(member: tarfile.TarInfo, data: bytes = b"") -> bytes:
@@ -346,14 +362,17 @@ def _member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile
     return member
 
 
+OUTSIDE = ["/etc/evil", "/top/evil", "../evil", "top/../../evil", "C:/evil", "top\\..\\..\\evil"]
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
+
+
 @pytest.mark.parametrize(
     "member",
     [
-        _member("/etc/evil"),
-        _member("../evil"),
-        _member("top/../../evil"),
-        _member("C:/evil"),
-        _member("top\\..\\..\\evil"),
+        *map(_member, OUTSIDE),
         _member("top/link", tarfile.SYMTYPE, "/etc/passwd"),
         _member("top/link", tarfile.SYMTYPE, "../.."),
         _member("top/link", tarfile.LNKTYPE, "/etc/passwd"),
@@ -362,50 +381,59 @@ def _member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile
     ],
     ids=lambda member: f"{member.name}->{member.linkname or member.type.decode()}",
 )
-def test_unsafe_tars_are_refused_before_anything_is_written(
+def test_nothing_of_a_tar_lands_outside_and_links_are_left_out(
     tmp_path: Path, member: tarfile.TarInfo
 ) -> None:
     path = tmp_path / "evil.tar.gz"
     path.write_bytes(_tar_with(member))
-    into = tmp_path / "into"
-    with pytest.raises(DataError, match=r"evil\.tar\.gz is unsafe: .*nothing was unpacked"):
-        extract(path, into, take=("top",), strip=0)
-    assert not into.exists()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["evil.tar.gz"]
+    with contextlib.suppress(DataError):
+        extract(path, tmp_path / "a" / "into", ("top", "*"))
+    inside = {"evil", "top/evil", "etc/evil", "C:/evil", "top\\..\\..\\evil"}
+    assert {*files_below(tmp_path / "a" / "into")} - inside == {"top/good.txt"}
+    assert not any(p.is_symlink() for p in tmp_path.rglob("*"))
+    assert [p for p in files_below(tmp_path) if not p.startswith("a/into/")] == ["evil.tar.gz"]
 
 
-@pytest.mark.parametrize("name", ["../evil", "/evil", "top/../../evil", "C:\\evil", "top/link"])
-def test_unsafe_zips_are_refused(tmp_path: Path, name: str) -> None:
+def test_a_tar_that_climbs_out_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "evil.tar.gz"
+    path.write_bytes(_tar_with(_member("top/../../evil")))
+    with pytest.raises(DataError, match=r"evil\.tar\.gz cannot be unpacked \(.*outside"):
+        extract(path, tmp_path / "into", ("top",))
+
+
+@pytest.mark.parametrize("name", [*OUTSIDE, "top/link"])
+def test_nothing_of_a_zip_lands_outside_and_there_are_no_links(tmp_path: Path, name: str) -> None:
     path = tmp_path / "evil.zip"
     with zipfile.ZipFile(path, "w") as bundle:
         member = zipfile.ZipInfo(name)
         if name.endswith("link"):
             member.external_attr = (stat.S_IFLNK | 0o777) << 16
         bundle.writestr(member, "/etc/passwd")
-    with pytest.raises(DataError, match=r"evil\.zip is unsafe"):
-        extract(path, tmp_path / "into", take=("top",), strip=0)
-    assert not (tmp_path / "into").exists()
+        bundle.writestr("top/good.txt", "good")
+    extract(path, tmp_path / "a" / "into", ("top", "*"))
+    assert "top/good.txt" in files_below(tmp_path / "a" / "into")
+    assert not any(p.is_symlink() for p in tmp_path.rglob("*"))
+    assert [p for p in files_below(tmp_path) if not p.startswith("a/into/")] == ["evil.zip"]
 
 
 def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
     path = tmp_path / "half.tar.gz"
     whole = _tar_with(_member("top/noise"), np.random.default_rng(0).bytes(9999))
     path.write_bytes(whole[:5000])
-    with pytest.raises(DataError, match=r"half\.tar\.gz is not a whole archive"):
-        extract(path, tmp_path / "into", take=("top",), strip=0)
+    with pytest.raises(DataError, match=r"half\.tar\.gz cannot be unpacked .*; fetch it again"):
+        extract(path, tmp_path / "into", ("top",))
 
 
 def test_only_what_is_asked_for_is_unpacked(tmp_path: Path) -> None:
     path = tmp_path / "all.tar"
     path.write_bytes(packed({"x/in/a": b"a", "x/in/deep/b": b"b", "x/out/c": b"c", "x/in2": b"d"}))
-    assert extract(path, tmp_path / "into", take=("*/in",), strip=1) == 2
-    found = sorted(p.relative_to(tmp_path / "into").as_posix() for p in tmp_path.rglob("into/**/*"))
-    assert found == ["in", "in/a", "in/deep", "in/deep/b"]
+    extract(path, tmp_path / "into", ("*/in",))
+    assert files_below(tmp_path / "into") == ["x/in/a", "x/in/deep/b"]
 
 
 def test_an_archive_of_something_else_is_named(tmp_path: Path) -> None:
     data = packed({"cats/a.jpg": b"a"})
     source = voc_source("http://127.0.0.1:9/none", data=data)
-    (tmp_path / source.file).write_bytes(data)
+    (tmp_path / VOC_ARCHIVE.file).write_bytes(data)
     with pytest.raises(DataError, match=r"holds none of VOCdevkit/VOC2012/JPEGImages"):
-        fetch.fetch("voc", root=tmp_path, archive=source, say=lambda _: None)
+        fetch(source, root=tmp_path, say=lambda _: None)

@@ -82,7 +82,7 @@ def test_names_and_infos_agree() -> None:
         assert len(set(about.palette)) == about.num_classes
         assert about.licence
     assert [datasets.info(n).num_classes for n in datasets.names()[1:]] == [11, 21, 8, 19]
-    assert [n for n in datasets.names() if datasets.has_test(n)] == ["shapes", "camvid"]
+    assert [n for n in datasets.names() if "test" in datasets.get(n).splits] == ["shapes", "camvid"]
 
 
 def test_the_voc_palette_is_the_devkits() -> None:

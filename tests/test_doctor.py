@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import subprocess
 import sys
@@ -15,9 +16,8 @@ import pytest
 import torch
 
 import segnb.doctor as doctor_module
-from segnb import datasets
+from segnb import datasets, installed
 from segnb.doctor import Check, checks, doctor, render
-from segnb.errors import DataError
 
 NMS = "operator torchvision::nms does not exist"
 
@@ -51,7 +51,7 @@ raise SystemExit(doctor())
     )
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr + done.stdout
-    assert "fail  torch        not installed" in done.stdout
+    assert "fail  torch        torch is not installed" in done.stdout
     assert "pip install torch torchvision" in done.stdout
     assert "shapes" in done.stdout
 
@@ -99,8 +99,8 @@ def test_a_local_build_of_the_right_torch_fits(
         lambda name: [f"torch=={version}"] if name == "torchvision" else real(name),
     )
     monkeypatch.setattr(
-        doctor_module,
-        "metadata_version",
+        installed,
+        "version",
         lambda name: f"{version}+cpu" if name == "torch" else metadata.version(name),
     )
     assert of("torchvision", tmp_path).status == "ok"
@@ -108,8 +108,8 @@ def test_a_local_build_of_the_right_torch_fits(
 
 def test_a_torch_below_the_floor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        doctor_module,
-        "metadata_version",
+        installed,
+        "version",
         lambda name: "2.1.0" if name == "torch" else metadata.version(name),
     )
     assert of("torch", tmp_path).status == "fail"
@@ -192,28 +192,31 @@ def test_data_root_comes_from_the_environment(
 def test_data_sets_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "CamVid").mkdir()
     sizes = {"train": 367, "val": 101, "test": 233}
-    monkeypatch.setattr(datasets, "has_test", lambda name: name == "camvid", raising=False)
-    monkeypatch.setattr(
-        datasets, "load", lambda name, split, *, root: range(sizes[split]), raising=False
+    entry = dataclasses.replace(
+        datasets.get("camvid"), open=lambda _, split, __: range(sizes[split])
     )
+    monkeypatch.setitem(datasets._ENTRIES, "camvid", entry)
     check = of("camvid", tmp_path)
     assert check.status == "ok"
     assert check.found.endswith("367 train, 101 val, 233 test")
 
 
-def test_a_damaged_data_set_fails_with_its_own_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_data_set_with_files_of_its_own_is_looked_at(tmp_path: Path) -> None:
+    names = [check.name for check in checks(tmp_path)]
+    assert [name for name in datasets.names() if name in names] == [
+        "shapes",
+        "camvid",
+        "voc",  # and with it voc-animals
+        "cityscapes",
+    ]
+
+
+def test_a_damaged_data_set_fails_with_its_own_words(tmp_path: Path) -> None:
     (tmp_path / "VOCdevkit/VOC2012").mkdir(parents=True)
-
-    def broken(*_: Any, **__: Any) -> None:
-        raise DataError("no split file ImageSets/Segmentation/train.txt")
-
-    monkeypatch.setattr(datasets, "has_test", lambda _: False, raising=False)
-    monkeypatch.setattr(datasets, "load", broken, raising=False)
     check = of("voc", tmp_path)
     assert check.status == "fail"
     assert "train.txt" in check.found
+    assert "data/README.md" in check.advice
 
 
 def test_a_full_disk_and_old_widgets_are_remarks(
@@ -222,14 +225,15 @@ def test_a_full_disk_and_old_widgets_are_remarks(
     usage = namedtuple("usage", "free")(2**30)
     monkeypatch.setattr(doctor_module.shutil, "disk_usage", lambda _: usage)
     monkeypatch.setattr(
-        doctor_module,
-        "metadata_version",
+        installed,
+        "version",
         lambda name: "7.6.5" if name == "ipywidgets" else metadata.version(name),
     )
     disk, widgets = of("disk", tmp_path / "not" / "yet"), of("widgets", tmp_path)
     assert (disk.status, widgets.status) == ("warn", "warn")
     assert "1.0 GiB" in disk.found
-    assert "7.7" in widgets.advice
+    assert "7.6.5, older than 7.7" in widgets.found
+    assert "segnb[notebooks]" in widgets.advice
 
 
 def test_report_puts_advice_under_its_check() -> None:

@@ -10,6 +10,7 @@ import torch
 from tiny import tiny_recipe
 from torch import nn
 
+from segnb import datasets
 from segnb.errors import ConfigError
 from segnb.models import (
     PROJECTION_CHANNELS,
@@ -22,7 +23,7 @@ from segnb.models import (
     freeze_backbone,
     freeze_statistics,
 )
-from segnb.recipe import DatasetName, Method, Recipe, Tier, preset
+from segnb.recipe import Method, Recipe, Tier, preset
 
 pytest_plugins = ["tiny"]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -37,7 +38,7 @@ def on_meta(recipe: Recipe) -> SegmentationNetwork:
 @pytest.mark.parametrize("tier", get_args(Tier))
 def test_every_preset_can_be_built_and_fits_its_images(tier: Tier) -> None:
     seen = set()
-    for dataset in get_args(DatasetName):
+    for dataset in datasets.names():
         recipe = preset(dataset, tier)
         network = on_meta(recipe)
         network.attach_projection()

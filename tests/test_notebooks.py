@@ -23,6 +23,7 @@ from typing import Any
 import nbformat
 import pytest
 
+from segnb import installed
 from segnb import notebook as helpers
 from segnb.errors import ConfigError
 from tools import notebooks
@@ -512,35 +513,48 @@ def lacking(versions: dict[str, str | None]) -> Callable[[str], str | None]:
     return version
 
 
-def test_install_missing_takes_only_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    commands: list[list[str]] = []
-    kept: list[str] = []
+@pytest.fixture
+def pip(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The words of the pip command that was run, then the lines of its constraints."""
+    found: list[str] = []
 
-    def run(command: Sequence[str]) -> None:
-        commands.append(list(command))
-        kept.append(Path(command[command.index("--constraint") + 1]).read_text())
+    def run(command: Sequence[str], *, check: bool) -> None:
+        assert check
+        found.extend(command)
+        found.extend(Path(command[command.index("--constraint") + 1]).read_text().split("\n"))
 
+    monkeypatch.setattr(helpers.subprocess, "run", run)
+    return found
+
+
+def test_install_missing_takes_only_what_is_missing(
+    pip: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     needs = ["torch>=2.6", "numpy>=1.26", "tyro>=0.9", "accelerate>=1.0", 'ruff>=1; extra == "dev"']
     monkeypatch.setattr(metadata, "requires", lambda _: needs)
     versions = {"tyro": None, "accelerate": "0.30", "torch": "2.9.0+cu126", "pandas": "2.2.2"}
-    monkeypatch.setattr(helpers, "_version", lacking({**versions, "torchaudio": None}))
-    assert helpers.install_missing(run) == ["tyro>=0.9", "accelerate>=1.0"]
-    assert commands[0][-2:] == ["tyro>=0.9", "accelerate>=1.0"]
-    assert "torch==2.9.0+cu126\n" in kept[0]
-    assert "pandas==2.2.2\n" in kept[0]
-    assert "torchaudio" not in kept[0]
+    monkeypatch.setattr(installed, "version", lacking({**versions, "torchaudio": None}))
+    assert helpers.install_missing() == ["tyro>=0.9", "accelerate>=1.0"]
+    assert pip[pip.index("--constraint") + 2 :][:2] == ["tyro>=0.9", "accelerate>=1.0"]
+    assert "torch==2.9.0+cu126" in pip
+    assert "pandas==2.2.2" in pip
+    assert not any(word.startswith("torchaudio") for word in pip)
 
 
-def test_install_missing_does_nothing_when_all_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_install_missing_does_nothing_when_all_is_there(
+    pip: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(metadata, "requires", lambda _: ["tyro>=0.9"])
-    assert helpers.install_missing(lambda _: pytest.fail("ran pip")) == []
+    assert helpers.install_missing() == []
+    assert pip == []
 
 
 @pytest.mark.parametrize("version", ["2.1.0", None])
 def test_install_missing_never_replaces_torch(
-    version: str | None, monkeypatch: pytest.MonkeyPatch
+    version: str | None, pip: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metadata, "requires", lambda _: ["torch>=2.6"])
-    monkeypatch.setattr(helpers, "_version", lacking({"torch": version}))
+    monkeypatch.setattr(installed, "version", lacking({"torch": version}))
     with pytest.raises(ConfigError, match=r"torch>=2\.6.*newer runtime"):
-        helpers.install_missing(lambda _: pytest.fail("ran pip"))
+        helpers.install_missing()
+    assert pip == []

@@ -7,18 +7,20 @@ import itertools
 import json
 import re
 import shlex
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from segnb import datasets
 from segnb.cli import Run, _parse
+from segnb.errors import DataError
 from segnb.recipe import (
     DEEPLAB_RATES,
     MATCHED,
     VIEWS_PER_STEP,
-    DatasetName,
     Form,
     Method,
     Precision,
@@ -30,6 +32,8 @@ from segnb.recipe import (
     fitting_rates,
     preset,
 )
+from segnb.results import ledger
+from tools import commands
 
 SIDES = st.tuples(st.integers(16, 600), st.integers(16, 600))
 PLAIN = {"allow_nan": False, "allow_infinity": False}
@@ -47,7 +51,7 @@ stages = st.builds(
 
 recipes = st.builds(
     Recipe,
-    dataset=st.sampled_from(get_args(DatasetName)),
+    dataset=st.sampled_from(datasets.names()),
     tier=st.sampled_from(get_args(Tier)),
     method=st.sampled_from(get_args(Method)),
     seed=st.integers(0, 10**6),
@@ -82,7 +86,7 @@ recipes = st.builds(
     freeze_statistics=st.booleans(),
 )
 
-EVERY_PRESET = list(itertools.product(get_args(DatasetName), get_args(Tier)))
+EVERY_PRESET = list(itertools.product(datasets.names(), get_args(Tier)))
 
 
 @given(recipes)
@@ -206,7 +210,7 @@ def test_long_cross_entropy_has_the_passes_of_both_stages(recipe: Recipe) -> Non
 
 
 @pytest.mark.parametrize(("dataset", "tier"), EVERY_PRESET)
-def test_presets_compare_at_exactly_the_same_compute(dataset: DatasetName, tier: Tier) -> None:
+def test_presets_compare_at_exactly_the_same_compute(dataset: str, tier: Tier) -> None:
     recipe = preset(dataset, tier)
     for method, matched in MATCHED.items():
         long = recipe.replace(method=method)
@@ -218,7 +222,6 @@ def test_presets_compare_at_exactly_the_same_compute(dataset: DatasetName, tier:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("dataset", "imagenet"),
         ("tier", "huge"),
         ("method", "magic"),
         ("form", "other"),
@@ -288,6 +291,52 @@ def test_the_official_form_has_no_batch_loss() -> None:
     assert Recipe(form="official", scope="within").form in get_args(Form)
 
 
+def test_a_data_set_has_a_name_or_describes_itself(tmp_path: Path) -> None:
+    folder = tmp_path / "leaves"
+    folder.mkdir()
+    known = ", ".join(datasets.names())
+    for name in ("mnist", str(folder), ""):
+        with pytest.raises(DataError) as error:
+            Recipe(dataset=name)
+        assert str(error.value).startswith(f"there is no data set {name!r}; there are {known}")
+        assert str(error.value).endswith("needs a dataset.toml")
+        assert "\n" not in str(error.value)
+
+    (folder / "dataset.toml").touch()
+    recipe = preset(str(folder), "quick")
+    assert recipe.size == (128, 128)
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    assert recipe.hash != preset("voc").hash
+    words = shlex.split(recipe.replace(seed=3).command())
+    assert _parse(Run, "run", words[2:]).recipe == recipe.replace(seed=3)
+    for read in (datasets.info, lambda name: datasets.load(name, "train")):
+        with pytest.raises(DataError, match=r"dataset\.toml is there, but this version"):
+            read(str(folder))
+
+
+@pytest.mark.parametrize("path", commands.LEDGERS, ids=lambda path: path.parent.name)
+def test_every_row_of_the_ledgers_keeps_its_hash(path: Path) -> None:
+    rows = ledger.read(path)
+    assert rows
+    for row in rows:
+        assert Recipe.from_dict(row["recipe"]).hash == row["recipe_hash"]
+
+
+@pytest.mark.parametrize(("dataset", "tier"), EVERY_PRESET)
+def test_a_data_set_may_change_any_field_of_its_presets(
+    dataset: str, tier: Tier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual, entry = preset(dataset, tier), datasets.get(dataset)
+    own = {**entry.presets[tier], "output_stride": 16, "finetune": {"steps": 7}}
+    changed = dataclasses.replace(entry, presets={tier: own})
+    monkeypatch.setitem(datasets._ENTRIES, dataset, changed)
+    assert preset(dataset, tier) == usual.replace(
+        output_stride=16,
+        atrous_rates=fitting_rates(usual.crop, 16),
+        finetune=dataclasses.replace(usual.finetune, steps=7),
+    )
+
+
 def test_unknown_fields_are_named() -> None:
     values = preset("shapes").to_dict()
     with pytest.raises(ValueError, match="no field 'colour'"):
@@ -297,8 +346,8 @@ def test_unknown_fields_are_named() -> None:
 
 
 def test_a_preset_is_named_where_there_is_none() -> None:
-    with pytest.raises(ValueError, match="dataset is 'mnist'"):
-        preset("mnist")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="no data set 'mnist'"):
+        preset("mnist")
     with pytest.raises(ValueError, match="tier is 'tiny'"):
         preset("shapes", "tiny")  # type: ignore[arg-type]
 

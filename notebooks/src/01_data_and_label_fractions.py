@@ -33,8 +33,8 @@ from PIL import Image
 from segnb import datasets, plots
 from segnb.checks import check_class_shares, check_nested_choice, judge
 from segnb.datasets import DatasetInfo
-from segnb.datasets.base import Pair, PairedDataset
 from segnb.datasets.fractions import class_presence
+from segnb.datasets.paired import Pair, PairedDataset
 from segnb.errors import DataError
 from segnb.notebook import tier
 from segnb.plots import Picture

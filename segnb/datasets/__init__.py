@@ -1,16 +1,19 @@
-"""Five data sets behind one interface: classes, palette, splits, label fractions, a cache.
+"""Data sets behind one interface: classes, palette, splits, label fractions, a cache.
 
-``load`` gives one split of a data set, ``labelled_ids`` a nested share of its ids, and
-``working_set`` the images and masks at one size, ready for batches.
+This is the registry: a data set has one file with an :class:`Entry` that holds everything about
+it, and one line here. ``load`` gives one split of a data set, ``labelled_ids`` a nested share of
+its ids, and ``working_set`` the images and masks at one size, ready for batches.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
+from segnb.datasets import camvid, cityscapes, described, drawn, voc
 from segnb.datasets.base import IGNORE, DatasetInfo, Sample, SegmentationDataset, Split
+from segnb.datasets.entry import Archive, Entry
 from segnb.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,13 +22,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "IGNORE",
+    "Archive",
     "DatasetInfo",
+    "Entry",
     "Sample",
     "SegmentationDataset",
     "Split",
     "SplitList",
     "WorkingSet",
-    "has_test",
+    "get",
     "holdout",
     "info",
     "labelled_ids",
@@ -35,10 +40,18 @@ __all__ = [
     "working_set",
 ]
 
-_NAMES = ("shapes", "camvid", "voc", "voc-animals", "cityscapes")
-_WITH_TEST = ("shapes", "camvid")
+_ENTRIES = {
+    entry.name: entry
+    for entry in (
+        drawn.SHAPES,
+        camvid.CAMVID,
+        voc.VOC,
+        voc.ANIMALS,
+        cityscapes.CITYSCAPES,
+    )
+}
 
-#: Names that are loaded when first used: the cache needs torch, reading a name does not.
+#: Names that are loaded when first used: they need numpy or torch, reading a name does not.
 _LAZY = {
     "WorkingSet": "cache",
     "working_set": "cache",
@@ -50,37 +63,36 @@ _LAZY = {
 
 
 def names() -> tuple[str, ...]:
-    """Names of all data sets."""
-    return _NAMES
+    """Names of all registered data sets."""
+    return tuple(_ENTRIES)
 
 
-def has_test(name: str) -> bool:
-    """Whether the test split's labels are public; where not, ``val`` is what is reported."""
-    return _known(name) in _WITH_TEST
+def get(name: str) -> Entry:
+    """Everything about a data set; reads none of its files.
+
+    Args:
+        name: One of :func:`names`, or the path of a folder that holds a ``dataset.toml``.
+
+    Raises:
+        DataError: It is neither.
+    """
+    if name in _ENTRIES:
+        return _ENTRIES[name]
+    if described.is_described(Path(name)):
+        return described.entry(Path(name))
+    raise DataError(
+        f"there is no data set {name!r}; there are {', '.join(_ENTRIES)}, and a folder of your "
+        f"own needs a {described.FILE}"
+    )
 
 
 def info(name: str) -> DatasetInfo:
-    """Classes, palette and licence of a data set, without reading a file.
+    """Classes, palette and licence of a data set, without opening an image.
 
     Raises:
         DataError: There is no such data set.
     """
-    name = _known(name)
-    if name == "shapes":
-        from segnb.datasets import shapes
-
-        return shapes.INFO
-    if name == "camvid":
-        from segnb.datasets import camvid
-
-        return camvid.INFO
-    if name == "cityscapes":
-        from segnb.datasets import cityscapes
-
-        return cityscapes.INFO
-    from segnb.datasets import voc
-
-    return voc.INFO if name == "voc" else voc.ANIMALS_INFO
+    return get(name).info()
 
 
 def load(
@@ -93,43 +105,15 @@ def load(
     """One split of a data set.
 
     Args:
-        name: One of :func:`names`.
-        split: ``train``, ``val``, or ``test`` where :func:`has_test` says so.
+        name: As :func:`get` takes it.
+        split: ``train``, ``val``, or ``test`` where its labels are public.
         root: The data root; by default ``$SEGNB_DATA``, or ``./data``.
         size: Height and width that ``shapes`` draws its scenes at; the others have their own.
 
     Raises:
         DataError: There is no such data set or split, or a file of it is missing.
     """
-    name = _known(name)
-    if split not in get_args(Split):
-        raise DataError(f"there is no split {split!r}; splits are {', '.join(get_args(Split))}")
-    if split == "test" and name not in _WITH_TEST:
-        raise DataError(
-            f"{name} has no test split with public labels; report on 'val' and tune on a part "
-            f"held out of 'train'"
-        )
-    if name == "shapes":
-        from segnb.datasets.shapes import ShapesDataset
-
-        return ShapesDataset(split) if size is None else ShapesDataset(split, size=size)
-    if name == "camvid":
-        from segnb.datasets.camvid import load_camvid
-
-        return load_camvid(split, root=root)
-    if name == "cityscapes":
-        from segnb.datasets.cityscapes import load_cityscapes
-
-        return load_cityscapes(split, root=root)
-    from segnb.datasets.voc import load_voc, load_voc_animals
-
-    return load_voc(split, root=root) if name == "voc" else load_voc_animals(split, root=root)
-
-
-def _known(name: str) -> str:
-    if name not in _NAMES:
-        raise DataError(f"there is no data set {name!r}; there are {', '.join(_NAMES)}")
-    return name
+    return get(name).load(split, root=root, size=size)
 
 
 def __getattr__(name: str) -> object:

