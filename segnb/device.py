@@ -175,20 +175,15 @@ def _bf16_hardware() -> str | None:
     AMX is. AVX-512 BF16 counts on AMD's processors alone: on an Intel server whose virtual machine
     hides AMX, products and convolutions in bf16 ran at half the speed of fp32.
 
-    Torch's own tests are private and came one by one, so Linux's list of processor flags stands
-    in where one is missing. Other systems without the test count as having none: fp32 is always
+    Linux's list of processor flags decides. Other systems count as having none: fp32 is always
     right, only slower.
     """
-    if _processor_has("amx_bf16", "_is_amx_tile_supported"):
+    flags = _cpuinfo("flags").split()
+    if "amx_bf16" in flags:
         return "AMX"
-    if _processor_has("avx512_bf16", "_is_avx512_bf16_supported"):
-        return None if is_intel_processor() else "AVX-512 BF16"
+    if "avx512_bf16" in flags and not is_intel_processor():
+        return "AVX-512 BF16"
     return None
-
-
-def _processor_has(flag: str, probe: str) -> bool:
-    test = getattr(torch.cpu, probe, None)
-    return (test is not None and bool(test())) or flag in _processor_flags()
 
 
 def _cpuinfo(field: str) -> str:
@@ -201,10 +196,6 @@ def _cpuinfo(field: str) -> str:
         if name.strip() == field:
             return value.strip()
     return ""
-
-
-def _processor_flags() -> frozenset[str]:
-    return frozenset(_cpuinfo("flags").split())
 
 
 def _processor_name() -> str:

@@ -139,8 +139,7 @@ def _python() -> Check:
 
 
 def _torch() -> Check:
-    broken = _broken("torch", "torch", _TORCH, _SAME_PLACE)
-    if broken is not None:
+    if broken := _broken("torch", "torch", _TORCH, _SAME_PLACE):
         return broken
     import torch
 
@@ -148,12 +147,10 @@ def _torch() -> Check:
 
 
 def _torchvision() -> Check:
-    broken = _broken("torchvision", "torchvision", _TORCH, _SAME_PLACE)
-    if broken is not None:
+    if broken := _broken("torchvision", "torchvision", _TORCH, _SAME_PLACE):
         return broken
     here, torch = installed.version("torchvision"), installed.version("torch")
-    wanted = _unmet("torchvision", "torch")
-    if wanted is not None:
+    if wanted := _unmet("torchvision", "torch"):
         found = f"{here} wants {wanted}, and torch {torch} is here"
         return Check("torchvision", "fail", found, _SAME_PLACE)
     return _at_least("torchvision", f"{here}, fits torch {torch}")
@@ -245,16 +242,9 @@ def _precision() -> Check:
 
 
 def _triton() -> Check:
-    import torch
-
     version = installed.version("triton") or installed.version("triton-windows")
-    if version is not None:
-        use = "" if torch.cuda.is_available() else "; used with a GPU only"
-        return Check("triton", "ok", version + use)
-    if torch.cuda.is_available():
-        found = "not installed; the loss falls back to plain torch, slower"
-        return Check("triton", "warn", found, "pip install triton (Linux)")
-    return Check("triton", "ok", "not installed; not needed without a GPU")
+    found = version or "not installed; only the loss back end 'triton' needs it, with a GPU"
+    return Check("triton", "ok", found)
 
 
 def _memory() -> Check:
@@ -328,8 +318,7 @@ def _broken(name: str, package: str, install: str, fix: str) -> Check | None:
 
 
 def _at_least(package: str, found: str) -> Check:
-    wanted = _unmet("segnb", package)
-    if wanted is not None:
+    if wanted := _unmet("segnb", package):
         return Check(package, "fail", f"{found}; segnb wants {wanted}", _SAME_PLACE)
     return Check(package, "ok", found)
 

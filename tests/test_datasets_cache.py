@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import tqdm.auto
+import tqdm.contrib.concurrent
 import tqdm.std
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -70,7 +70,6 @@ def test_images_are_fitted_into_the_top_left_corner(tmp_path: Path) -> None:
         assert (found.masks[i, h:] == IGNORE).all()
         assert (found.masks[i, :, w:] == IGNORE).all()
     assert len(found) == 4
-    assert found.nbytes == 4 * (4 * 32 * 48 + 2 * 8)
 
 
 @settings(deadline=None)
@@ -263,9 +262,10 @@ def test_the_progress_bar_can_be_left_out(
     capsys: pytest.CaptureFixture[str],
     wanted: bool,
 ) -> None:
-    def at_once(*given: Any, delay: float, **options: Any) -> Any:
-        return tqdm.std.tqdm(*given, mininterval=0, **options)
+    class AtOnce(tqdm.std.tqdm):
+        def __init__(self, *given: Any, delay: float, **options: Any) -> None:
+            super().__init__(*given, mininterval=0, **options)
 
-    monkeypatch.setattr(tqdm.auto, "tqdm", at_once)
+    monkeypatch.setattr(tqdm.contrib.concurrent, "tqdm_auto", AtOnce)
     working_set(Made([(16, 16)] * 3), size=(16, 16), cache=tmp_path, progress_bar=wanted)
     assert ("made train at 16x16" in capsys.readouterr().err) is wanted

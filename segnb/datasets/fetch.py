@@ -7,6 +7,7 @@ network.
 from __future__ import annotations
 
 import errno
+import fnmatch
 import hashlib
 import http.client
 import os
@@ -17,7 +18,7 @@ import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from segnb import datasets
 from segnb.datasets.base import data_root
@@ -80,28 +81,22 @@ def fetch(entry: Entry, *, root: Path | None = None, say: Callable[[str], None] 
 
 
 def extract(path: Path, into: Path, take: tuple[str, ...]) -> None:
-    """Unpack the files of some folders of a tar or zip archive; none can land outside ``into``.
+    """Unpack some files of a tar or zip archive, none of which can land outside ``into``.
 
     Links and devices are left out.
 
     Args:
         path: A tar (of any compression) or zip file.
         into: Where to unpack.
-        take: The folders, ``*`` standing for one part of a name.
+        take: Which, as :attr:`Archive.take`.
 
     Raises:
         DataError: The archive is damaged, climbs out of ``into``, or holds nothing of ``take``.
     """
 
     def wanted(name: str) -> bool:
-        parts = PurePosixPath(name).parts
-        return any(
-            len(parts) > len(folder)
-            and all(want in ("*", part) for want, part in zip(folder, parts, strict=False))
-            for folder in folders
-        )
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in take)
 
-    folders = [PurePosixPath(folder).parts for folder in take]
     if not hasattr(tarfile, "data_filter"):
         raise DataError("unpacking safely needs Python 3.10.12, 3.11.4 or newer; update Python")
     try:

