@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 import tqdm.contrib.concurrent
-import tqdm.std
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -262,10 +261,11 @@ def test_the_progress_bar_can_be_left_out(
     capsys: pytest.CaptureFixture[str],
     wanted: bool,
 ) -> None:
-    class AtOnce(tqdm.std.tqdm):
-        def __init__(self, *given: Any, delay: float, **options: Any) -> None:
-            super().__init__(*given, mininterval=0, **options)
+    real = tqdm.contrib.concurrent.thread_map
 
-    monkeypatch.setattr(tqdm.contrib.concurrent, "tqdm_auto", AtOnce)
+    def at_once(*given: Any, delay: float, **options: Any) -> Any:
+        return real(*given, mininterval=0, **options)
+
+    monkeypatch.setattr(tqdm.contrib.concurrent, "thread_map", at_once)
     working_set(Made([(16, 16)] * 3), size=(16, 16), cache=tmp_path, progress_bar=wanted)
     assert ("made train at 16x16" in capsys.readouterr().err) is wanted
