@@ -6,6 +6,7 @@ shows itself in Jupyter; :func:`save` writes it as PNG or SVG.
 
 from __future__ import annotations
 
+from segnb.plots.circle import Film, circle_film, circle_forces
 from segnb.plots.curves import iou_per_class, loss_curves
 from segnb.plots.embeddings import embedding_maps, tsne
 from segnb.plots.images import colour_mask, contact_sheet, overlay, predictions, views
@@ -29,8 +30,11 @@ from segnb.plots.style import (
 )
 
 __all__ = [
+    "Film",
     "MethodStyle",
     "Picture",
+    "circle_film",
+    "circle_forces",
     "colour_mask",
     "compactness_scatter",
     "compactness_stages",
