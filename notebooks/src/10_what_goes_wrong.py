@@ -179,8 +179,9 @@ print(
 # ## 3. A small temperature in half precision
 #
 # **The failure.** The contrastive loss has $\exp(s/\tau)$ in it, with similarities $s$ up to 1. At
-# $\tau = 0.07$ that is $e^{14.3}$, more than a million; the largest number that fp16 knows is
-# 65504.
+# $\tau = 0.07$ that is $e^{14.3}$, more than a million; the largest number in fp16 is 65504. Code that casts the
+# similarities to half precision itself, as the function below does, is lost there. (`torch.autocast` would run
+# `exp` and `log` in fp32. It has a quieter hazard, which comes at the end of this section.)
 
 # %%
 print(f"exp(1 / {TEMPERATURE}) = {math.exp(1 / TEMPERATURE):,.0f}")
@@ -272,6 +273,51 @@ for name, dtype in (("fp16", torch.float16), ("fp32", torch.float32)):
 # **The repair.** $\log\sum_k e^{x_k} = m + \log\sum_k e^{x_k - m}$ with $m = \max_k x_k$: no
 # exponent is above 0, and no logarithm is taken of a 0. That is `torch.logsumexp`, and the scores
 # are made fp32 before it, whatever the network computes in.
+#
+# **The quieter hazard.** Under autocast the exponential is safe, but the matrix product before it is not: it
+# rounds the *similarities* to half precision, and only then are they divided by τ. A rounding error of 0.002
+# in a similarity near 1, divided by 0.01, is an error of 0.2 in a score. Nothing becomes infinite, and no
+# warning appears. We round the similarities as autocast does and compare the loss and its gradient with fp32.
+
+
+# %%
+def loss_of_similarities(similarity: torch.Tensor, temperature: float) -> torch.Tensor:
+    """The paper form from given similarities, with the logsumexp in fp32."""
+    logs = (similarity.float() / temperature).log_softmax(1)
+    same = near[:, None] == near[None, :]
+    return -(logs * same).sum(1).div(same.sum(1)).mean()
+
+
+def errors(dtype: torch.dtype, temperature: float) -> tuple[float, float]:
+    """Relative error of the loss and of its gradient when similarities are rounded to `dtype`."""
+    found = []
+    for rounded in (False, True):
+        features = clustered.clone().requires_grad_()
+        similarity = features @ features.T
+        if rounded:
+            similarity = similarity.to(dtype)
+        value = loss_of_similarities(similarity, temperature)
+        (gradient,) = torch.autograd.grad(value, features)
+        found.append((value.detach(), gradient))
+    (true, wanted), (value, gradient) = found
+    return (
+        float((value - true).abs() / true.abs()),
+        float((gradient - wanted).norm() / wanted.norm()),
+    )
+
+
+print("similarities in      τ    error of the loss    error of the gradient")
+for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+    for temperature in (0.5, 0.07, 0.02, 0.005):
+        loss_error, gradient_error = errors(dtype, temperature)
+        print(
+            f"{name:15} {temperature:7g} {100 * loss_error:17.2f} % {100 * gradient_error:20.2f} %"
+        )
+
+# %% [markdown]
+# **How to read it.** The error grows as τ shrinks, because the rounding happens before the division. At a
+# large τ half precision is harmless; at a small one the gradient points elsewhere. The repair is the rule in
+# `segnb`: the product of the features may have half-precision *inputs*, but its result, the scores, stays fp32.
 #
 # Try temperatures of your own:
 
