@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from segnb.plots.circle import Film, circle_film, circle_forces
 from segnb.plots.curves import iou_per_class, loss_curves
+from segnb.plots.drawings import network_drawing, pairs_drawing
 from segnb.plots.embeddings import embedding_maps, tsne
 from segnb.plots.images import colour_mask, contact_sheet, overlay, predictions, views
 from segnb.plots.results import (
@@ -47,8 +48,10 @@ __all__ = [
     "legend_below",
     "loss_curves",
     "method_styles",
+    "network_drawing",
     "new_figure",
     "overlay",
+    "pairs_drawing",
     "predictions",
     "save",
     "spearman",
