@@ -7,9 +7,7 @@ import itertools
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from segnb.plots import Picture, network_drawing, pairs_drawing
-from segnb.plots.drawings import _BEACH as beach
-from segnb.plots.drawings import _STREET as street
+from segnb.plots import Picture, drawings, network_drawing, pairs_drawing
 
 DRAWINGS = {
     "network": network_drawing,
@@ -36,12 +34,12 @@ def marks(picture: Picture, marker: str) -> int:
 
 
 def test_pairs_are_those_of_the_paper_form() -> None:
-    own = beach[4, 2]
-    same, others = int((beach == own).sum()), int((beach != own).sum())
+    own = drawings._BEACH[4, 2]
+    same, others = int((own == drawings._BEACH).sum()), int((own != drawings._BEACH).sum())
     within, cross = pairs_drawing("within"), pairs_drawing("cross")
     # One open circle is the anchor; crosses are negatives, in the distorted image alone.
     assert marks(within, "o") == 1 + same
-    assert marks(cross, "o") == 1 + same + int((street == own).sum())
+    assert marks(cross, "o") == 1 + same + int((own == drawings._STREET).sum())
     assert marks(within, "x") == marks(cross, "x") == others
 
 
