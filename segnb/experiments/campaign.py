@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 from segnb.experiments.sweep import grid, remaining, sweep
-from segnb.recipe import Recipe, Tier, preset
+from segnb.recipe import DatasetName, Recipe, Tier, preset
 from segnb.results.ledger import RESULTS
 from segnb.training import TrainingStopped
 
 #: Data set and share of the labels, the most telling first. Each is a whole comparison: three
 #: methods, three seeds.
-COMPARISONS: tuple[tuple[str, float], ...] = (
+COMPARISONS: tuple[tuple[DatasetName, float], ...] = (
     ("camvid", 1 / 8),
     ("camvid", 1 / 32),
     ("voc-animals", 1 / 8),
