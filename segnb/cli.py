@@ -140,6 +140,21 @@ class Sweep(Run):
 
 
 @dataclass(frozen=True)
+class Campaign(Places):
+    """Full-resolution runs for a lent GPU, the most telling first; give it again to go on.
+
+    Attributes:
+        minutes: Time to train; a run under way is stopped with a checkpoint.
+        tier: The size; `--tier smoke` rehearses the list at toy size.
+        dry_run: Only list what is left.
+    """
+
+    minutes: float = 8.0
+    tier: Tier = "colab"
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
 class Finetune(Training):
     """Finish the run of a folder: stage 2 and evaluation.
 
@@ -301,6 +316,19 @@ def sweep(options: Sweep) -> int:
     return int(bool(sweep(recipes, **options.places.named())))
 
 
+def campaign(options: Campaign) -> int:
+    """Work through the list of runs for a GPU."""
+    from segnb.experiments.campaign import campaign, recipes
+    from segnb.experiments.sweep import remaining
+
+    if options.dry_run:
+        for recipe in remaining(recipes(options.tier), options.results):
+            print(recipe.command())
+        return 0
+    campaign(minutes=options.minutes, tier=options.tier, **options.named())
+    return 0
+
+
 def evaluate(options: Evaluate) -> int:
     """Score weights again."""
     from segnb import evaluation
@@ -408,6 +436,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "finetune": (Finetune, finetune),
     "evaluate": (Evaluate, evaluate),
     "sweep": (Sweep, sweep),
+    "campaign": (Campaign, campaign),
     "table": (Table, table),
     "figures": (Figures, figures),
     "predict": (Predict, predict),

@@ -13,7 +13,7 @@ import pytest
 from tiny import STEPS, Finished, ledger_row, tiny_recipe
 from torch import distributed
 
-from segnb import cli
+from segnb import cli, datasets
 from segnb.experiments import runs
 from segnb.recipe import Stage, preset
 from segnb.results import ledger
@@ -32,6 +32,15 @@ def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str])
     options, _ = cli.COMMANDS[command]
     first = (options.__doc__ or "").splitlines()[0]
     assert first.split(";")[0][:60] in " ".join(text.split())
+
+
+@pytest.mark.parametrize("command", ["run", "sweep", "reproduce", "table", "figures", "fetch"])
+def test_help_lists_the_registered_data_sets(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    assert ",".join(datasets.names()) in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
@@ -58,6 +67,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
         (["run", "--temperature", "-1"], 2, "temperature is -1.0"),
         (["run", "--dataset", "nope"], 1, "no data set 'nope'; there are shapes, camvid, voc,"),
         (["table", "--dataset", "nope"], 1, "no data set 'nope'"),
+        (["figures", "--dataset", "nope"], 1, "no data set 'nope'"),
         (["fetch", "nope"], 1, "a folder of your own needs a dataset.toml"),
         (["sweep", "--fractions", "0.5", "7"], 2, "fraction is 7.0"),
         (["run", "--architecture", "Nothing"], 1, "'Nothing' is not known"),

@@ -21,8 +21,9 @@
 # Just run the cells in order. It needs no GPU, no network and no data.
 
 # %% [markdown]
-# **What we need.** The notebooks contain no second version of the method: what you see them call
-# is the package `segnb`, whose modules are short and meant to be read.
+# **What we need.** The notebooks contain no second version of the method: they call the package `segnb`,
+# which is meant to be read. The whole method in one file, with nothing imported from segnb, is
+# `examples/minimal.py`.
 
 # %%
 from collections.abc import Sequence
@@ -176,8 +177,7 @@ plots.embedding_maps(maps, info)
 
 # %% [markdown]
 # **How to read it.** A dot is a pixel, its colour the true class. On the left colours are mixed,
-# even within the islands: an island is no class (these are the rims of the images). Go right along
-# the upper row, the training images: after stage 1, without a classifier anywhere, colours begin to
+# even within the islands: an island is not a class. Go right along the upper row, the training images: after stage 1, without a classifier anywhere, colours begin to
 # come together, and after stage 2 most classes have a place of their own. Now the lower row, images
 # that no training saw. Look for the sky first, then for the sea, then for a toy: how many classes
 # can you still point at? What the upper row has and the lower lacks was learnt of the training
@@ -370,8 +370,8 @@ judge(check_verdict, verdict)
 #
 # - Stage 1 pulls the pixels of a class together and pushes classes apart; stage 2 adds the
 #   classifier. You have run both.
-# - The classes do gather, which can be seen and measured; more in the training images than in new
-#   ones, and under cross-entropy alone as well.
+# - In the training images the classes gather, which can be seen and measured. In new images some do and many
+#   do not, and cross-entropy alone gathers them as well: the numbers above say how much.
 # - Whether the *segmentation* gains is another question. It needs a control with the same compute,
 #   and several seeds.
 #

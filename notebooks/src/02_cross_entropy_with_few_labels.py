@@ -187,14 +187,14 @@ Picture(
 )
 
 # %% [markdown]
-# **How to read it.** The distance between the dashed and the solid line is what was learnt by
-# heart. Left, the training curves go on and on while validation stands still from early on: what is
-# learnt after that is these few images and no others. The validation *loss* even creeps up again,
-# for the network grows ever surer of its answers, right or wrong; the *mIoU* asks only which class
-# scores highest, and is more patient. Augmentation narrows the gap, since it never shows the same
-# picture twice. More labels nearly close it. A small gap is not yet a good network: with more
-# labels this short training has not got far enough to be accurate, but its validation loss is the
-# lowest of the three and still falls. The gap at few labels is what the paper sets out to close.
+# **How to read it.** The gap between the dashed and the solid line is what the network learnt by heart.
+# On the left the training curves keep improving. Validation mIoU improves too, but much more slowly, and
+# the gap widens with every step. The validation *loss* even rises again: the network grows more certain of
+# its answers, right or wrong, while *mIoU* asks only which class scores highest. Augmentation narrows the
+# gap, because the network never sees the same picture twice. More labels nearly close it. A small gap is not
+# yet a good network: with more labels this short training is not accurate either, but its validation loss is
+# the lowest of the three and still falling. The gap with few labels is what the paper sets out to close;
+# notebook 05 draws it again for all three methods.
 
 # %% [markdown]
 # The numbers behind it:
@@ -426,8 +426,8 @@ judge(check_mean_iou, mean_iou)
 # %% [markdown]
 # ## Summary
 #
-# - With few labels cross-entropy fits the training images ever better while validation stands
-#   still; the gap is what was learnt by heart.
+# - With few labels cross-entropy fits the training images much faster than it improves on validation
+#   images; the gap is what it learnt by heart.
 # - Augmentation and more labels narrow it. A baseline without augmentation would be an easy victim;
 #   ours gets it.
 # - mIoU is made of **one** confusion matrix over the whole split, without void, over the classes

@@ -630,20 +630,26 @@ print(f"plain form at {far} pixels (foretold): {foretold / 2**10:,.0f} GiB, for 
 # %% [markdown]
 # ## 8 · The same loss in linear memory
 #
-# Three observations make the loss cheap, and exact all the same.
+# Three observations make the loss cheap, and it stays exact. The first two are simplest in the **paper
+# form**; the official form, which we counted above, needs one more thought, given below.
 #
-# **Positives need no pairs.** The mean score of an anchor's positives is linear in the keys, so it
-# is a product with the *sum* of its class, computed once a class:
+# **In the paper form, positives need no pairs.** The mean score of an anchor's positives is linear in the
+# keys, so it is a product with the *sum* of its class, computed once per class:
 #
 # $$ \frac{1}{|P_p|} \sum_{q \in P_p} s_{pq}
 #    = \frac{1}{\tau |P_p|}\, f_p \cdot \sum_{q \in P_p} f_q . $$
 #
-# **A denominator is a running sum.** Only $\log \sum_k \exp(s_{pk})$ goes over all pairs, and it
-# can be added up tile by tile, with two numbers a row carried along: the largest score so far, and
-# the sum of exponentials relative to it.
+# **A denominator is a running sum.** What is left, $\log \sum_k \exp(s_{pk})$, goes over all pairs, but it
+# can be added up tile by tile with two numbers per row: the largest score so far, and the sum of
+# exponentials relative to it.
 #
-# **Gradients can be made on the way.** Each tile of the softmax gives its part of the gradient and
-# is thrown away. What stays is $N \times D$, not $N \times N$.
+# **Gradients can be computed on the way.** Each tile gives its part of the gradient and is thrown away. What
+# stays is $N \times D$, not $N \times N$.
+#
+# **The official form** takes the logarithm of each positive pair by itself,
+# $\log(1 + \mathrm{neg}_p\, e^{-s_{pq}})$, so its positives do need pairs, and two passes over the tiles: one
+# sums the negatives of every anchor, the next goes over the positive pairs. Sorted by class, a tile is all
+# negatives or all positives, so each pair is visited about once in each direction.
 #
 # The first one, checked:
 

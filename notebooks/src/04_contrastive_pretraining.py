@@ -139,11 +139,11 @@ strength, seed = STRENGTH, SEED
 distorted_views(strength, seed)
 
 # %% [markdown]
-# **How to read it.** One row an image; the first column is the image as it is. Shapes and patterns
-# survive, colours do not, or not for sure: as in SimCLR the dice decide for each image, and at
-# strength 1 one in five keeps its colours, and one in five goes grey. In **shapes** that is just as
-# it should be, for colour says nothing about a toy's class. On street scenes, where the sky *is*
-# blue, a strong distortion takes a real clue away.
+# **How to read it.** One row per image; the first column is the image as it is. Shapes and patterns survive.
+# Colours often do not: as in SimCLR, chance decides for each image. At strength 1 the colours are shifted in
+# four images out of five, and one image in five turns grey, so about one in six (0.2 x 0.8 = 16 %) keeps its
+# colours. In **shapes** that is as it should be, because colour says nothing about a toy's class. On street
+# scenes, where the sky *is* blue, a strong distortion takes a real clue away.
 #
 # ## 3 · What the loss sees
 #
@@ -353,13 +353,11 @@ embedding_maps(
 )
 
 # %% [markdown]
-# **How to read it.** Look for regions of one colour, and for nothing else: in t-SNE neither the
-# size of an island nor the distance between two means anything. Nor is an island a class. Those of
-# the fresh network hold all colours: at this size they are pixels at the rims of the images, which
-# a network tells apart untaught, since its convolutions see the padding there. Why t-SNE misleads,
-# and what to trust instead, is the subject of [06](06_embeddings_and_compactness.ipynb). Here are
-# two of those numbers along the training: the spread within the classes, and the distance between
-# them.
+# **How to read it.** Look for regions of one colour, and for nothing else: in t-SNE neither the size of an
+# island nor the distance between two islands means anything. An island is not a class either: those of the
+# untrained network hold all colours. Why t-SNE misleads, and what to trust instead, is the subject of
+# [06](06_embeddings_and_compactness.ipynb). Here are two of those numbers during training: the spread within
+# the classes, and the distance between them.
 
 # %%
 fitted = evaluation.sample_embeddings(

@@ -56,10 +56,13 @@ RUNS = project_path("runs") / "explorer"  # the live runs, with a small ledger o
 # %% [markdown]
 # ## What τ does to one anchor
 #
-# The loss asks each anchor pixel: among all keys, how surely would you pick one of your own class?
-# The similarities $s$ are cosines between −1 and 1. Dividing by τ and taking the softmax turns them
-# into weights, and these weights are also the strengths with which the keys push the anchor away.
-# Here are nine keys from unlike to very alike:
+# The loss asks each anchor pixel: among all keys, how likely are you to pick one of your own class? The
+# similarities $s$ are cosines between −1 and 1. Dividing by τ and taking the softmax turns them into shares
+# $w_k$. In the **paper form** the force of a key on the anchor follows from its share: a negative pushes with
+# $w_k / \tau$, a positive pulls with $(1/|P| - w_k) / \tau$, so a positive that is close enough pulls no more. (In
+# the official form, which the sweep below uses, the other positives stay out of a pair's denominator: a
+# negative pushes by its share among the negatives, times how far the positives still are from winning.)
+# Here are the shares of nine keys, from unlike to very alike:
 
 # %%
 cosines = np.linspace(-0.6, 1.0, 9)
@@ -78,10 +81,11 @@ Picture(
 )
 
 # %% [markdown]
-# **How to read it.** At a small τ all weight lies on the key that is most alike. Is that key of
-# another class, then the loss listens to this hardest negative and to nothing else, and a wrong label
-# there counts for everything. As τ grows the weights even out: negatives that are far away already
-# go on pushing. Where the best value lies in between is no matter of taste, but of measurement.
+# **How to read it.** At a small τ nearly all of the weight lies on the most similar key. If that key belongs to
+# another class, the loss sees this hardest negative and little else, and a wrong label there does great harm.
+# As τ grows the weights even out: negatives that are already far away keep pushing. Note the factor $1/\tau$ in
+# the forces: a smaller τ also makes the whole gradient larger, so a sweep over τ at one learning rate varies two
+# things at once. Where the best value lies has to be measured.
 #
 # ## What the ledger holds
 #
@@ -294,7 +298,7 @@ else:
 # %% [markdown]
 # ## Summary
 #
-# - τ decides which keys an anchor listens to: the hardest alone, or all alike.
+# - τ decides which keys move an anchor, the hardest alone or all of them, and it scales the gradient by 1/τ.
 # - A choice is made on validation images, over the mean of several seeds; the test images see only
 #   what was chosen.
 # - A label curve is read sideways as well as upwards: how many labels is the method worth?

@@ -179,8 +179,9 @@ print(
 # ## 3. A small temperature in half precision
 #
 # **The failure.** The contrastive loss has $\exp(s/\tau)$ in it, with similarities $s$ up to 1. At
-# $\tau = 0.07$ that is $e^{14.3}$, more than a million; the largest number that fp16 knows is
-# 65504.
+# $\tau = 0.07$ that is $e^{14.3}$, more than a million; the largest number in fp16 is 65504. Code that casts the
+# similarities to half precision itself, as the function below does, is lost there. (`torch.autocast` would run
+# `exp` and `log` in fp32. It has a quieter hazard, which comes at the end of this section.)
 
 # %%
 print(f"exp(1 / {TEMPERATURE}) = {math.exp(1 / TEMPERATURE):,.0f}")
@@ -272,6 +273,55 @@ for name, dtype in (("fp16", torch.float16), ("fp32", torch.float32)):
 # **The repair.** $\log\sum_k e^{x_k} = m + \log\sum_k e^{x_k - m}$ with $m = \max_k x_k$: no
 # exponent is above 0, and no logarithm is taken of a 0. That is `torch.logsumexp`, and the scores
 # are made fp32 before it, whatever the network computes in.
+#
+# **The quieter hazard.** Under autocast the exponential is safe, but the matrix product before it is not: it
+# rounds the *similarities* to half precision, and only then are they divided by τ. Once a class has gathered,
+# its similarities differ in the third digit, which is the digit that bf16 drops. Nothing becomes infinite, and
+# no warning appears. We take anchors and keys of four classes, from loose to tight, round their similarities
+# as autocast does, and compare the loss and its gradient with fp32.
+
+
+# %%
+def anchors_and_keys(spread: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """64 unit-length anchors and keys of four classes that scatter by `spread` around their class."""
+    centre = F.one_hot(near, 32).float()
+    first, second = (centre + spread * torch.randn(64, 32, generator=generator) for _ in range(2))
+    return F.normalize(first, dim=1), F.normalize(second, dim=1)
+
+
+def rounding_errors(spread: float, temperature: float, dtype: torch.dtype) -> tuple[float, float]:
+    """Relative error of the loss and of its gradient when similarities are rounded to `dtype`."""
+    anchors, keys = anchors_and_keys(spread)
+    same = near[:, None] == near[None, :]
+    found = []
+    for rounded in (False, True):
+        features = anchors.clone().requires_grad_()
+        similarity = features @ keys.T
+        if rounded:  # in the value alone: the gradient passes as if nothing had been rounded
+            similarity = similarity + (similarity.to(dtype).float() - similarity).detach()
+        logs = (similarity / temperature).log_softmax(1)
+        loss = -(logs * same).sum(1).div(same.sum(1)).mean()
+        (gradient,) = torch.autograd.grad(loss, features)
+        found.append((loss.detach(), gradient))
+    (loss, wanted), (other, gradient) = found
+    return float((other - loss).abs() / loss), float((gradient - wanted).norm() / wanted.norm())
+
+
+print("similarities in   spread of a class      τ   error of the loss   error of the gradient")
+for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+    for spread in (0.3, 0.1, 0.02):
+        for temperature in (0.5, 0.07):
+            loss_error, gradient_error = rounding_errors(spread, temperature, dtype)
+            print(
+                f"{name:15} {spread:19g} {temperature:6g} {100 * loss_error:17.2f} % "
+                f"{100 * gradient_error:21.1f} %"
+            )
+
+# %% [markdown]
+# **How to read it.** The loss looks right in every line, so no curve would show the fault. The gradient is wrong
+# by more the smaller τ is and the tighter the class: late in training, at a small τ, much of what bf16 sends back
+# is rounding noise. The repair is the rule in `segnb`: the *inputs* of the product may be in half precision, but
+# its result, the scores, stays in fp32.
 #
 # Try temperatures of your own:
 

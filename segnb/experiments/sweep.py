@@ -44,12 +44,23 @@ def sweep(
     root: Path | None = None,
     cpu: bool = False,
     progress_bar: bool = True,
+    should_stop: Callable[[], bool] | None = None,
     say: Callable[[str], None] = print,
 ) -> list[SegnbError]:
     """Run all recipes that the ledger does not hold yet.
 
     A recipe that fails is told and left; the others go on. Interrupted, the same call goes on
     where it stopped, within a run too.
+
+    Args:
+        recipes: What to run, in order.
+        runs: Run folders go here.
+        results: The folder of the ledger.
+        root: Where the data sets are.
+        cpu: Use the processor even where there is a GPU.
+        progress_bar: Show progress.
+        should_stop: Asked after every step of a training; true stops it with a checkpoint.
+        say: Called with each line of progress.
 
     Returns:
         The errors of recipes that failed.
@@ -65,7 +76,13 @@ def sweep(
         say(f"[{index + 1}/{len(left)}] {recipe.command()}{pace.time_left(left[index:])}")
         try:
             row = run(
-                recipe, runs=runs, results=results, root=root, cpu=cpu, progress_bar=progress_bar
+                recipe,
+                runs=runs,
+                results=results,
+                root=root,
+                cpu=cpu,
+                progress_bar=progress_bar,
+                should_stop=should_stop,
             )
         except TrainingStopped:
             raise

@@ -6,7 +6,9 @@ shows itself in Jupyter; :func:`save` writes it as PNG or SVG.
 
 from __future__ import annotations
 
+from segnb.plots.circle import Film, circle_film, circle_forces
 from segnb.plots.curves import iou_per_class, loss_curves
+from segnb.plots.drawings import network_drawing, pairs_drawing
 from segnb.plots.embeddings import embedding_maps, tsne
 from segnb.plots.images import colour_mask, contact_sheet, overlay, predictions, views
 from segnb.plots.results import (
@@ -29,8 +31,11 @@ from segnb.plots.style import (
 )
 
 __all__ = [
+    "Film",
     "MethodStyle",
     "Picture",
+    "circle_film",
+    "circle_forces",
     "colour_mask",
     "compactness_scatter",
     "compactness_stages",
@@ -43,8 +48,10 @@ __all__ = [
     "legend_below",
     "loss_curves",
     "method_styles",
+    "network_drawing",
     "new_figure",
     "overlay",
+    "pairs_drawing",
     "predictions",
     "save",
     "spearman",

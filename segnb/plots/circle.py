@@ -1,0 +1,280 @@
+"""Pixels on a circle with the forces of a loss, and the film of their training."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from segnb import circle
+from segnb.circle import Scene
+from segnb.plots.style import FAINT, QUIET, WIDTH, Picture, new_figure, styled
+
+#: Classes on the circle, told apart by colour and by mark.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
+_MARKS = "os^D"
+#: A pull is green, a push is red; the bars' sides and the words say it as well.
+_PULL, _PUSH = "#117733", "#AA3377"
+#: Class vectors end at this radius, arrows of forces begin outside the circle.
+_VECTOR, _ARROWS = 0.62, 1.17
+
+
+@dataclass(frozen=True, eq=False)
+class Film:
+    """An animated PNG with its alternative text, which plays in Jupyter and on GitHub.
+
+    Attributes:
+        png: The animated file.
+        alt: What it shows, in words.
+        size: Width and height as shown, in a page's pixels.
+    """
+
+    png: bytes
+    alt: str
+    size: tuple[int, int]
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        shown = {"width": self.size[0], "height": self.size[1], "alt": self.alt}
+        return {"image/png": self.png, "text/plain": self.alt}, {"image/png": shown}
+
+
+def circle_forces(
+    scene: Scene,
+    loss: circle.Loss,
+    *,
+    temperature: float = 0.3,
+    pixel: int = 0,
+    times_temperature: bool = False,
+) -> Picture:
+    """The circle with the force on every pixel, and who pulls and pushes one of them.
+
+    Left: first views are filled, distorted views open; an arrow outside the circle is the force on
+    its pixel, always to one scale, so that arrows of two temperatures can be compared. Lines join
+    the chosen pixel to the partners that move it, wider for a larger part. Right: these parts in
+    numbers, nearest partner first.
+
+    Args:
+        scene: The pixels.
+        loss: Which loss.
+        temperature: τ.
+        pixel: The chosen one, 0 to 2N - 1.
+        times_temperature: Draw forces times τ: what is left is whom the loss listens to.
+
+    Raises:
+        ValueError: See :func:`segnb.circle.forces`; or no such pixel.
+    """
+    if not 0 <= pixel < len(scene.angles):
+        raise ValueError(f"pixel is {pixel}; it must be 0 to {len(scene.angles) - 1}")
+    found = circle.forces(scene, loss, temperature=temperature)
+    # Of one pixel's own loss: the mean over N anchors would shrink arrows with the number of dots.
+    scale = scene.pixels * (temperature if times_temperature else 1.0)
+    parts, total = scale * found.pairs[pixel], scale * found.total
+    vectors = loss == "cross-entropy"
+    partners = scene.vectors if vectors else scene.angles
+    pull = _toward(scene.angles[pixel], partners, parts)
+    alt = _alt(scene, loss, temperature, pixel, found.loss, pull)
+    with styled():
+        figure = new_figure(WIDTH, 3.9, tight=False)
+        left = figure.add_axes((0.0, 0.0, 0.54, 0.87))
+        right = figure.add_axes((0.66, 0.14, 0.32, 0.73))
+        _draw_circle(left, scene, vectors=vectors, total=total)
+        x, y = np.cos(scene.angles[pixel]), np.sin(scene.angles[pixel])
+        widest = max(float(np.abs(parts).max()), 1e-12)
+        for angle, part, towards in zip(partners, parts, pull, strict=True):
+            if abs(part) > 0.01 * widest:
+                reach = _VECTOR if vectors else 1.0
+                left.plot(
+                    [x, reach * np.cos(angle)],
+                    [y, reach * np.sin(angle)],
+                    color=_PULL if towards > 0 else _PUSH,
+                    linewidth=0.5 + 3.5 * abs(part) / widest,
+                    alpha=0.55,
+                    zorder=1,
+                    solid_capstyle="round",
+                )
+        left.plot([x], [y], "o", markersize=17, markerfacecolor="none", color="black", zorder=5)
+        left.set_title(
+            f"{circle.LOSS_NAMES[loss]}, τ = {temperature:g}\n"
+            f"loss {found.loss:.2f}, Fisher ratio {_ratio(scene)}"
+        )
+        _draw_parts(right, scene, pixel, pull, vectors=vectors)
+        unit = "force × τ" if times_temperature else "force"
+        right.set_xlabel(f"← pushes    {unit}    pulls →")
+        right.set_title("who moves the ringed pixel")
+        return Picture(figure, alt)
+
+
+def circle_film(
+    films: Sequence[tuple[circle.Loss, Sequence[Scene]]],
+    *,
+    temperature: float = 0.3,
+    frames: int = 24,
+    milliseconds: int = 130,
+) -> Film:
+    """Several losses training side by side on the same pixels, as one animated PNG.
+
+    Args:
+        films: Each loss and its scenes, as :func:`segnb.circle.train` makes them.
+        temperature: τ, for the arrows.
+        frames: How many of the scenes are shown; more of the first ones, where most happens.
+        milliseconds: Time of one frame; the first and the last stay longer.
+
+    Raises:
+        ValueError: Films of different lengths, or none.
+    """
+    from PIL import Image
+
+    lengths = {len(scenes) for _, scenes in films}
+    if len(lengths) != 1:
+        raise ValueError(f"films need one length, got {sorted(lengths) or 'none'}")
+    shown = np.unique((np.linspace(0, 1, frames) ** 2 * (lengths.pop() - 1)).round().astype(int))
+    width, height = 2.35 * len(films), 2.75
+    pictures = []
+    for index in shown:
+        with styled():
+            figure = new_figure(width, height, tight=False, pixels=90)
+            for place, (loss, scenes) in enumerate(films):
+                axes = figure.add_axes((place / len(films), 0.0, 1 / len(films), 0.84))
+                scene = scenes[index]
+                total = scene.pixels * circle.forces(scene, loss, temperature=temperature).total
+                _draw_circle(axes, scene, vectors=loss == "cross-entropy", total=total)
+                axes.set_title(f"{_SHORT[loss]}\nFisher ratio {_ratio(scene)}", fontsize=8.5)
+            figure.text(0.995, 0.01, f"step {index}", ha="right", color=QUIET, fontsize=8)
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png")
+        pictures.append(Image.open(buffer).convert("RGB").quantize(64, dither=Image.Dither.NONE))
+    times = [milliseconds] * len(pictures)
+    times[0], times[-1] = 6 * milliseconds, 14 * milliseconds
+    made = io.BytesIO()
+    pictures[0].save(
+        made, format="PNG", save_all=True, append_images=pictures[1:], duration=times, loop=0
+    )
+    first, last = (
+        ", ".join(f"{_SHORT[loss]} {_ratio(scenes[i])}" for loss, scenes in films) for i in (0, -1)
+    )
+    alt = (
+        f"Animation: {len(films[0][1][0].labels)} pixel views of {len(films[0][1][0].vectors)} "
+        f"classes on a circle, {shown[-1]} steps of training. Fisher ratio at first {first}; "
+        f"at the end {last}."
+    )
+    return Film(made.getvalue(), alt, (round(100 * width), round(100 * height)))
+
+
+_SHORT: dict[circle.Loss, str] = {
+    "infonce": "InfoNCE",
+    "supcon": "SupCon",
+    "paper": "paper form",
+    "official": "official form",
+    "cross-entropy": "cross-entropy",
+}
+
+
+def _ratio(scene: Scene) -> str:
+    """The Fisher ratio in words: beyond 100 a class is a dot, and digits say no more."""
+    ratio = circle.fisher(scene)
+    return f"{ratio:.1f}" if ratio <= 100 else "above 100"
+
+
+def _draw_circle(axes: Axes, scene: Scene, *, vectors: bool, total: np.ndarray[Any, Any]) -> None:
+    around = np.linspace(0, 2 * np.pi, 200)
+    axes.plot(np.cos(around), np.sin(around), color=FAINT, linewidth=1.2, zorder=0)
+    if vectors:
+        for c, angle in enumerate(scene.vectors):
+            axes.annotate(
+                "",
+                (_VECTOR * np.cos(angle), _VECTOR * np.sin(angle)),
+                (0, 0),
+                arrowprops={"arrowstyle": "-|>", "color": _COLOURS[c], "linewidth": 2.2},
+            )
+    for c in np.unique(scene.labels):
+        for distorted in (False, True):
+            here = (scene.labels == c) & (
+                (np.arange(len(scene.labels)) >= scene.pixels) == distorted
+            )
+            axes.plot(
+                np.cos(scene.angles[here]),
+                np.sin(scene.angles[here]),
+                _MARKS[c],
+                markersize=7,
+                color=_COLOURS[c],
+                markerfacecolor="white" if distorted else _COLOURS[c],
+                markeredgewidth=1.4,
+                zorder=4,
+            )
+    for angle, force in zip(scene.angles, total, strict=True):
+        # Along the circle; a long arrow is drawn as the arc that it is.
+        arc = angle + np.linspace(0, np.clip(0.12 * force, -1.2, 1.2), 12)
+        if abs(arc[-1] - arc[0]) < 0.015:
+            continue
+        x, y = _ARROWS * np.cos(arc), _ARROWS * np.sin(arc)
+        axes.plot(x, y, color=QUIET, linewidth=1.1, zorder=2)
+        axes.annotate(
+            "",
+            (x[-1], y[-1]),
+            (x[-2], y[-2]),
+            arrowprops={"arrowstyle": "-|>", "color": QUIET, "linewidth": 1.1, "mutation_scale": 8},
+        )
+    axes.set(xlim=(-1.42, 1.42), ylim=(-1.36, 1.36), aspect="equal")
+    axes.axis("off")
+
+
+def _draw_parts(
+    axes: Axes, scene: Scene, pixel: int, pull: np.ndarray[Any, Any], *, vectors: bool
+) -> None:
+    """Bars, one a partner that the loss pairs the pixel with, nearest on the circle first."""
+    partners = scene.vectors if vectors else scene.angles
+    classes = np.arange(len(scene.vectors)) if vectors else scene.labels
+    away = np.abs(np.angle(np.exp(1j * (partners - scene.angles[pixel]))))
+    order = [k for k in np.argsort(away) if abs(pull[k]) > 1e-12][:14]
+    for place, k in enumerate(order):
+        axes.barh(
+            place, pull[k], height=0.7, color=_PULL if pull[k] > 0 else _PUSH, alpha=0.75, zorder=3
+        )
+    limit = 1.15 * max((abs(pull[k]) for k in order), default=1.0)
+    axes.set_xlim(-limit, limit)
+    for place, k in enumerate(order):
+        open_mark = not vectors and k >= scene.pixels
+        axes.plot(
+            -limit * 1.12,
+            place,
+            _MARKS[classes[k]],
+            color=_COLOURS[classes[k]],
+            markerfacecolor="white" if open_mark else _COLOURS[classes[k]],
+            markersize=5.5,
+            clip_on=False,
+        )
+    axes.axvline(0, color="#888888", linewidth=0.8)
+    axes.set_ylim(max(len(order), 1) - 0.4, -0.6)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.set_ylabel("nearest partner first" if order else "no partner moves it", labelpad=18)
+
+
+def _toward(
+    angle: float, partners: np.ndarray[Any, Any], parts: np.ndarray[Any, Any]
+) -> np.ndarray[Any, Any]:
+    """The parts of a force, positive where they move the pixel towards the partner."""
+    side = np.sign(np.sin(partners - angle))
+    signed: np.ndarray[Any, Any] = parts * side
+    return signed
+
+
+def _alt(
+    scene: Scene,
+    loss: circle.Loss,
+    temperature: float,
+    pixel: int,
+    value: float,
+    pull: np.ndarray[Any, Any],
+) -> str:
+    pulls, pushes = float(pull[pull > 0].sum()), float(-pull[pull < 0].sum())
+    return (
+        f"{len(scene.angles)} pixel views of {len(scene.vectors)} classes on a circle under "
+        f"{circle.LOSS_NAMES[loss]}, temperature {temperature:g}, loss {value:.2f}. Pixel {pixel}: "
+        f"{int((pull > 1e-12).sum())} partners pull it with {pulls:.2f} in all, "
+        f"{int((pull < -1e-12).sum())} push it with {pushes:.2f}."
+    )
