@@ -1,4 +1,4 @@
-"""What this machine is, and the arithmetic it truly has.
+"""What this machine is, and the arithmetic its hardware supports.
 
 Nothing here runs at import: no CUDA call is made before a function is called, so that a notebook
 can still start several processes afterwards.
@@ -96,7 +96,7 @@ def describe(device: torch.device | str | None = None) -> Machine:
 
 
 def choose_precision(requested: Precision, device: torch.device | str) -> ResolvedPrecision:
-    """The arithmetic to train with, by what the device truly has.
+    """The arithmetic to train with, by what the device supports in hardware.
 
     ``auto`` takes bf16 where there is hardware for it (it needs no loss scaling), fp16 on older
     cards, fp32 elsewhere. The contrastive loss itself is always computed in fp32.

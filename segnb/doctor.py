@@ -113,8 +113,7 @@ def render(found: list[Check]) -> str:
                 break_long_words=False,
                 break_on_hyphens=False,
             )
-    failed = sum(check.status == "fail" for check in found)
-    warned = sum(check.status == "warn" for check in found)
+    failed, warned = (sum(one.status == bad for one in found) for bad in ("fail", "warn"))
     if failed:
         lines.append(f"\n{failed} of {len(found)} checks failed: fix these first.")
     elif warned:
@@ -287,16 +286,11 @@ def _dataset(entry: Entry, root: Path) -> Check:
         return Check(entry.name, "ok", "made from a seed; needs no files")
     folder = root / entry.folder
     if not folder.is_dir():
-        how = "must be fetched by hand, with an account"
-        if entry.archive is not None:
-            how = f"`segnb fetch {entry.name}` fetches it"
-        return Check(
-            entry.name,
-            "warn",
-            f"not at {folder}",
-            f"Only if you want it: {how}; data/README.md shows the layout. Is it elsewhere? Set "
-            "SEGNB_DATA to the folder that holds it.",
+        advice = (
+            f"Only if you want it: {entry.how}. Is it elsewhere? Set SEGNB_DATA to the folder that "
+            f"holds {entry.folder}."
         )
+        return Check(entry.name, "warn", f"not at {folder}", advice)
     try:
         return Check(entry.name, "ok", f"{folder}: {entry.count(root)}")
     except DataError as error:

@@ -57,7 +57,7 @@ def in_colab() -> bool:
 
 
 def mount_drive(folder: str = "segnb") -> Path | None:
-    """Mount Google Drive, after saying what that lets this notebook see.
+    """Mount Google Drive, after a word on what this notebook can then see.
 
     Never called unless the reader asks for it: runs are kept on Drive so that they outlive the
     session.

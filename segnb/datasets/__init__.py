@@ -78,8 +78,8 @@ def get(name: str) -> Entry:
     """
     if name in _ENTRIES:
         return _ENTRIES[name]
-    if described.is_described(Path(name)):
-        return described.entry(Path(name))
+    if described.is_described(folder := Path(name).expanduser()):
+        return described.entry(folder)
     raise DataError(
         f"there is no data set {name!r}; there are {', '.join(_ENTRIES)}, and a folder of your "
         f"own needs a {described.FILE}"

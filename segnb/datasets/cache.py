@@ -176,13 +176,13 @@ def _build(
     height, width = size
     count = len(dataset)
     needed, free = count * height * width * 4, shutil.disk_usage(folder.parent).free
-    # A mapped file on a full disk kills the process without a word: ask first.
+    # A mapped file on a full disk kills the process without a message: check first.
     if needed > free:
         raise DataError(
             f"the cache {folder} needs {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB "
             f"free; set SEGNB_CACHE to a larger disk or choose a smaller size"
         )
-    # Whoever left these was killed: only the holder of the lock gets here.
+    # Left by a process that was killed: only the holder of the lock gets here.
     for stale in folder.parent.glob(f".{folder.name}.*"):
         shutil.rmtree(stale)
     side = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
@@ -201,7 +201,7 @@ def _build(
             masks[index, :h, :w] = mask
             extents[index] = h, w
 
-        # Decoding and scaling let go of the interpreter's lock, so threads use all cores.
+        # Decoding and scaling release the interpreter's lock, so threads use all cores.
         thread_map(
             fill,
             range(count),

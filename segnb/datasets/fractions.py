@@ -1,4 +1,4 @@
-"""Which images count as labelled: nested fractions, shared split lists, and a part held out."""
+"""Which images count as labelled: nested fractions, shared split lists, and a held-out part."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def labelled_ids(
 ) -> tuple[str, ...]:
     """The ids of a labelled share of a split, in the data set's order.
 
-    All shares at one seed are beginnings of one order of the images: first images that each
-    bring the most classes not seen so far, until every class is there, then the others at
+    All shares with one seed are beginnings of one order of the images: first those that each
+    add the most classes not covered yet, until every class is covered, then the others at
     random. So a smaller share lies inside a larger one, and every class is present if the share
     has room for it. The order depends on the ids, the classes in them and the seed alone; it
     comes from SHA-256, so it is the same on every machine and with every version of numpy.
@@ -88,7 +88,7 @@ def holdout(
     """Set ``count`` random ids aside, for tuning without a look at the reported split.
 
     Args:
-        ids: What to part.
+        ids: What to split.
         count: How many to set aside.
         seed: Picks them.
 
@@ -107,8 +107,8 @@ def holdout(
 def read_split_list(path: Path | str, dataset: SegmentationDataset) -> SplitList:
     """Read a list of labelled images such as semi-supervised papers share.
 
-    One image a line: an id, a path, or an image path and a mask path parted by a space or a
-    comma. Empty lines and lines that begin with ``#`` are skipped. Ids that the data set does
+    One image a line: an id, a path, or an image path and a mask path separated by a space or
+    a comma. Empty lines and lines that begin with ``#`` are skipped. Ids that the data set does
     not hold are counted.
 
     Args:
@@ -164,7 +164,7 @@ def class_presence(
         found: npt.NDArray[np.bool_] = counts[: info.num_classes] > 0
         return found
 
-    # Decoding lets go of the interpreter's lock, so threads use all cores.
+    # Decoding releases the interpreter's lock, so threads use all cores.
     with ThreadPoolExecutor() as pool:
         presence = np.array(list(pool.map(present, range(len(dataset)))), dtype=np.bool_)
     try:

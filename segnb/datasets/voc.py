@@ -66,11 +66,6 @@ ANIMALS_INFO = DatasetInfo(
     homepage=INFO.homepage,
 )
 
-_HOW = (
-    "`segnb fetch voc` gets it, or by hand: unpack VOCtrainval_11-May-2012.tar (see "
-    "data/README.md for mirrors and its checksum) in the data root"
-)
-
 
 def _open(folder: Path, split: Split, _: Size | None = None) -> PairedDataset:
     """One split of VOC 2012.
@@ -88,7 +83,7 @@ def _open(folder: Path, split: Split, _: Size | None = None) -> PairedDataset:
         if more.is_file() and more_masks.is_dir():
             source, masks = more, more_masks
     if not source.is_file():
-        raise DataError(f"{INFO.name}: there is no list {source}; {_HOW}")
+        raise DataError(f"{INFO.name}: there is no list {source}; {VOC.how}")
     # A line may hold paths (SBD's lists in some copies do) or the bare id.
     names = [Path(line.split()[0]).stem for line in source.read_text().splitlines() if line.strip()]
     pairs = [
@@ -121,7 +116,7 @@ VOC = Entry(
     info=lambda: INFO,
     open=_open,
     presets=PHOTOGRAPHS,
-    how=_HOW,
+    how="`segnb fetch voc` gets it, and data/README.md says how to do so by hand",
     folder="VOCdevkit/VOC2012",
     splits=("train", "val"),
     # The official address is often out of reach; it redirects to thor.robots.ox.ac.uk, which
