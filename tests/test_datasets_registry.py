@@ -14,6 +14,7 @@ from segnb.datasets.entry import PHOTOGRAPHS
 from segnb.datasets.fetch import fetch
 from segnb.doctor import checks
 from segnb.errors import DataError
+from segnb.experiments.runs import run_folder
 from segnb.recipe import Tier, preset
 
 LEAVES = Entry(
@@ -90,6 +91,8 @@ def test_a_folder_describes_itself_with_a_file(
         mine.load("train")
     with pytest.raises(DataError, match="this version"):
         fetch(mine, say=lambda _: None)
+    # A run of it lies among the runs, wherever the folder is.
+    assert run_folder(preset(str(mine.folder)), tmp_path / "runs").parent == tmp_path / "runs"
 
 
 def test_an_entry_is_a_record() -> None:

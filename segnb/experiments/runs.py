@@ -114,7 +114,7 @@ def _need_labels(data: WorkingSet, what: str) -> None:
 
 def run_folder(recipe: Recipe, runs: Path = RUNS) -> Path:
     """Where a recipe's run lives."""
-    name = f"{recipe.dataset}-{recipe.tier}-{recipe.method}-s{recipe.seed}-{recipe.hash}"
+    name = f"{Path(recipe.dataset).name}-{recipe.tier}-{recipe.method}-s{recipe.seed}-{recipe.hash}"
     return runs / name
 
 
