@@ -16,6 +16,7 @@ from urllib.parse import unquote
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import segnb
@@ -33,68 +34,48 @@ else:
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "segnb"
 
-#: Data flows down this list; a module imports from its own line or from lines above it.
-LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "files", "installed", "circle"),
-    ("datasets",),
-    ("recipe",),  # names a data set, so it asks the registry
-    ("device",),
-    ("views",),
-    ("models",),
-    ("losses",),
-    ("training",),
-    ("metrics",),
-    ("evaluation",),
-    ("results",),
-    ("experiments",),
-    ("plots",),
-    ("report", "predict"),
-    ("widgets", "checks", "notebook", "doctor"),
-    ("cli", "__main__"),
-)
-RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
-def imported(path: Path, package: Path = PACKAGE) -> set[str]:
-    """Top-level parts of the package that a module imports anywhere, functions included."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: relative import"
-            module = node.module or ""
-            if module == "segnb":
-                names = [f"segnb.{alias.name}" for alias in node.names]
-            else:
-                names = [module]
-        else:
-            continue
-        found |= {name.split(".")[1] for name in names if name.startswith("segnb.")}
-    # `from segnb import __version__` is a name of the package itself, not a module of it.
-    return {
-        name for name in found if (package / name).is_dir() or (package / f"{name}.py").is_file()
-    }
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Check the import contracts of a folder's pyproject.toml against the packages in it."""
+    code = "from importlinter.cli import lint_imports_command as c; c(['--no-cache'])"
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
-def part(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def test_imports_go_one_way() -> None:
+    done = lint_imports(REPOSITORY)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_go_one_way(path: Path) -> None:
-    mine = part(path)
-    assert mine in RANK, f"give {mine!r} a place in LAYERS"
-    upward = sorted(name for name in imported(path) if RANK.get(name, 99) > RANK[mine])
-    assert not upward, f"segnb.{mine} imports {upward}, which lie above it"
-
-
-def test_the_layer_test_sees_imports(tmp_path: Path) -> None:
-    source = "from segnb import recipe\ndef f():\n    import segnb.device\n    import torch\n"
-    (tmp_path / "module.py").write_text(source)
-    assert imported(tmp_path / "module.py") == {"recipe", "device"}
+@pytest.mark.parametrize(
+    ("module", "source", "complaint"),
+    [
+        ("recipe", "def f():\n    import segnb.cli\n", "is not allowed to import segnb.cli"),
+        ("losses/paper", "from segnb import plots\n", "is not allowed to import segnb.plots"),
+        ("stray", "", "segnb.stray"),
+    ],
+)  # fmt: skip
+def test_a_forbidden_import_is_seen(
+    tmp_path: Path, module: str, source: str, complaint: str
+) -> None:
+    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
+    for path in [*PACKAGE.rglob("*.py")]:
+        copy = tmp_path / path.relative_to(REPOSITORY)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text("")
+    assert lint_imports(tmp_path).returncode == 0
+    (tmp_path / "segnb" / f"{module}.py").write_text(source)
+    done = lint_imports(tmp_path)
+    assert done.returncode == 1
+    assert complaint in done.stdout
 
 
 def test_data_sets_are_listed_in_their_registry_alone() -> None:
@@ -103,7 +84,7 @@ def test_data_sets_are_listed_in_their_registry_alone() -> None:
     for path in MODULES:
         nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         found = {node.value for node in nodes if isinstance(node, ast.Constant)}
-        if part(path) != "datasets" and len(found & set(datasets.names())) >= 3:
+        if "datasets" not in path.parts and len(found & set(datasets.names())) >= 3:
             lists[str(path)] = found & set(datasets.names())
     assert lists == {}
 
@@ -409,3 +390,23 @@ def test_a_block_that_does_not_close_is_refused(text: str) -> None:
 def test_only_the_ledgers_table_fills_a_block() -> None:
     with pytest.raises(ValueError, match="segnb table"):
         readme.run("rm -rf /")
+
+
+def test_the_workflow_calls_what_exists() -> None:
+    path = REPOSITORY / ".github" / "workflows" / "ci.yml"
+    workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert workflow["permissions"] == {"contents": "read"}
+    assert workflow["concurrency"]["cancel-in-progress"] is True
+    jobs = workflow["jobs"]
+    allowed = SpecifierSet(str(project()["requires-python"]))
+    pythons = jobs["test"]["strategy"]["matrix"]["python"]
+    assert pythons
+    assert all(isinstance(python, str) and python in allowed for python in pythons)
+    commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    called = {match for command in commands for match in re.findall(r"make (\w+)", command)}
+    assert called == {"test", "setup"}
+    assert called <= set(re.findall(r"^(\w+):", makefile, flags=re.MULTILINE))
+    scripts = {match for command in commands for match in re.findall(r"tools/\w+\.py", command)}
+    assert scripts == {"tools/notebooks.py"}
+    assert all((REPOSITORY / script).is_file() for script in scripts)
