@@ -1,8 +1,8 @@
 """The network: pixel features, and on top of them one head that the two stages exchange.
 
 Stage 1 trains the features with a projection head; stage 2 throws that head away and puts a
-pixel classifier in its place. The layers below come from segmentation-models-pytorch or
-torchvision; what is ours is the place where the heads meet them.
+pixel classifier in its place. The layers below come from segmentation-models-pytorch; what is
+ours is the place where the heads meet them.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segnb.errors import ConfigError
-from segnb.recipe import DEEPLAB_RATES, Recipe
+from segnb.recipe import Recipe
 
 #: Width and depth of the paper's projection head.
 PROJECTION_CHANNELS = 256
 PROJECTION_LAYERS = 3
-
-TORCHVISION_DEEPLAB = "torchvision-DeepLabV3"
 
 #: Architectures that join no levels, and so take images of any size (513 is DeepLab's custom).
 _LAST_LEVEL_ONLY = ("DeepLabV3", "PSPNet")
@@ -116,16 +114,6 @@ class _SmpBackbone(nn.Module):
         return cast(Tensor, self.decoder(self.encoder(images)))
 
 
-class _TorchvisionBackbone(nn.Module):
-    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.decoder = decoder
-
-    def forward(self, images: Tensor) -> Tensor:
-        return cast(Tensor, self.decoder(self.encoder(images)["out"]))
-
-
 def build_network(recipe: Recipe) -> SegmentationNetwork:
     """The network of a recipe, with no head yet.
 
@@ -135,8 +123,7 @@ def build_network(recipe: Recipe) -> SegmentationNetwork:
         ConfigError: The architecture or encoder is not known, the crop does not fit it, ImageNet
             weights can't be fetched, or there are no statistics to freeze.
     """
-    torchvision = recipe.architecture == TORCHVISION_DEEPLAB
-    network = _torchvision_deeplab(recipe) if torchvision else _smp(recipe)
+    network = _smp(recipe)
     # Said here, before stage 1 is trained: stage 2 is where they are frozen.
     if recipe.freeze_statistics and not _batch_norms(network):
         raise ConfigError(
@@ -152,8 +139,7 @@ def _smp(recipe: Recipe) -> SegmentationNetwork:
     known = {name: cls for name, cls in vars(smp).items() if _is_architecture(cls)}
     if recipe.architecture not in known:
         raise ConfigError(
-            f"architecture {recipe.architecture!r} is not known; choose one of "
-            f"{sorted([*known, TORCHVISION_DEEPLAB])}"
+            f"architecture {recipe.architecture!r} is not known; choose one of {sorted(known)}"
         )
     cls = known[recipe.architecture]
     accepted = inspect.signature(cls.__init__).parameters
@@ -196,39 +182,6 @@ def _smp(recipe: Recipe) -> SegmentationNetwork:
     return SegmentationNetwork(
         _SmpBackbone(model.encoder, model.decoder), model.segmentation_head[0].in_channels
     )
-
-
-def _torchvision_deeplab(recipe: Recipe) -> SegmentationNetwork:
-    from torchvision.models import segmentation
-
-    builders = {
-        "resnet50": segmentation.deeplabv3_resnet50,
-        "resnet101": segmentation.deeplabv3_resnet101,
-    }
-    if recipe.encoder not in builders:
-        raise ConfigError(
-            f"{TORCHVISION_DEEPLAB} has no encoder {recipe.encoder!r}; it has {sorted(builders)}"
-        )
-    fixed = {
-        "output_stride": 8,
-        "encoder_depth": 5,
-        "decoder_channels": 256,
-        "atrous_rates": DEEPLAB_RATES,
-    }
-    if any(getattr(recipe, name) != value for name, value in fixed.items()):
-        comes_with = ", ".join(f"{name.replace('_', ' ')} {v}" for name, v in fixed.items())
-        raise ConfigError(
-            f"{TORCHVISION_DEEPLAB} comes with {comes_with} only; set these, or take the "
-            "architecture DeepLabV3"
-        )
-    weights = "DEFAULT" if recipe.encoder_weights == "imagenet" else None
-    try:
-        model = builders[recipe.encoder](weights=None, weights_backbone=weights, num_classes=1)
-    except OSError as error:
-        raise _no_weights(recipe, error) from error
-    # The last layer of its classifier is the pixel classifier; all before it is the decoder.
-    decoder = nn.Sequential(*list(model.classifier.children())[:-1])
-    return SegmentationNetwork(_TorchvisionBackbone(model.backbone, decoder), 256)
 
 
 def _is_architecture(value: object) -> bool:
@@ -277,7 +230,6 @@ def _batch_norms(network: SegmentationNetwork) -> list[nn.Module]:
 
 __all__ = [
     "PROJECTION_CHANNELS",
-    "TORCHVISION_DEEPLAB",
     "PixelClassifier",
     "ProjectionHead",
     "SegmentationNetwork",

@@ -111,7 +111,7 @@ class Recipe:
         distortion: Strength of the colour distortion of the second view, and of ``ce_long``
             and ``ce_double``.
         finetune_distortion: Strength of the colour distortion in stage 2.
-        architecture: A segmentation-models-pytorch architecture, or ``torchvision-DeepLabV3``.
+        architecture: A segmentation-models-pytorch architecture.
         encoder: Encoder name.
         encoder_depth: How many stages of the encoder are used, 3 to 5.
         encoder_weights: ``None`` (from scratch, as the paper) or ``imagenet``.
