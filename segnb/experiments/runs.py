@@ -34,6 +34,7 @@ from segnb.training import Session, finetune, make_accelerator, pretrain, pseudo
 from segnb.training.checkpoint import load_weights, save_weights
 from segnb.training.log import LogRow
 from segnb.training.randomness import derive_seed
+from segnb.weights import imagenet_source
 
 T = TypeVar("T")
 
@@ -324,6 +325,8 @@ def _describe(folder: Path, recipe: Recipe, splits: Splits, session: Session) ->
     machine["segnb"] = segnb.__version__
     machine["commit"] = _commit()
     machine["processes"] = session.accelerator.num_processes
+    if recipe.encoder_weights is not None:
+        machine["encoder_weights"] = imagenet_source(recipe.encoder)
     ids = {
         "labelled": splits.labelled,
         "missing": splits.missing,
