@@ -104,6 +104,8 @@ class Recipe:
         seed: Seeds the label subset, the initial weights, the data order and the augmentation.
         fraction: Share of the training images whose labels are used, in (0, 1].
         split_list: A text file of labelled ids that takes the place of ``fraction``.
+        hold_out: A drive whose training images are set aside, before the fraction is taken, and
+            scored as the split ``held_out``: choices are made there. Data sets of drives only.
         size: Working resolution (height, width) that images are fitted into.
         crop: Crop (height, width) the network is trained on.
         scale: Range of the random scale.
@@ -143,6 +145,7 @@ class Recipe:
 
     fraction: float = 1.0
     split_list: str | None = None
+    hold_out: str | None = None
     size: tuple[int, int] = (96, 128)
     crop: tuple[int, int] = (96, 96)
     scale: tuple[float, float] = (0.5, 2.0)
@@ -202,6 +205,12 @@ class Recipe:
             "freeze_statistics",
             self.freeze_statistics,
             "False where freeze is set: a frozen network keeps its statistics as well",
+        )
+        _need(
+            self.hold_out is None or self.split_list is None,
+            "hold_out",
+            self.hold_out,
+            "left out where a split_list names the labelled images",
         )
         _need(
             not (self.form == "official" and self.scope == "batch"),
@@ -280,6 +289,8 @@ class Recipe:
             values.pop("atrous_rates")
         if not self.freeze_statistics:
             values.pop("freeze_statistics")
+        if self.hold_out is None:
+            values.pop("hold_out")
         if self.split_list is not None:
             values.pop("fraction")
         if not self.uses_contrastive:

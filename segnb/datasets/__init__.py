@@ -25,6 +25,7 @@ __all__ = [
     "Split",
     "SplitList",
     "WorkingSet",
+    "drive",
     "has_test",
     "holdout",
     "info",
@@ -81,6 +82,23 @@ def info(name: str) -> DatasetInfo:
     from segnb.datasets import voc
 
     return voc.INFO if name == "voc" else voc.ANIMALS_INFO
+
+
+def drive(name: str, image: str) -> str | None:
+    """The drive that an image was filmed on; ``None`` where a data set has no drives.
+
+    Frames of one drive show one street in one light: a network that was trained on some of them
+    has seen the others' scene.
+
+    Args:
+        name: One of :func:`names`.
+        image: An image's id.
+    """
+    if _known(name) != "camvid":
+        return None
+    from segnb.datasets import camvid
+
+    return camvid.drive(image)
 
 
 def load(

@@ -88,6 +88,11 @@ def load_camvid(split: Split, *, root: Path | None = None) -> PairedDataset:
     return PairedDataset(INFO, split, pairs, labels=labels, source=folder / split)
 
 
+def drive(name: str) -> str:
+    """The drive that a frame was filmed on: its id up to the underscore."""
+    return name.partition("_")[0]
+
+
 def _by_stem(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     if not folder.is_dir():
