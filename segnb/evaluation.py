@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -75,6 +75,7 @@ def evaluate(
     *,
     device: torch.device,
     autocast: torch.autocast | None = None,
+    subsets: Mapping[str, Collection[str]] | None = None,
 ) -> Score:
     """Score a network over a whole split, every image at its own resolution.
 
@@ -84,17 +85,25 @@ def evaluate(
         data: The same images at the working resolution, any subset of the split's ids.
         device: Where to compute.
         autocast: Precision of the forward pass.
+        subsets: Ids of parts of the split that are scored as well, by their names.
 
     Returns:
-        mIoU, IoU of each class and pixel accuracy in percent, over one confusion matrix.
+        mIoU, IoU of each class and pixel accuracy in percent, over one confusion matrix, and the
+        same of each subset over its own.
     """
     position = {name: index for index, name in enumerate(dataset.ids)}
     confusion = ConfusionScore(data.info.num_classes)
+    parts = {name: ConfusionScore(data.info.num_classes) for name in subsets or {}}
     for index, scores in score_maps(network, data, device=device, autocast=autocast):
         mask = torch.from_numpy(dataset.mask(position[data.ids[index]]).astype(np.int64))
         full = F.interpolate(scores[None], size=mask.shape, mode="bilinear", align_corners=False)
-        confusion.update(full[0].argmax(0).cpu(), mask)
-    return confusion.compute()
+        predicted = full[0].argmax(0).cpu()
+        confusion.update(predicted, mask)
+        for name, ids in (subsets or {}).items():
+            if data.ids[index] in ids:
+                parts[name].update(predicted, mask)
+    by_part = {name: part.compute() for name, part in parts.items()}
+    return replace(confusion.compute(), subsets=by_part)
 
 
 def predict(

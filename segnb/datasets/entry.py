@@ -66,6 +66,9 @@ class Entry:
         archive: What ``segnb fetch`` downloads; ``None`` if that must be done by hand.
         part_of: The data set whose files this one is read from.
         hint: What could be added to it, in words.
+        drive: Gives the drive that an image was filmed on, by its id; ``None`` where there are no
+            drives. Frames of one drive show one street in one light: a network that was trained on
+            some of them has seen the others' scene.
     """
 
     name: str
@@ -78,6 +81,7 @@ class Entry:
     archive: Archive | None = None
     part_of: str | None = None
     hint: str = ""
+    drive: Callable[[str], str] | None = None
 
     def load(
         self, split: Split, *, root: Path | None = None, size: Size | None = None

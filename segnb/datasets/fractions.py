@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -34,7 +34,12 @@ class SplitList:
 
 
 def labelled_ids(
-    dataset: SegmentationDataset, fraction: float, *, seed: int, cache: Path | None = None
+    dataset: SegmentationDataset,
+    fraction: float,
+    *,
+    seed: int,
+    among: Collection[str] | None = None,
+    cache: Path | None = None,
 ) -> tuple[str, ...]:
     """The ids of a labelled share of a split, in the data set's order.
 
@@ -48,6 +53,7 @@ def labelled_ids(
         dataset: The split to take from.
         fraction: Share of its images in (0, 1]; rounded to the nearest number, at least one.
         seed: Picks the order.
+        among: Take the share from these ids; by default from all.
         cache: Where class presence is kept; by default ``$SEGNB_CACHE``.
 
     Raises:
@@ -56,11 +62,13 @@ def labelled_ids(
     """
     if not 0 < fraction <= 1:
         raise ConfigError(f"the label fraction is {fraction}; it must be above 0 and at most 1")
-    count = max(1, int(fraction * len(dataset) + 0.5))
-    if count == len(dataset):
-        return tuple(dataset.ids)
-    order = covering_order(dataset.ids, class_presence(dataset, cache=cache), seed=seed)
-    return tuple(dataset.ids[i] for i in sorted(order[:count]))
+    places = [i for i, name in enumerate(dataset.ids) if among is None or name in among]
+    ids = [dataset.ids[i] for i in places]
+    count = max(1, int(fraction * len(ids) + 0.5))
+    if count == len(ids):
+        return tuple(ids)
+    order = covering_order(ids, class_presence(dataset, cache=cache)[places], seed=seed)
+    return tuple(ids[i] for i in sorted(order[:count]))
 
 
 def covering_order(ids: Sequence[str], presence: npt.NDArray[np.bool_], *, seed: int) -> list[int]:

@@ -12,7 +12,8 @@ import dataclasses
 import datetime
 import json
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -22,7 +23,7 @@ import torch
 
 import segnb
 from segnb import datasets, evaluation
-from segnb.datasets import IGNORE, SegmentationDataset, WorkingSet
+from segnb.datasets import IGNORE, DatasetInfo, SegmentationDataset, WorkingSet
 from segnb.device import describe
 from segnb.errors import ConfigError, DataError
 from segnb.files import atomic_path, write_atomic
@@ -34,6 +35,7 @@ from segnb.training import Session, finetune, make_accelerator, pretrain, pseudo
 from segnb.training.checkpoint import load_weights, save_weights
 from segnb.training.log import LogRow
 from segnb.training.randomness import derive_seed
+from segnb.weights import imagenet_source
 
 T = TypeVar("T")
 
@@ -55,12 +57,15 @@ class Splits:
         labelled: Ids whose labels are used.
         missing: Ids of a split list that the data set does not hold.
         evaluated: The splits that are reported, ``val`` first, with their working sets.
+        subsets: Parts of a reported split that are scored as well: ids by the part's name, by the
+            split's name.
     """
 
     train: WorkingSet
     labelled: tuple[str, ...]
     missing: int
     evaluated: dict[str, tuple[SegmentationDataset, WorkingSet]]
+    subsets: dict[str, dict[str, frozenset[str]]]
 
     @property
     def labelled_set(self) -> WorkingSet:
@@ -72,13 +77,15 @@ def load_splits(recipe: Recipe, *, root: Path | None = None, progress_bar: bool 
     """The images of a recipe, at its working resolution.
 
     Raises:
-        ConfigError: Nothing is left to put pseudo-labels on.
+        ConfigError: Nothing is left to put pseudo-labels on, or there is no such drive to hold out.
         DataError: A file is missing or not what it should be, or no pixel of a split has a label.
     """
     train = datasets.load(recipe.dataset, "train", root=root, size=recipe.size)
+    held_out = _held_out(recipe, train)
+    used = tuple(name for name in train.ids if name not in held_out)
     missing = 0
     if recipe.split_list is None:
-        labelled = datasets.labelled_ids(train, recipe.fraction, seed=recipe.seed)
+        labelled = datasets.labelled_ids(train, recipe.fraction, seed=recipe.seed, among=set(used))
     else:
         listed = datasets.read_split_list(Path(recipe.split_list), train)
         labelled, missing = listed.ids, listed.missing
@@ -91,17 +98,50 @@ def load_splits(recipe: Recipe, *, root: Path | None = None, progress_bar: bool 
             split,
             datasets.working_set(split, size=recipe.size, progress_bar=progress_bar),
         )
-    if recipe.method == "pseudo" and len(labelled) == len(train.ids):
+    if recipe.method == "pseudo" and len(labelled) == len(used):
         raise ConfigError(
             f"all {len(labelled)} training images are labelled; pseudo-labels need some without a "
             "label: take a smaller fraction, or the method 'contrastive'"
         )
     whole = datasets.working_set(train, size=recipe.size, progress_bar=progress_bar)
-    splits = Splits(whole, labelled, missing, evaluated)
+    if held_out:
+        evaluated["held_out"] = (train, whole.subset(held_out))
+    subsets = {name: _by_drive(name, data, used) for name, (_, data) in evaluated.items()}
+    splits = Splits(whole.subset(used), labelled, missing, evaluated, subsets)
     _need_labels(splits.labelled_set, "labelled training")
     for split_name, (_, data) in evaluated.items():
         _need_labels(data, split_name)
+        for part, ids in subsets[split_name].items():
+            _need_labels(data.subset(sorted(ids)), part)
     return splits
+
+
+def _held_out(recipe: Recipe, train: SegmentationDataset) -> tuple[str, ...]:
+    """Training images of the drive that the recipe sets aside."""
+    if recipe.hold_out is None:
+        return ()
+    drive = datasets.get(recipe.dataset).drive
+    if drive is None:
+        raise ConfigError(f"hold_out: {recipe.dataset} has no drives; leave it out")
+    drives = Counter(map(drive, train.ids))
+    if drives[recipe.hold_out] in (0, len(train)):
+        known = ", ".join(f"{name} ({count})" for name, count in drives.items())
+        raise ConfigError(
+            f"hold_out is {recipe.hold_out!r}; {recipe.dataset}'s training images are of the "
+            f"drives {known}, of which one can be set aside"
+        )
+    return tuple(name for name in train.ids if drive(name) == recipe.hold_out)
+
+
+def _by_drive(name: str, data: WorkingSet, train: Sequence[str]) -> dict[str, frozenset[str]]:
+    """Ids of a split by whether the training images are of their drive; none if all are alike."""
+    drive = datasets.get(data.info.name).drive
+    if drive is None:
+        return {}
+    known = set(map(drive, train))
+    seen = frozenset(image for image in data.ids if drive(image) in known)
+    unseen = frozenset(data.ids) - seen
+    return {f"{name}_seen": seen, f"{name}_unseen": unseen} if seen and unseen else {}
 
 
 def _need_labels(data: WorkingSet, what: str) -> None:
@@ -230,6 +270,39 @@ def load_network(folder: Path, *, weights: str = "weights") -> SegmentationNetwo
     return network.eval()
 
 
+def score_again(
+    folder: Path,
+    split: str,
+    *,
+    root: Path | None = None,
+    cpu: bool = False,
+    progress_bar: bool = True,
+) -> tuple[DatasetInfo, Score]:
+    """The data set, and the score of a finished run's weights on one of its reported splits.
+
+    Raises:
+        DataError: The folder holds no run, or files of the data set are missing.
+        ConfigError: The run's recipe has no such split.
+    """
+    recipe = read_recipe(folder)
+    splits = load_splits(recipe, root=root, progress_bar=progress_bar)
+    if split not in splits.evaluated:
+        raise ConfigError(
+            f"{folder} has no split {split!r} to score; it has {', '.join(splits.evaluated)}"
+        )
+    dataset, data = splits.evaluated[split]
+    session = Session(accelerator=make_accelerator(recipe.precision, cpu=cpu))
+    score = evaluation.evaluate(
+        load_network(folder),
+        dataset,
+        data,
+        device=session.accelerator.device,
+        autocast=session.autocast,
+        subsets=splits.subsets[split],
+    )
+    return dataset.info, score
+
+
 def read_recipe(folder: Path) -> Recipe:
     """The recipe of a run folder.
 
@@ -323,6 +396,8 @@ def _describe(folder: Path, recipe: Recipe, splits: Splits, session: Session) ->
     machine["segnb"] = segnb.__version__
     machine["commit"] = _commit()
     machine["processes"] = session.accelerator.num_processes
+    if recipe.encoder_weights is not None:
+        machine["encoder_weights"] = imagenet_source(recipe.encoder)
     ids = {
         "labelled": splits.labelled,
         "missing": splits.missing,
@@ -367,12 +442,17 @@ def _train_and_measure(
 
     save_weights(folder / "weights.safetensors", network)
     probe.measure("finetuned", network)
-    scores = {
-        name: evaluation.evaluate(
-            network, split, data, device=accelerator.device, autocast=probe.autocast
+    scores: dict[str, Score] = {}
+    for name, (split, data) in splits.evaluated.items():
+        scores[name] = evaluation.evaluate(
+            network,
+            split,
+            data,
+            device=accelerator.device,
+            autocast=probe.autocast,
+            subsets=splits.subsets[name],
         )
-        for name, (split, data) in splits.evaluated.items()
-    }
+        scores |= scores[name].subsets
     probe.save(folder / "preview.npz", network)
     begun = _read_json(folder / "environment.json")
     return _row(recipe, splits, session, begun, logs, scores, probe.values)
@@ -448,7 +528,6 @@ def _row(
     scores: dict[str, Score],
     compactness: dict[str, dict[str, float | None]],
 ) -> ledger.Row:
-    val, test = scores["val"], scores.get("test")
     contrastive = recipe.uses_contrastive
     machine = describe(session.accelerator.device)
     return {
@@ -461,10 +540,8 @@ def _row(
         "labelled": len(splits.labelled),
         "seed": recipe.seed,
         "temperature": recipe.temperature if contrastive else None,
-        "miou_val": round(val.miou, 3),
-        "miou_test": None if test is None else round(test.miou, 3),
-        "iou": {name: _rounded(score.iou) for name, score in scores.items()},
-        "pixel_accuracy": {k: round(s.pixel_accuracy, 3) for k, s in scores.items()},
+        "miou_test": None,
+        **score_fields(scores),
         **compactness["finetuned"],
         "compactness": compactness,
         "steps": sum(rows[-1]["step"] for rows in logs if rows),
@@ -488,6 +565,15 @@ def _row(
         "commit": begun["commit"],
         "version": segnb.__version__,
         "log": f"logs/{recipe.hash}.jsonl",
+    }
+
+
+def score_fields(scores: Mapping[str, Score]) -> dict[str, Any]:
+    """What a row holds of scores: ``miou_NAME`` of each split or part of one, and the details."""
+    return {
+        **{f"miou_{name}": round(score.miou, 3) for name, score in scores.items()},
+        "iou": {name: _rounded(score.iou) for name, score in scores.items()},
+        "pixel_accuracy": {k: round(s.pixel_accuracy, 3) for k, s in scores.items()},
     }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,11 +21,13 @@ class Score:
         miou: Mean of ``iou`` over the classes that occur in the masks or in the predictions.
         iou: Intersection over union of each class; ``None`` for a class that occurs in neither.
         pixel_accuracy: Share of the labelled pixels that are right.
+        subsets: The scores of named parts of the split.
     """
 
     miou: float
     iou: tuple[float | None, ...]
     pixel_accuracy: float
+    subsets: Mapping[str, Score] = field(default_factory=dict)
 
 
 class ConfusionScore:

@@ -10,6 +10,7 @@ from segnb.errors import ConfigError
 from segnb.recipe import MATCHED, Recipe, preset
 from segnb.results import ledger
 from segnb.results.table import (
+    Measure,
     MeasuredSplit,
     classes_table,
     each_run_once,
@@ -25,6 +26,7 @@ def tables(
     dataset: str | None = None,
     tier: str | None = None,
     classes: MeasuredSplit | None = None,
+    measures: Sequence[Measure] = ("miou_val", "miou_test"),
 ) -> str:
     """Markdown: for each data set and tier the comparison of methods.
 
@@ -37,6 +39,7 @@ def tables(
         dataset: Only this data set.
         tier: Only this tier.
         classes: The IoU of each class on this split, in place of mIoU and gains.
+        measures: Where mIoU is shown; rows that have none of them are left out.
 
     Raises:
         ConfigError: Nothing to show.
@@ -47,14 +50,19 @@ def tables(
         chosen = [row for row in chosen if row.get(f"miou_{classes}") is not None]
         if not chosen:
             raise ConfigError(f"none of these runs was measured on {classes}")
+    else:
+        chosen = [row for row in chosen if any(row.get(name) is not None for name in measures)]
+        if not chosen:
+            raise ConfigError(f"none of these runs has {' or '.join(measures)}")
     parts: list[str] = []
     for name, size in sorted({(row["dataset"], row["tier"]) for row in chosen}):
         these = select(chosen, dataset=name, tier=size)
         title = f"**{name}**, {size} tier"
         if classes is None:
-            parts.append(f"{title}\n\n{results_table(these)}")
+            parts.append(f"{title}\n\n{results_table(these, measures=measures)}")
             with contextlib.suppress(ConfigError):  # nothing to compare
-                parts.append("Gains, paired by seed (95 % interval):\n\n" + gains_table(these))
+                gained = gains_table(these, measures=measures)
+                parts.append("Gains, paired by seed (95 % interval):\n\n" + gained)
         else:
             names = datasets.info(these[0]["dataset"]).class_names
             by_class = classes_table(these, names, split=classes)

@@ -18,11 +18,17 @@ from segnb.recipe import MATCHED, Recipe, preset
 
 Row = Mapping[str, Any]
 AnyRow = TypeVar("AnyRow", bound=Row)
-Measure = Literal["miou_val", "miou_test"]
-MeasuredSplit = Literal["val", "test"]
+Measure = Literal["miou_val", "miou_test", "miou_test_seen", "miou_test_unseen", "miou_held_out"]
+MeasuredSplit = Literal["val", "test", "test_seen", "test_unseen", "held_out"]
 
 #: What the measures are called where people read them.
-MEASURE_NAMES: dict[str, str] = {"miou_val": "mIoU, val", "miou_test": "mIoU, test"}
+MEASURE_NAMES: dict[str, str] = {
+    "miou_val": "mIoU, val",
+    "miou_test": "mIoU, test",
+    "miou_test_seen": "mIoU, test, drives of train",
+    "miou_test_unseen": "mIoU, test, other drives",
+    "miou_held_out": "mIoU, drive held out of train",
+}
 
 CROSS_ENTROPY = "cross-entropy"
 CROSS_ENTROPY_LONG = "cross-entropy, same compute"
