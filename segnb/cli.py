@@ -19,7 +19,8 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from segnb.errors import SegnbError
-from segnb.recipe import DatasetName, Form, Method, Recipe, Scope, Tier, preset
+from segnb.methods import MethodName
+from segnb.recipe import DatasetName, Form, Recipe, Scope, Tier, preset
 from segnb.results.table import MeasuredSplit
 
 #: Label fraction of ``segnb reproduce``: 16 of the 512 images of shapes.
@@ -129,7 +130,7 @@ class Sweep(Run):
         dry_run: Only say what is left.
     """
 
-    methods: tuple[Method, ...] = ()
+    methods: tuple[MethodName, ...] = ()
     fractions: tuple[float, ...] = ()
     seeds: tuple[int, ...] = ()
     temperatures: tuple[float, ...] = ()
@@ -363,7 +364,7 @@ def predict(options: Predict) -> int:
 def table(options: Table) -> int:
     """Print the tables of the ledger."""
     from segnb.results import ledger
-    from segnb.results.summary import tables
+    from segnb.results.overview import tables
 
     rows = ledger.read(ledger.ledger_path(options.results))
     print(tables(rows, dataset=options.dataset, tier=options.tier, classes=options.classes))

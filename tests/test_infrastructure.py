@@ -34,7 +34,7 @@ PACKAGE = REPOSITORY / "segnb"
 
 #: Data flows down this list; a module imports from its own line or from lines above it.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "files", "circle"),
+    ("errors", "files", "circle", "methods"),
     ("recipe",),
     ("device",),
     ("datasets",),

@@ -38,7 +38,7 @@ from segnb.experiments.cost import foretell
 from segnb.experiments.runs import initial_network, load_network, load_splits, run, run_folder
 from segnb.notebook import project_path, tier
 from segnb.recipe import Stage, preset
-from segnb.results import ledger, summary
+from segnb.results import ledger, overview
 from segnb.results.table import method_name, results_table, summarise
 from segnb.training.log import read_log
 
@@ -286,7 +286,7 @@ for control in ("ce", "ce_long"):
 
 # %%
 measured = ledger.read(project_path("results/ledger.jsonl"))
-Markdown(summary.tables(measured) if measured else "*The ledger of this copy is still empty.*")
+Markdown(overview.tables(measured) if measured else "*The ledger of this copy is still empty.*")
 
 # %% [markdown]
 # **How to read it.** Compare `cross-entropy, same compute` with `contrastive` at the same number of

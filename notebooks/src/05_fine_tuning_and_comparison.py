@@ -34,7 +34,7 @@ from segnb.metrics.segmentation import score_confusion
 from segnb.models import count_parameters
 from segnb.notebook import project_path, tier
 from segnb.recipe import preset
-from segnb.results import ledger, summary, table
+from segnb.results import ledger, overview, table
 
 # %% [markdown]
 # **The knobs.** All of them. Both stages get a reported run's steps divided by `SHORTER`, so that
@@ -189,7 +189,7 @@ needed = {"ce", "ce_long", "contrastive"}
 compared = []
 for dataset, size in sorted({(row["dataset"], row["tier"]) for row in held}):
     try:
-        plain = summary.comparable(held, dataset=dataset, tier=size)
+        plain = overview.comparable(held, dataset=dataset, tier=size)
     except ConfigError:
         continue  # nothing but studies that change more than the method
     if needed <= {row["method"] for row in plain}:

@@ -70,7 +70,7 @@ from segnb.plots import (
     tsne,
 )
 from segnb.recipe import Stage, preset
-from segnb.results import ledger, summary
+from segnb.results import ledger, overview
 from segnb.results.table import method_name, select
 
 # %% [markdown]
@@ -106,7 +106,7 @@ for method, row in trained.items():
 # %%
 ledger_rows = ledger.read(project_path("results/ledger.jsonl"))
 try:
-    reported = summary.comparable(ledger_rows)
+    reported = overview.comparable(ledger_rows)
 except ConfigError:
     reported = []  # nothing but studies that change more than the method
 shown, preview = trained["contrastive"], report.read_preview(trained["contrastive"], own)

@@ -38,7 +38,7 @@ from segnb.experiments.cost import foretell, readable_seconds
 from segnb.experiments.runs import run, run_folder
 from segnb.notebook import mount_drive, project_path, tier
 from segnb.recipe import preset
-from segnb.results import ledger, summary, table
+from segnb.results import ledger, overview, table
 from segnb.training import TrainingStopped
 from segnb.training.log import read_log
 
@@ -263,8 +263,8 @@ rows = ledger.read(RESULTS / "ledger.jsonl")
 if rows:
     print(f"{len(rows)} runs, from {min(r['started'] for r in rows)[:10]} on")
     try:
-        print(f"{len(summary.comparable(rows))} of them of the presets' own recipes:")
-        display(Markdown(summary.tables(rows)))
+        print(f"{len(overview.comparable(rows))} of them of the presets' own recipes:")
+        display(Markdown(overview.tables(rows)))
     except SegnbError as error:
         print(error)
 else:
@@ -285,8 +285,8 @@ else:
 # %%
 for name, size in sorted({(r["dataset"], r["tier"]) for r in rows}):
     try:
-        plain = summary.comparable(rows, dataset=name, tier=size)
-        heated = summary.comparable(rows, dataset=name, tier=size, varied=["temperature"])
+        plain = overview.comparable(rows, dataset=name, tier=size)
+        heated = overview.comparable(rows, dataset=name, tier=size, varied=["temperature"])
     except SegnbError:
         continue  # nothing but studies that change more than the method
     display(Markdown(f"**{name}, {size} tier**"))
