@@ -35,6 +35,7 @@ from segnb.models import count_parameters
 from segnb.notebook import project_path, tier
 from segnb.recipe import preset
 from segnb.results import ledger, overview, table
+from segnb.results.method import Method
 
 # %% [markdown]
 # **The knobs.** All of them. Both stages get a reported run's steps divided by `SHORTER`, so that
@@ -327,8 +328,8 @@ judge(check_paired_gain, paired_gain)
 for name, plain in compared:
     found = {(group.labelled, group.method): group.values for group in table.groups(plain)}
     for (labelled, method), values in found.items():
-        other = found.get((labelled, table.CROSS_ENTROPY_LONG), {})
-        if method.startswith("contrastive") and len(set(values) & set(other)) > 1:
+        other = found.get((labelled, Method(kind="ce_long")), {})
+        if method.kind == "contrastive" and len(set(values) & set(other)) > 1:
             mean, low, high = paired_gain(values, other)
             print(f"{name}, {labelled} images, {method}: {mean:+.1f} ({low:+.1f} to {high:+.1f})")
 if not compared:

@@ -71,7 +71,8 @@ from segnb.plots import (
 )
 from segnb.recipe import Stage, preset
 from segnb.results import ledger, overview
-from segnb.results.table import method_name, select
+from segnb.results.method import Method
+from segnb.results.table import select
 
 # %% [markdown]
 # ## 1 · A run to look at
@@ -505,7 +506,7 @@ for number in (4, 6, 12, 40):
 RANKED_AMONG = {
     "all runs": lambda row: "",
     "equal labels": lambda row: f"{row['labelled']}",
-    "equal labels and method": lambda row: f"{row['labelled']} {method_name(row)}",
+    "equal labels and method": lambda row: f"{row['labelled']} {Method.of(row)}",
 }
 
 

@@ -275,7 +275,7 @@ else:
 # %% [markdown]
 # **How to read it.** Compare methods among the lines of one number of labelled images; from one
 # number to the next two things change at once. ± is the spread of the seeds, the interval that of
-# their mean; one seed has neither, and that of two seeds is so wide that it says little. A gain is
+# their mean, from three seeds on: that of two would be too wide to say anything. A gain is
 # the mean difference between runs of one seed, so it need not be the difference of the two means
 # above where a seed is missing.
 #
