@@ -20,7 +20,8 @@ import tyro
 
 from segnb import datasets
 from segnb.errors import SegnbError
-from segnb.recipe import DatasetName, Form, Method, Recipe, Scope, Tier, preset
+from segnb.methods import MethodName
+from segnb.recipe import DatasetName, Form, Recipe, Scope, Tier, preset
 from segnb.results.table import MEASURE_NAMES, Measure, MeasuredSplit
 
 #: Label fraction of ``segnb reproduce``: 16 of the 512 images of shapes.
@@ -130,7 +131,7 @@ class Sweep(Run):
         dry_run: Only say what is left.
     """
 
-    methods: tuple[Method, ...] = ()
+    methods: tuple[MethodName, ...] = ()
     fractions: tuple[float, ...] = ()
     seeds: tuple[int, ...] = ()
     temperatures: tuple[float, ...] = ()
@@ -365,7 +366,7 @@ def predict(options: Predict) -> int:
 def table(options: Table) -> int:
     """Print the tables of the ledger."""
     from segnb.results import ledger
-    from segnb.results.summary import tables
+    from segnb.results.overview import tables
 
     rows = ledger.read(ledger.ledger_path(options.results))
     print(

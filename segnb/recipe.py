@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from segnb import datasets
+from segnb.methods import KINDS, Kind, MethodName
 
 if TYPE_CHECKING:
     #: A registered name, or the path of a folder that holds a ``dataset.toml``.
@@ -26,7 +27,6 @@ else:  # so that the help of the command line lists the registered names
     DatasetName = Literal[datasets.names()] | str
 
 Tier = Literal["smoke", "quick", "colab", "paper"]
-Method = Literal["ce", "ce_long", "ce_double", "contrastive", "pseudo"]
 Form = Literal["paper", "official"]
 Scope = Literal["within", "cross", "batch"]
 Schedule = Literal["poly", "cosine"]
@@ -36,23 +36,9 @@ LossBackend = Literal["auto", "reference", "tiled", "triton"]
 #: Every contrastive step sees each image twice: as it is and colour-distorted.
 VIEWS_PER_STEP = 2
 
-#: Baselines of cross-entropy with as many image passes as another method, and that method.
-MATCHED: dict[Method, Method] = {"ce_long": "contrastive", "ce_double": "pseudo"}
-
 #: Dilations of DeepLabV3 (Chen et al. 2017) at output stride 8, made for maps of 65x65 cells.
 DEEPLAB_RATES = (12, 24, 36)
 DEEPLAB_CELLS = 65
-
-#: Fields that cannot change the result of a method that trains with cross-entropy alone.
-_CONTRASTIVE_ONLY = (
-    "form",
-    "scope",
-    "temperature",
-    "loss_size",
-    "loss_backend",
-    "freeze",
-    "freeze_statistics",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +134,7 @@ class Recipe:
 
     dataset: DatasetName = "shapes"
     tier: Tier = "quick"
-    method: Method = "contrastive"
+    method: MethodName = "contrastive"
     seed: int = 0
 
     fraction: float = 1.0
@@ -233,9 +219,14 @@ class Recipe:
         return dataclasses.replace(self, **changes)
 
     @property
+    def kind(self) -> Kind:
+        """What the registry knows of this recipe's method."""
+        return KINDS[self.method]
+
+    @property
     def uses_contrastive(self) -> bool:
         """Whether a stage 1 runs at all."""
-        return self.method in ("contrastive", "pseudo")
+        return self.kind.stage_one
 
     def cross_entropy_stage(self) -> Stage:
         """Stage 2 as this method runs it.
@@ -244,9 +235,10 @@ class Recipe:
         backward) as both stages of ``contrastive`` together, whose stage 1 sees every image in
         ``VIEWS_PER_STEP`` views; ``ce_double`` as many as ``pseudo``.
         """
-        if self.method not in MATCHED:
+        matched = self.kind.compute_of
+        if matched is None:
             return self.finetune
-        passes = self.replace(method=MATCHED[self.method]).image_passes()
+        passes = self.replace(method=matched).image_passes()
         steps = -(-passes // self.finetune.batch)  # rounded up: in the baseline's favour
         # A stage without steps may name any warm-up; here it gets steps, if only a few.
         return dataclasses.replace(
@@ -255,7 +247,7 @@ class Recipe:
 
     def cross_entropy_distortion(self) -> float:
         """Colour distortion that stage 2 of this method trains with."""
-        return self.distortion if self.method in MATCHED else self.finetune_distortion
+        return self.distortion if self.kind.compute_of else self.finetune_distortion
 
     def image_passes(self) -> int:
         """Images through the network, forward and backward, over all stages of one round."""
@@ -263,7 +255,7 @@ class Recipe:
         total = stage.steps * stage.batch
         if self.uses_contrastive:
             total += VIEWS_PER_STEP * self.pretrain.steps * self.pretrain.batch
-        return 2 * total if self.method == "pseudo" else total
+        return self.kind.rounds * total
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, from which :meth:`from_dict` makes the same recipe."""
@@ -292,26 +284,22 @@ class Recipe:
         train the same cross-entropy baseline again and again. ``loss_backend`` is left out for
         all: back ends agree to rounding.
         """
-        values = self.to_dict()
-        values.pop("loss_backend")
+        left_out = self.kind.unused | {"loss_backend"}
+        values = {k: v for k, v in self.to_dict().items() if k not in left_out}
         # Rows from before there was a choice keep their hash.
         if self.atrous_rates == DEEPLAB_RATES:
             values.pop("atrous_rates")
         if not self.freeze_statistics:
-            values.pop("freeze_statistics")
+            values.pop("freeze_statistics", None)
         if self.hold_out is None:
             values.pop("hold_out")
         if self.split_list is not None:
             values.pop("fraction")
         if not self.uses_contrastive:
-            for name in _CONTRASTIVE_ONLY:
-                values.pop(name, None)
             values["pretrain"] = None
             values["finetune"] = dataclasses.asdict(self.cross_entropy_stage())
             values["distortion"] = None
             values["finetune_distortion"] = self.cross_entropy_distortion()
-        if self.method != "pseudo":
-            values.pop("pseudo_threshold")
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
@@ -343,7 +331,7 @@ class Recipe:
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "tier": get_args(Tier),
-    "method": get_args(Method),
+    "method": tuple(KINDS),
     "form": get_args(Form),
     "scope": get_args(Scope),
     "loss_backend": get_args(LossBackend),

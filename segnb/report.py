@@ -13,9 +13,10 @@ from segnb import datasets, plots
 from segnb.errors import ConfigError, DataError
 from segnb.files import write_atomic
 from segnb.plots import Picture
-from segnb.recipe import DatasetName, Recipe, Tier
+from segnb.recipe import DatasetName, Tier
 from segnb.results import ledger, table
-from segnb.results.summary import comparable
+from segnb.results.method import Method, recipe_of
+from segnb.results.overview import comparable
 from segnb.training.log import read_log
 
 
@@ -47,36 +48,35 @@ def comparison(
         ``predictions``, ``loss_curves``, ``iou_per_class``, and ``embeddings`` where a
         contrastive run is among the rows.
     """
-    shown = {table.method_name(row): row for row in table.one_of_each_method(rows)}
-    recipe = Recipe.from_dict(dict(next(iter(shown.values()))["recipe"]))
+    shown = {Method.of(row): row for row in table.one_of_each_method(rows)}
+    recipe = recipe_of(next(iter(shown.values())))
     info = datasets.info(recipe.dataset)
-    previews = {name: read_preview(row, results) for name, row in shown.items()}
+    previews = {method: read_preview(row, results) for method, row in shown.items()}
     ids = [str(one) for one in next(iter(previews.values()))["ids"]]
     split = datasets.load(recipe.dataset, "val", root=root, size=recipe.size)
     val = datasets.working_set(split, size=recipe.size, ids=ids)
-    logs = {name: read_log(results / row["log"]) for name, row in shown.items()}
+    logs = {method: read_log(results / row["log"]) for method, row in shown.items()}
 
     figures = {
         "predictions": plots.predictions(
             list(val.images),
             list(val.masks),
-            {name: list(preview["predictions"]) for name, preview in previews.items()},
+            {str(method): list(found["predictions"]) for method, found in previews.items()},
             info,
         ),
         "loss_curves": plots.loss_curves(logs),
         "iou_per_class": plots.iou_per_class(rows, info),
     }
-    for name, row in shown.items():
-        if row["method"] == "contrastive":
-            figures["embeddings"] = plots.embedding_maps(embedding_points(previews[name]), info)
-            break
+    first = next((method for method in shown if method.kind == "contrastive"), None)
+    if first is not None:
+        figures["embeddings"] = plots.embedding_maps(embedding_points(previews[first]), info)
     return figures
 
 
 def embedding_points(
     preview: Mapping[str, np.ndarray], *, seed: int = 0, perplexity: float = 30.0
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """t-SNE places of a run's pixel features at each stage, of the same pixels each time."""
+    """t-SNE positions of a run's pixel features at each stage, of the same pixels each time."""
     titles = {
         "initial": "before training",
         "pretrained": "after stage 1",
@@ -87,8 +87,8 @@ def embedding_points(
         if f"embeddings_{stage}" in preview:
             embeddings = preview[f"embeddings_{stage}"].astype(np.float32)
             perplexity = min(perplexity, (len(embeddings) - 1) / 3)
-            places = plots.tsne(embeddings, seed=seed, perplexity=perplexity)
-            points[title] = (places, preview["labels"])
+            positions = plots.tsne(embeddings, seed=seed, perplexity=perplexity)
+            points[title] = (positions, preview["labels"])
     return points
 
 
@@ -127,7 +127,7 @@ def ledger_figures(
         ConfigError: No row is of the preset's own recipe.
     """
     rows = comparable(held, dataset=dataset, tier=tier)
-    heated = comparable(held, dataset=dataset, tier=tier, varied=("temperature",))
+    with_temperatures = comparable(held, dataset=dataset, tier=tier, varied=("temperature",))
     compared = table.most_compared(rows)
     figures: dict[str, Picture] = {}
     for measure in get_args(table.Measure):
@@ -137,7 +137,9 @@ def ledger_figures(
             with contextlib.suppress(ConfigError):  # no baseline yet
                 figures[f"gain_{split}"] = plots.gain(rows, measure=measure)
             with contextlib.suppress(ConfigError):  # no method was run at two temperatures
-                figures[f"temperature_{split}"] = plots.temperature_curve(heated, measure=measure)
+                figures[f"temperature_{split}"] = plots.temperature_curve(
+                    with_temperatures, measure=measure
+                )
     return {
         **figures,
         "cost": plots.cost(table.beside_baselines(table.one_device(rows))),

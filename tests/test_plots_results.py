@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from segnb.datasets.base import DatasetInfo
 from segnb.errors import ConfigError
+from segnb.methods import KINDS
 from segnb.plots import (
     Picture,
     compactness_scatter,
@@ -21,12 +22,13 @@ from segnb.plots import (
     iou_per_class,
     label_curve,
     loss_curves,
-    method_styles,
+    marks,
     spearman,
     temperature_curve,
 )
 from segnb.recipe import Recipe, Stage
-from segnb.results.table import method_name, select
+from segnb.results.method import Method
+from segnb.results.table import select
 
 INFO = DatasetInfo(
     name="toys",
@@ -37,7 +39,6 @@ INFO = DatasetInfo(
 )
 CE, LONG, CROSS = "cross-entropy", "cross-entropy, same compute", "contrastive (paper, cross)"
 PLAIN = f"{LONG}, undistorted"
-GOES_ON = "interval of two seeds goes on"
 
 
 def row(miou: float | None, **changes: Any) -> dict[str, Any]:
@@ -94,8 +95,8 @@ def test_label_curve_holds_the_means() -> None:
     figure = label_curve(ROWS)
     (axes,) = figure.figure.axes
     drawn = lines(axes)
-    assert {*drawn} == {CE, LONG, CROSS, GOES_ON}
-    assert legend_names(figure) == [CE, LONG, CROSS, GOES_ON]
+    assert {*drawn} == {CE, LONG, CROSS}
+    assert legend_names(figure) == [CE, LONG, CROSS]
     assert drawn[CROSS].get_ydata() == pytest.approx([44.0, 60.0])
     assert drawn[CE].get_ydata() == pytest.approx([26.0])
     assert drawn[CROSS].get_xdata() == pytest.approx([18, 300], rel=0.1)
@@ -106,37 +107,23 @@ def test_label_curve_holds_the_means() -> None:
     assert "300 images 60.0 (one seed)" in figure.alt
 
 
-def test_intervals_and_dots_for_several_seeds_alone() -> None:
-    (axes,) = label_curve(ROWS).figure.axes
-    unlabelled = [
-        line
-        for line in axes.get_lines()
-        if line.get_label().startswith("_") and line.get_marker() not in ("^", "v")
-    ]
-    # Three groups of two seeds: an interval and dots each; the single seed gets neither.
-    assert len(unlabelled) == 6
-    low, high = unlabelled[0].get_ydata()
-    # Mean 26, standard deviation sqrt(2), t(0.975, 1) = 12.706.
-    assert (high - low) / 2 == pytest.approx(12.706, abs=1e-3)
-    (axes,) = label_curve(ROWS[-1:]).figure.axes
-    assert len(axes.get_lines()) == 1
-
-
-def test_two_seeds_do_not_flatten_the_figure() -> None:
+def test_dots_for_several_seeds_and_intervals_from_three_on() -> None:
+    three = [row(30.0 + seed, seed=seed, fraction=1.0, labelled=300) for seed in range(3)]
     pair = [row(29.0, method="ce", seed=0), row(37.0, method="ce", seed=1)]
-    three = [row(40.0 + seed, seed=seed) for seed in range(3)]
-    (axes,) = label_curve([*pair, *three]).figure.axes
-    low, high = axes.get_ylim()
-    # The interval of the pair goes from -18 to 84; all seeds and the interval of three are seen.
-    assert 20 < low < 29
-    assert 41 + 4.303 / 3**0.5 < high < 55
-    arrows = {line.get_marker(): line for line in axes.get_lines()}
-    assert {"^", "v"} <= {*arrows}
-    assert arrows["v"].get_ydata() == [low]
-    # Where nothing is cut off nothing says so.
-    figure = label_curve([row(40.0, seed=0), row(40.1, seed=1), row(20.0, method="ce")])
-    assert GOES_ON not in legend_names(figure)
-    assert GOES_ON not in legend_names(label_curve(three))
+    figure = label_curve([*pair, *three, row(44.0, method="ce_long")])
+    (axes,) = figure.figure.axes
+    dots_of_pair, interval, dots = (
+        line for line in axes.get_lines() if line.get_label().startswith("_")
+    )
+    assert [*dots_of_pair.get_ydata()] == [29.0, 37.0]
+    assert [*dots.get_ydata()] == [30.0, 31.0, 32.0]
+    low, high = interval.get_ydata()
+    # Standard deviation 1, t(0.975, 2) = 4.303.
+    assert (high - low) / 2 == pytest.approx(4.303 / 3**0.5, abs=1e-3)
+    # An interval of the pair, from -18 to 84, would flatten the rest.
+    assert axes.get_ylim()[0] > 25
+    assert "33.0 (29.0 and 37.0)" in figure.alt
+    assert "31.0 (28.5 to 33.5)" in figure.alt
 
 
 def test_marks_stand_apart_however_far_the_counts_do() -> None:
@@ -156,14 +143,12 @@ def test_gain_is_paired_by_seed() -> None:
     over_ce, over_long = figure.figure.axes
     assert over_ce.get_title() == f"over {CE}"
     assert over_long.get_title() == "over the same compute"
-    assert {*lines(over_ce)} == {LONG, CROSS, GOES_ON}
+    assert {*lines(over_ce)} == {LONG, CROSS}
     assert [*lines(over_long)] == [CROSS]
     # Seeds 0 and 1: 40 - 25 and 48 - 27; seed 7 and 300 images have no baseline.
     assert lines(over_ce)[CROSS].get_ydata() == pytest.approx([18.0])
     assert lines(over_long)[CROSS].get_ydata() == pytest.approx([(-4 + 3) / 2])
-    assert (
-        "Over cross-entropy, same compute: contrastive (paper, cross) 18 images -0.5" in figure.alt
-    )
+    assert "Over the same compute: contrastive (paper, cross) 18 images -0.5" in figure.alt
 
 
 def test_gain_has_a_panel_for_undistorted_cross_entropy() -> None:
@@ -414,16 +399,19 @@ def test_no_rows_is_a_clear_error(figure: Callable[[list[Any]], Picture]) -> Non
 
 
 def test_methods_look_alike_everywhere_and_differ_from_each_other() -> None:
-    names = [CE, LONG, CROSS, "contrastive (official, within)", "pseudo-labels (paper, cross)"]
-    names += [method_name(row(1.0, method=m, distortion=0)) for m in ("ce_long", "ce_double")]
-    names.append(method_name(row(1.0, method="ce_double")))
-    names.append("contrastive (official, cross), 24x24 places")
-    names += [method_name(row(1.0, **{f: True})) for f in ("freeze", "freeze_statistics")]
-    styles = method_styles(names)
-    assert method_styles([CROSS])[CROSS] == styles[CROSS]
-    assert len({(s.colour, s.marker, s.line, s.filled) for s in styles.values()}) == len(names)
-    assert styles["pseudo-labels (paper, cross)"].colour == styles[CROSS].colour
-    assert method_styles(["b", "a"])["b"] != method_styles(["b", "a"])["a"]
+    changes: list[dict[str, Any]] = [{"method": method} for method in KINDS]
+    changes += [{"method": method, "distortion": 0} for method in ("ce_long", "ce_double")]
+    changes += [{"form": "official", "scope": scope} for scope in ("cross", "within")]
+    changes += [{"loss_size": (24, 24)}, {"freeze": True}, {"freeze_statistics": True}]
+    changes.append({"encoder_weights": "imagenet", "form": "official"})
+    methods = {str(one): Method.of(row(1.0, **one)) for one in changes}
+    drawn = marks([*methods.values(), "b", "a"])
+    assert all(drawn[method] == method.mark for method in methods.values())
+    assert len({*map(drawn.get, methods.values())}) == len(changes)
+    contrastive, pseudo = Method.of(row(1.0)), Method.of(row(1.0, method="pseudo"))
+    assert (contrastive.mark.colour, contrastive.mark.filled) == (pseudo.mark.colour, True)
+    assert not pseudo.mark.filled
+    assert marks(["b", "a"])["b"] == drawn["b"] != drawn["a"]
 
 
 def test_figures_leave_no_trace_in_matplotlib() -> None:

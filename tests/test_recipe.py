@@ -17,12 +17,11 @@ from hypothesis import strategies as st
 from segnb import datasets
 from segnb.cli import Run, _parse
 from segnb.errors import DataError
+from segnb.methods import KINDS, MethodName
 from segnb.recipe import (
     DEEPLAB_RATES,
-    MATCHED,
     VIEWS_PER_STEP,
     Form,
-    Method,
     Precision,
     Recipe,
     Schedule,
@@ -53,7 +52,7 @@ recipes = st.builds(
     Recipe,
     dataset=st.sampled_from(datasets.names()),
     tier=st.sampled_from(get_args(Tier)),
-    method=st.sampled_from(get_args(Method)),
+    method=st.sampled_from([*KINDS]),
     seed=st.integers(0, 10**6),
     fraction=st.floats(1e-4, 1, **PLAIN),
     split_list=st.none() | st.sampled_from(["labeled.txt", "a folder/1_8 labelled.txt"]),
@@ -85,6 +84,9 @@ recipes = st.builds(
     scope=st.sampled_from(["within", "cross"]),
     freeze_statistics=st.booleans(),
 )
+
+#: Baselines of cross-entropy and the method whose compute each gets.
+MATCHED = {name: kind.compute_of for name, kind in KINDS.items() if kind.compute_of}
 
 EVERY_PRESET = list(itertools.product(datasets.names(), get_args(Tier)))
 
@@ -128,7 +130,7 @@ STAGE_ONE = {
 @pytest.mark.parametrize(("name", "value"), STAGE_ONE.items())
 @pytest.mark.parametrize("method", ["ce", *MATCHED])
 def test_fields_of_stage_one_do_not_count_for_cross_entropy(
-    method: Method, name: str, value: Any
+    method: MethodName, name: str, value: Any
 ) -> None:
     recipe = preset("shapes").replace(method=method)
     assert recipe.replace(**{name: value}).hash == recipe.hash
@@ -144,7 +146,7 @@ def test_stage_one_counts_for_long_cross_entropy_by_its_compute_alone() -> None:
         "other distortion": base.replace(distortion=0.3),
     }
 
-    def same(name: str, method: Method) -> bool:
+    def same(name: str, method: MethodName) -> bool:
         one, other = base.replace(method=method), changed[name].replace(method=method)
         return one.hash == other.hash
 
@@ -159,7 +161,7 @@ def test_the_hash_has_no_say_about_the_loss_back_end() -> None:
 
 
 def test_a_threshold_counts_for_pseudo_labels_alone() -> None:
-    for method in get_args(Method):
+    for method in KINDS:
         recipe = preset("shapes").replace(method=method)
         differs = recipe.replace(pseudo_threshold=0.5).hash != recipe.hash
         assert differs == (method == "pseudo")
@@ -174,10 +176,10 @@ def test_a_split_list_takes_the_place_of_the_fraction() -> None:
 def test_methods_and_seeds_have_hashes_of_their_own() -> None:
     hashes = {
         preset("shapes").replace(method=method, seed=seed).hash
-        for method in get_args(Method)
+        for method in KINDS
         for seed in range(3)
     }
-    assert len(hashes) == 3 * len(get_args(Method))
+    assert len(hashes) == 3 * len(KINDS)
 
 
 def test_whole_numbers_and_floats_are_one_recipe() -> None:
@@ -200,7 +202,7 @@ def test_whole_numbers_and_floats_are_one_recipe() -> None:
     preset("shapes").replace(pretrain=Stage(steps=4), finetune=Stage(steps=0, warmup=60))
 )
 def test_long_cross_entropy_has_the_passes_of_both_stages(recipe: Recipe) -> None:
-    passes = {method: recipe.replace(method=method).image_passes() for method in get_args(Method)}
+    passes = {method: recipe.replace(method=method).image_passes() for method in KINDS}
     stages = VIEWS_PER_STEP * recipe.pretrain.steps * recipe.pretrain.batch
     assert passes["contrastive"] == passes["ce"] + stages
     assert passes["pseudo"] == 2 * passes["contrastive"]

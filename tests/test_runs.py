@@ -6,7 +6,7 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,14 +17,15 @@ from tiny import COUNTS, NATIVE, STEPS, Finished, ledger_row, make_camvid, tiny_
 from segnb import datasets, evaluation, report
 from segnb.errors import ConfigError, DataError
 from segnb.experiments import runs
-from segnb.recipe import MATCHED, Method, Recipe, Stage, preset
-from segnb.results import ledger, summary
+from segnb.methods import KINDS
+from segnb.recipe import Recipe, Stage, preset
+from segnb.results import ledger, overview
 from segnb.training.log import read_log
 
 pytest_plugins = ["tiny"]
 pytestmark = pytest.mark.usefixtures("one_thread", "places")
 
-METHODS = get_args(Method)
+METHODS = [*KINDS]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -78,7 +79,9 @@ def test_a_row_tells_what_was_done(method: str, finished: Callable[..., Finished
 def test_long_cross_entropy_has_exactly_the_passes_of_the_method_it_is_compared_with(
     finished: Callable[..., Finished],
 ) -> None:
-    for method, matched in MATCHED.items():
+    for method, matched in ((name, kind.compute_of) for name, kind in KINDS.items()):
+        if matched is None:
+            continue
         rows = {name: finished(name).row for name in (method, matched)}
         assert rows[method]["image_passes"] == rows[matched]["image_passes"]
         # What was done, by the log: steps times batch, twice in stage 1.
@@ -328,7 +331,7 @@ def test_a_comparison_draws_all_figures_and_the_table(
 def test_the_ledgers_figures_are_those_that_its_rows_allow(
     finished: Callable[..., Finished], places: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(summary, "preset", lambda *_: tiny_recipe())
+    monkeypatch.setattr(overview, "preset", lambda *_: tiny_recipe())
     rows = [finished(method).row for method in ("contrastive", "ce")]
     results = finished().results
     wanted = {"dataset": "camvid", "tier": "smoke", "root": places}
@@ -363,10 +366,10 @@ def test_tables_hold_the_presets_own_recipes() -> None:
     ]
     study = plain.replace(temperature=0.5)
     rows.append(ledger_row(study, miou_val=99.0, form="paper", scope="cross"))
-    text = summary.tables(rows)
+    text = overview.tables(rows)
     assert "**shapes**, quick tier" in text
     assert "21.0" in text
     assert "31.0" in text
     assert "99" not in text  # a study, not the preset's own recipe
     with pytest.raises(ConfigError, match="no runs"):
-        summary.tables(rows, dataset="voc")
+        overview.tables(rows, dataset="voc")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import statistics
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 
 from segnb.errors import ConfigError
 from segnb.recipe import Recipe
+from segnb.results import ledger
+from segnb.results.method import Method
 from segnb.results.table import (
     beside_baselines,
     classes_table,
@@ -18,8 +21,6 @@ from segnb.results.table import (
     gains_table,
     groups,
     mean_gain,
-    method_name,
-    method_order,
     most_compared,
     one_device,
     one_of_each_method,
@@ -27,6 +28,8 @@ from segnb.results.table import (
     select,
     summarise,
 )
+
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def row(miou: float | None, *, test: float | None = None, **changes: Any) -> dict[str, Any]:
@@ -69,37 +72,86 @@ def test_summary_agrees_with_the_standard_library(values: list[float]) -> None:
     assert summary.low <= summary.mean <= summary.high
 
 
+def name(**changes: Any) -> str:
+    return Method.of(row(1, **changes)).name
+
+
 def test_names() -> None:
-    assert method_name(row(1, method="ce")) == "cross-entropy"
-    assert method_name(row(1, method="ce_long")) == "cross-entropy, same compute"
-    plain = row(1, method="ce_long", distortion=0, encoder_weights="imagenet")
-    assert method_name(plain) == "cross-entropy, same compute, undistorted, ImageNet"
-    assert method_name(row(1, method="ce_double")) == "cross-entropy, compute of two rounds"
-    assert method_name(row(1, form="official", scope="within")) == "contrastive (official, within)"
-    assert method_name(row(1, method="pseudo")) == "pseudo-labels (paper, cross)"
-    assert method_name(row(1, method="ce", freeze=True, encoder_weights="imagenet")) == (
-        "cross-entropy, ImageNet"
+    assert name(method="ce") == "cross-entropy"
+    assert name(method="ce_long") == "cross-entropy, same compute"
+    assert name(method="ce_long", distortion=0, encoder_weights="imagenet") == (
+        "cross-entropy, same compute, undistorted, ImageNet"
     )
-    assert method_name(row(1, freeze=True)) == "contrastive (paper, cross), frozen"
-    kept = row(1, freeze_statistics=True)
-    assert method_name(kept) == "contrastive (paper, cross), frozen statistics"
-    finer = row(1, loss_size=(24, 12), form="official", freeze=True)
-    assert method_name(finer) == "contrastive (official, cross), 24x12 places, frozen"
-    assert method_name(row(1, tier="paper", loss_size=(65, 65))) == "contrastive (paper, cross)"
-    assert method_name(row(1, tier="paper")).endswith("(paper, cross), places of the feature map")
-    assert method_name(row(1, method="ce", loss_size=(24, 12))) == "cross-entropy"
-    names = ["pseudo-labels (paper, cross)", "contrastive (paper, cross), 24x24 places"]
-    names.append("contrastive (paper, cross)")
-    names += ["cross-entropy, compute of two rounds", "cross-entropy, same compute"]
-    names.append("cross-entropy")
-    assert sorted(names, key=method_order) == names[::-1]
+    assert name(method="ce_double") == "cross-entropy, compute of two rounds"
+    assert name(form="official", scope="within") == "contrastive (official, within)"
+    assert name(method="pseudo") == "pseudo-labels (paper, cross)"
+    assert name(method="ce", freeze=True, encoder_weights="imagenet") == "cross-entropy, ImageNet"
+    assert name(freeze=True) == "contrastive (paper, cross), frozen"
+    assert name(freeze_statistics=True) == "contrastive (paper, cross), frozen statistics"
+    assert name(loss_size=(24, 12), form="official", freeze=True) == (
+        "contrastive (official, cross), 24x12 places, frozen"
+    )
+    assert name(tier="paper", loss_size=(65, 65)) == "contrastive (paper, cross)"
+    assert name(tier="paper").endswith("(paper, cross), places of the feature map")
+    assert name(method="ce", loss_size=(24, 12)) == "cross-entropy"
     assert [fraction_name(f) for f in (1 / 32, 1 / 3, 1.0, None)] == ["1/32", "1/3", "all", ""]
+
+
+def test_the_order_of_methods() -> None:
+    changes: list[dict[str, Any]] = [
+        {"method": "ce"},
+        {"method": "ce_long"},
+        {"method": "ce_long", "distortion": 0},
+        {"method": "ce_double"},
+        {},
+        {"loss_size": (24, 24)},
+        {"scope": "within"},
+        {"form": "official"},
+        {"method": "pseudo"},
+    ]
+    methods = [Method.of(row(1, **one)) for one in changes]
+    assert sorted({*methods}, key=lambda method: method.order) == methods
+
+
+def test_a_recipe_and_its_row_are_of_one_method() -> None:
+    one = row(1, form="official", loss_size=(24, 24), seed=3, temperature=0.5)
+    recipe = Recipe.from_dict(one["recipe"])
+    assert (
+        Method.of(recipe)
+        == Method.of(one)
+        == Method.of(row(1, form="official", loss_size=(24, 24)))
+    )
+    assert Method.of(recipe).short_name == "contrastive (official, cross)"
+
+
+def test_every_kind_has_a_baseline_with_its_compute_but_the_weakest() -> None:
+    def baselines(**changes: Any) -> list[str]:
+        return [one.name for one in Method.of(row(1, **changes)).baselines.values()]
+
+    same, two = "cross-entropy, same compute", "cross-entropy, compute of two rounds"
+    assert baselines(method="ce") == []
+    assert baselines(method="ce_long") == ["cross-entropy"]
+    assert baselines(method="ce_double", distortion=0) == ["cross-entropy", two]
+    assert baselines() == ["cross-entropy", same, f"{same}, undistorted"]
+    assert baselines(method="pseudo", encoder_weights="imagenet") == [
+        "cross-entropy, ImageNet",
+        f"{two}, ImageNet",
+        f"{two}, undistorted, ImageNet",
+    ]
+
+
+@pytest.mark.parametrize("path", ["ledger.jsonl", "tuning/ledger.jsonl"])
+def test_every_row_of_the_ledgers_keeps_the_hash_of_its_recipe(path: str) -> None:
+    rows = ledger.read(REPOSITORY / "results" / path)
+    assert rows
+    for one in rows:
+        assert Recipe.from_dict(one["recipe"]).hash == one["recipe_hash"], one["command"]
 
 
 def test_groups_average_seeds_alone() -> None:
     rows = [row(20.0, seed=0), row(30.0, seed=1), row(50.0, method="ce", seed=0)]
     found = groups(rows)
-    assert [(g.method, g.labelled, g.values) for g in found] == [
+    assert [(g.method.name, g.labelled, g.values) for g in found] == [
         ("cross-entropy", 18, {0: 50.0}),
         ("contrastive (paper, cross)", 18, {0: 20.0, 1: 30.0}),
     ]
@@ -167,10 +219,12 @@ def test_results_table() -> None:
         "| 95 % interval |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
         "| 18 (1/16) | cross-entropy | 1 | 25.4 | – | – | – |",
-        "| 18 (1/16) | contrastive (paper, cross) | 2 | 41.0 ± 1.4 | 28.3 to 53.7 "
-        "| 36.0 ± 1.4 | 23.3 to 48.7 |",
+        "| 18 (1/16) | contrastive (paper, cross) | 2 | 41.0 ± 1.4 | – | 36.0 ± 1.4 | – |",
         "| 367 (all) | cross-entropy | 1 | 44.0 | – | – | – |",
     ]
+    # From three seeds on there is an interval: 4.303 (Student, two degrees of freedom) / sqrt(3).
+    three = results_table([row(40.0 + seed, seed=seed) for seed in range(3)])
+    assert "| 3 | 41.0 ± 1.0 | 38.5 to 43.5 |" in three
     assert "test" not in results_table([row(25.4)])
     with pytest.raises(ConfigError, match="no rows"):
         results_table([])
@@ -206,37 +260,37 @@ def test_gains_are_paired_by_seed() -> None:
         row(33.0, seed=1),
         row(90.0, seed=2),  # no baseline of its seed
     ]
-    found = {(one.baseline, one.group.method): one.differences for one in gains(rows)}
+    found = {(one.baseline, one.group.method.name): one.differences for one in gains(rows)}
     name = "contrastive (paper, cross)"
     assert found == {
         ("cross-entropy", "cross-entropy, same compute"): {0: 5.0},
         ("cross-entropy", name): {0: 11.0, 1: 13.0},
-        ("cross-entropy, same compute", name): {0: 6.0},
+        ("the same compute", name): {0: 6.0},
     }
     assert gains_table(rows).splitlines() == [
         "| labelled images | method | seeds | mIoU, val: over cross-entropy "
         "| mIoU, val: over the same compute |",
         "| --- | --- | ---: | ---: | ---: |",
         "| 18 (1/16) | cross-entropy, same compute | 1 | +5.0 | – |",
-        # Half the interval: 12.706 (Student, one degree of freedom) * sqrt(2) / sqrt(2).
-        f"| 18 (1/16) | {name} | 1-2 | +12.0 (-0.7 to +24.7) | +6.0 |",
+        f"| 18 (1/16) | {name} | 1-2 | +12.0 | +6.0 |",
     ]
     with pytest.raises(ConfigError, match="no run can be compared"):
         gains_table([row(40.0)])
 
 
 def test_a_mean_over_numbers_of_labelled_images_repeats_seeds_alone() -> None:
-    gained = {10: {0: 1.0, 1: 2.0, 2: 9.0}, 40: {0: 3.0, 1: 6.0}}  # seed 2 has no pair at 40
+    gained = {  # seed 3 has no pair at 40
+        10: {0: 1.0, 1: 2.0, 2: 0.0, 3: 9.0},
+        40: {0: 3.0, 1: 6.0, 2: 6.0},
+    }
     rows = [row(30.0, method="ce", labelled=n, seed=s) for n in gained for s in gained[n]]
     rows += [row(30.0 + g, labelled=n, seed=s) for n in gained for s, g in gained[n].items()]
-    rows += [row(31.0, method="ce_long", labelled=10, seed=s) for s in range(3)]
+    rows += [row(31.0, method="ce_long", labelled=10, seed=s) for s in range(4)]
     *_, mean, rise = gains_table(rows).splitlines()
-    # Means of the seeds: 2 and 4. Half the interval: 12.706 * sqrt(2) / sqrt(2).
-    assert mean == (
-        "| mean of 10, 40 | contrastive (paper, cross) | 2 | +3.0 (-9.7 to +15.7) | – |"
-    )
-    # Rises of the seeds, from 40 images to 10: -2 and -4.
-    assert rise == ("| 10 less 40 | contrastive (paper, cross) | 2 | -3.0 (-15.7 to +9.7) | – |")
+    # Means of the seeds: 2, 4 and 3. Half the interval: 4.303 * 1 / sqrt(3).
+    assert mean == "| mean of 10, 40 | contrastive (paper, cross) | 3 | +3.0 (+0.5 to +5.5) | – |"
+    # Rises of the seeds, from 40 images to 10: -2, -4 and -6. Half: 4.303 * 2 / sqrt(3).
+    assert rise == "| 10 less 40 | contrastive (paper, cross) | 3 | -4.0 (-9.0 to +1.0) | – |"
     at_one = gains_table([one for one in rows if one["labelled"] == 10])
     assert "mean of" not in at_one
     assert "less" not in at_one
@@ -300,10 +354,10 @@ def test_a_method_with_more_image_passes_gains_nothing_over_the_same_compute() -
         row(42.0),
         row(50.0, method="pseudo"),  # stages 1 and 2 twice
     ]
-    told = {(gain.baseline, gain.group.method): gain.differences for gain in gains(rows)}
-    assert told["cross-entropy, same compute", "contrastive (paper, cross)"] == {0: 2.0}
+    told = {(gain.baseline, gain.group.method.name): gain.differences for gain in gains(rows)}
+    assert told["the same compute", "contrastive (paper, cross)"] == {0: 2.0}
     assert told["cross-entropy", "pseudo-labels (paper, cross)"] == {0: 20.0}
-    assert ("cross-entropy, same compute", "pseudo-labels (paper, cross)") not in told
+    assert ("the same compute", "pseudo-labels (paper, cross)") not in told
 
 
 def test_the_same_compute_as_pseudo_labels_is_that_of_two_rounds() -> None:
@@ -316,9 +370,10 @@ def test_the_same_compute_as_pseudo_labels_is_that_of_two_rounds() -> None:
         row(41.0),
         row(50.0, method="pseudo"),
     ]
-    told = {(gain.baseline, gain.group.method): gain.differences[0] for gain in gains(rows)}
+    told = {(gain.baseline, gain.group.method.name): gain.differences[0] for gain in gains(rows)}
     same, plain = "cross-entropy, same compute", "cross-entropy, same compute, undistorted"
     contrastive, pseudo = "contrastive (paper, cross)", "pseudo-labels (paper, cross)"
+    over_same, over_plain = "the same compute", "the same compute, undistorted"
     double = "cross-entropy, compute of two rounds"
     assert told == {
         **{
@@ -332,10 +387,10 @@ def test_the_same_compute_as_pseudo_labels_is_that_of_two_rounds() -> None:
                 (pseudo, 20.0),
             )
         },
-        (same, plain): 2.0,
-        (same, contrastive): 1.0,
-        (plain, contrastive): -1.0,
-        (same, double + ", undistorted"): 1.0,
-        (same, pseudo): 5.0,
-        (plain, pseudo): 4.0,
+        (over_same, plain): 2.0,
+        (over_same, contrastive): 1.0,
+        (over_plain, contrastive): -1.0,
+        (over_same, double + ", undistorted"): 1.0,
+        (over_same, pseudo): 5.0,
+        (over_plain, pseudo): 4.0,
     }

@@ -39,8 +39,8 @@ from segnb.widgets.explorer import (
     slider_values,
 )
 from segnb.widgets.training import (
-    Training,
     TrainingPanel,
+    TrainingThread,
     current,
     picture_html,
     planned_steps,
@@ -158,7 +158,7 @@ def test_no_log_is_no_step() -> None:
 
 
 def test_two_trainings_are_never_under_way_at_once(slow: SlowRun, tmp_path: Path) -> None:
-    first, second = (Training(RECIPE.replace(seed=seed), runs=tmp_path) for seed in (0, 1))
+    first, second = (TrainingThread(RECIPE.replace(seed=seed), runs=tmp_path) for seed in (0, 1))
     first.start()
     with pytest.raises(ConfigError, match="another training"):
         second.start()
@@ -181,7 +181,7 @@ def test_many_threads_that_start_at_once_start_one(slow: SlowRun, tmp_path: Path
 
     def start(seed: int) -> None:
         with contextlib.suppress(ConfigError):
-            one = Training(RECIPE.replace(seed=seed), runs=tmp_path)
+            one = TrainingThread(RECIPE.replace(seed=seed), runs=tmp_path)
             one.start()
             started.append(one)
 
@@ -226,7 +226,7 @@ def test_a_failure_is_told_and_the_place_is_free_again(
 def test_a_training_hears_of_a_stop_it_was_asked_for_while_preparing(
     slow: SlowRun, tmp_path: Path
 ) -> None:
-    one = Training(RECIPE, runs=tmp_path)
+    one = TrainingThread(RECIPE, runs=tmp_path)
     one.start()
     one.stop()
     assert one.stopping

@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 
 from segnb.experiments.runs import run, run_folder
-from segnb.recipe import Method, Recipe, Stage, preset
+from segnb.methods import MethodName
+from segnb.recipe import Recipe, Stage, preset
 from segnb.results import ledger
 
 #: Images of each split; native height and width, which no recipe here works at.
@@ -83,7 +84,7 @@ def make_camvid(root: Path) -> Path:
     return root
 
 
-def tiny_recipe(method: Method = "contrastive", **changes: Any) -> Recipe:
+def tiny_recipe(method: MethodName = "contrastive", **changes: Any) -> Recipe:
     """A recipe of a few steps of a narrow, shallow network in float32."""
     return preset("camvid", "smoke").replace(
         method=method,
@@ -142,7 +143,7 @@ def finished(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
     home = tmp_path_factory.mktemp("finished")
     held: dict[str, Finished] = {}
 
-    def finish(method: Method = "contrastive", **changes: Any) -> Finished:
+    def finish(method: MethodName = "contrastive", **changes: Any) -> Finished:
         recipe = tiny_recipe(method, **changes)
         if recipe.hash not in held:
             results = home / "results"

@@ -1,7 +1,7 @@
 """Commands beside the results, in step with the presets that they start from.
 
-A row's ``command`` and ``changes`` tell how its recipe differs from its preset. When a preset
-changes, the recipe of an older row stays, and both are told anew::
+A row's ``command`` and ``changes`` say how its recipe differs from its preset. When a preset
+changes, the recipe of an older row stays, and both are written again::
 
     python tools/commands.py
 
@@ -13,8 +13,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from segnb.recipe import Recipe
 from segnb.results import ledger
+from segnb.results.method import recipe_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -27,7 +27,7 @@ LEDGERS = (
 
 def refresh(row: ledger.Row) -> ledger.Row:
     """The row with the command that runs its recipe again from today's presets."""
-    recipe = Recipe.from_dict(row["recipe"])
+    recipe = recipe_of(row)
     return {**row, "command": recipe.command(), "changes": recipe.changes()}
 
 

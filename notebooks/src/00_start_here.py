@@ -38,8 +38,9 @@ from segnb.experiments.cost import foretell
 from segnb.experiments.runs import initial_network, load_network, load_splits, run, run_folder
 from segnb.notebook import project_path, tier
 from segnb.recipe import Stage, preset
-from segnb.results import ledger, summary
-from segnb.results.table import method_name, results_table, summarise
+from segnb.results import ledger, overview
+from segnb.results.method import Method
+from segnb.results.table import results_table, summarise
 from segnb.training.log import read_log
 
 # %% [markdown]
@@ -132,7 +133,7 @@ for method in METHODS:
     row = run(recipe.replace(method=method), runs=RUNS, results=None)
     assert row is not None
     rows[method] = row
-    print(f"{method_name(row):28} {row['image_passes']:6} image passes, {row['seconds']:.0f} s")
+    print(f"{Method.of(row).name:28} {row['image_passes']:6} image passes, {row['seconds']:.0f} s")
 
 # %% [markdown]
 # ## Did the losses fall?
@@ -140,7 +141,7 @@ for method in METHODS:
 # %%
 folders = {method: run_folder(recipe.replace(method=method), RUNS) for method in METHODS}
 plots.loss_curves(
-    {method_name(rows[method]): read_log(folders[method] / "log.jsonl") for method in METHODS}
+    {Method.of(rows[method]): read_log(folders[method] / "log.jsonl") for method in METHODS}
 )
 
 # %% [markdown]
@@ -216,7 +217,7 @@ for (where, stage), sample in samples.items():
 print(f"{'':46}" + "".join(f"{key:>7}" for key in ("intra", "inter", "fisher")))
 for row in rows.values():
     for stage, values in row["compactness"].items():
-        print(table_row(f"{method_name(row)}, {stage}", values))
+        print(table_row(f"{Method.of(row)}, {stage}", values))
 
 # %% [markdown]
 # **How to read it.** `initial` is the same for all. Compare the fisher of the three lines that end
@@ -247,7 +248,7 @@ chosen = val.subset(shown)
 plots.predictions(
     list(chosen.images),
     list(chosen.masks),
-    {method_name(rows[m]): list(previews[m]["predictions"][: len(shown)]) for m in METHODS},
+    {Method.of(rows[m]).name: list(previews[m]["predictions"][: len(shown)]) for m in METHODS},
     info,
 )
 
@@ -286,7 +287,7 @@ for control in ("ce", "ce_long"):
 
 # %%
 measured = ledger.read(project_path("results/ledger.jsonl"))
-Markdown(summary.tables(measured) if measured else "*The ledger of this copy is still empty.*")
+Markdown(overview.tables(measured) if measured else "*The ledger of this copy is still empty.*")
 
 # %% [markdown]
 # **How to read it.** Compare `cross-entropy, same compute` with `contrastive` at the same number of

@@ -34,7 +34,8 @@ from segnb.metrics.segmentation import score_confusion
 from segnb.models import count_parameters
 from segnb.notebook import project_path, tier
 from segnb.recipe import preset
-from segnb.results import ledger, summary, table
+from segnb.results import ledger, overview, table
+from segnb.results.method import Method
 
 # %% [markdown]
 # **The knobs.** All of them. Both stages get a reported run's steps divided by `SHORTER`, so that
@@ -189,7 +190,7 @@ needed = {"ce", "ce_long", "contrastive"}
 compared = []
 for dataset, size in sorted({(row["dataset"], row["tier"]) for row in held}):
     try:
-        plain = summary.comparable(held, dataset=dataset, tier=size)
+        plain = overview.comparable(held, dataset=dataset, tier=size)
     except ConfigError:
         continue  # nothing but studies that change more than the method
     if needed <= {row["method"] for row in plain}:
@@ -327,8 +328,8 @@ judge(check_paired_gain, paired_gain)
 for name, plain in compared:
     found = {(group.labelled, group.method): group.values for group in table.groups(plain)}
     for (labelled, method), values in found.items():
-        other = found.get((labelled, table.CROSS_ENTROPY_LONG), {})
-        if method.startswith("contrastive") and len(set(values) & set(other)) > 1:
+        other = found.get((labelled, Method(kind="ce_long")), {})
+        if method.kind == "contrastive" and len(set(values) & set(other)) > 1:
             mean, low, high = paired_gain(values, other)
             print(f"{name}, {labelled} images, {method}: {mean:+.1f} ({low:+.1f} to {high:+.1f})")
 if not compared:

@@ -70,8 +70,9 @@ from segnb.plots import (
     tsne,
 )
 from segnb.recipe import Stage, preset
-from segnb.results import ledger, summary
-from segnb.results.table import method_name, select
+from segnb.results import ledger, overview
+from segnb.results.method import Method
+from segnb.results.table import select
 
 # %% [markdown]
 # ## 1 · A run to look at
@@ -106,7 +107,7 @@ for method, row in trained.items():
 # %%
 ledger_rows = ledger.read(project_path("results/ledger.jsonl"))
 try:
-    reported = summary.comparable(ledger_rows)
+    reported = overview.comparable(ledger_rows)
 except ConfigError:
     reported = []  # nothing but studies that change more than the method
 shown, preview = trained["contrastive"], report.read_preview(trained["contrastive"], own)
@@ -505,7 +506,7 @@ for number in (4, 6, 12, 40):
 RANKED_AMONG = {
     "all runs": lambda row: "",
     "equal labels": lambda row: f"{row['labelled']}",
-    "equal labels and method": lambda row: f"{row['labelled']} {method_name(row)}",
+    "equal labels and method": lambda row: f"{row['labelled']} {Method.of(row)}",
 }
 
 

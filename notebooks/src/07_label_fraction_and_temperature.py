@@ -35,7 +35,8 @@ from segnb.notebook import project_path, tier
 from segnb.plots import Picture
 from segnb.recipe import preset
 from segnb.results import ledger
-from segnb.results.table import CROSS_ENTROPY_LONG, fraction_name, groups, method_name, method_order
+from segnb.results.method import Method
+from segnb.results.table import fraction_name, groups
 from segnb.widgets.explorer import Explorer, answer, find_sweep, point, run_pictures
 from segnb.widgets.training import train
 
@@ -105,14 +106,14 @@ if sweep is None:
 else:
     base = sweep.base
     print(f"{len(sweep.rows)} runs on {base.dataset} at the {base.tier} tier")
-    held = Counter((method_name(row), row["temperature"], row["fraction"]) for row in sweep.rows)
-    width = max(len(name) for name, _, _ in held) + 10
+    held = Counter((Method.of(row), row["temperature"], row["fraction"]) for row in sweep.rows)
+    width = max(len(method.name) for method, _, _ in held) + 10
     print("share of the labels".ljust(width), *(f"{fraction_name(f):>5}" for f in sweep.fractions))
-    for name, tau in sorted(
-        {key[:2] for key in held}, key=lambda key: (method_order(key[0]), key[1] or 0)
+    for method, tau in sorted(
+        {key[:2] for key in held}, key=lambda key: (key[0].order, key[1] or 0)
     ):
-        words = name if tau is None else f"{name}, τ {tau:g}"
-        seeds = (held[name, tau, fraction] or "–" for fraction in sweep.fractions)
+        words = method.name if tau is None else f"{method}, τ {tau:g}"
+        seeds = (held[method, tau, fraction] or "–" for fraction in sweep.fractions)
         print(words.ljust(width), *(f"{count:>5}" for count in seeds))
 
 # %% [markdown]
@@ -142,11 +143,11 @@ explorer = Explorer(sweep, live, results=RESULTS, runs=RUNS)
 explorer
 
 # %% [markdown]
-# **How to read it.** In the curves a large mark is a mean over seeds, a bar its 95 % interval, a
-# dot a single seed. Look at the baselines first: a contrastive line that lies above `cross-entropy`
+# **How to read it.** In the curves a large mark is a mean over seeds, a dot a single seed, a
+# bar, from three seeds on, the 95 % interval of the mean. Look at the baselines first: a contrastive line that lies above `cross-entropy`
 # but not above `cross-entropy, same compute` says that longer training helps, not that contrast
-# does. Where intervals overlap widely, the ledger has not decided yet; an arrow at the frame stands
-# for an interval of two seeds, which is too wide to draw. In the curve over τ the level lines are
+# does. Where intervals overlap widely, the ledger has not decided yet, and two seeds
+# decide nothing: their interval would be too wide to draw. In the curve over τ the level lines are
 # the baselines, which know no τ, with their intervals at the right edge. The embedding maps are a
 # way of looking, not a measurement: notebook 06 tells what they can't show.
 #
@@ -263,17 +264,20 @@ judge(check_labels_needed, labels_needed)
 
 # %%
 contrastive = [r for r in sweep.rows if r["method"] == "contrastive"] if sweep else []
-places: dict[tuple[str, int], list[dict[str, Any]]] = {}
+at_labels: dict[tuple[Method, int], list[dict[str, Any]]] = {}
 for row in contrastive:
-    places.setdefault((method_name(row), row["labelled"]), []).append(row)
-tried = {place: here for place, here in places.items() if len({r["temperature"] for r in here}) > 1}
-for (name, labelled), here in sorted(tried.items()):
+    at_labels.setdefault((Method.of(row), row["labelled"]), []).append(row)
+tried = {key: here for key, here in at_labels.items() if len({r["temperature"] for r in here}) > 1}
+for (method, labelled), here in sorted(
+    tried.items(), key=lambda item: (item[0][0].order, item[0][1])
+):
     among = ", ".join(f"{t:g}" for t in sorted({r["temperature"] for r in here}))
-    print(f"{name}, {labelled} images: of τ = {among} val chooses {temperature_choice(here):g}")
+    print(f"{method}, {labelled} images: of τ = {among} val chooses {temperature_choice(here):g}")
 if not tried:
     print("The ledger holds one temperature or none: nothing to choose from yet.")
 
-baseline = [r for r in sweep.rows if method_name(r) == CROSS_ENTROPY_LONG] if contrastive else []
+same_compute = Method(kind="ce_long")
+baseline = [r for r in sweep.rows if Method.of(r) == same_compute] if contrastive else []
 at_default = [r for r in contrastive if r["temperature"] == TEMPERATURE]
 curve = [(group.labelled, group.summary.mean) for group in groups(baseline)] if baseline else []
 if len(curve) > 1 and at_default:

@@ -36,7 +36,7 @@ from segnb.experiments.runs import initial_network, load_network, load_splits, r
 from segnb.notebook import project_path, tier
 from segnb.plots import Picture
 from segnb.recipe import preset
-from segnb.results import ledger, summary, table
+from segnb.results import ledger, overview, table
 from segnb.training import Session, finetune, make_accelerator, pretrain, pseudo_label
 from segnb.training.log import read_log
 from segnb.widgets.live import live
@@ -466,7 +466,7 @@ if not held:
 for dataset, size in sorted({(row["dataset"], row["tier"]) for row in held}):
     counts = {row["labelled"] for row in table.select(held, dataset=dataset, tier=size)}
     try:
-        plain = summary.comparable(all_rows, dataset=dataset, tier=size)
+        plain = overview.comparable(all_rows, dataset=dataset, tier=size)
     except ConfigError:
         continue  # nothing but studies that change more than the method
     beside = [row for row in plain if row["labelled"] in counts]

@@ -38,7 +38,7 @@ from segnb.experiments.cost import foretell, readable_seconds
 from segnb.experiments.runs import run, run_folder
 from segnb.notebook import mount_drive, project_path, tier
 from segnb.recipe import preset
-from segnb.results import ledger, summary, table
+from segnb.results import ledger, overview, table
 from segnb.training import TrainingStopped
 from segnb.training.log import read_log
 
@@ -263,8 +263,8 @@ rows = ledger.read(RESULTS / "ledger.jsonl")
 if rows:
     print(f"{len(rows)} runs, from {min(r['started'] for r in rows)[:10]} on")
     try:
-        print(f"{len(summary.comparable(rows))} of them of the presets' own recipes:")
-        display(Markdown(summary.tables(rows)))
+        print(f"{len(overview.comparable(rows))} of them of the presets' own recipes:")
+        display(Markdown(overview.tables(rows)))
     except SegnbError as error:
         print(error)
 else:
@@ -275,7 +275,7 @@ else:
 # %% [markdown]
 # **How to read it.** Compare methods among the lines of one number of labelled images; from one
 # number to the next two things change at once. ± is the spread of the seeds, the interval that of
-# their mean; one seed has neither, and that of two seeds is so wide that it says little. A gain is
+# their mean, from three seeds on: that of two would be too wide to say anything. A gain is
 # the mean difference between runs of one seed, so it need not be the difference of the two means
 # above where a seed is missing.
 #
@@ -285,8 +285,8 @@ else:
 # %%
 for name, size in sorted({(r["dataset"], r["tier"]) for r in rows}):
     try:
-        plain = summary.comparable(rows, dataset=name, tier=size)
-        heated = summary.comparable(rows, dataset=name, tier=size, varied=["temperature"])
+        plain = overview.comparable(rows, dataset=name, tier=size)
+        heated = overview.comparable(rows, dataset=name, tier=size, varied=["temperature"])
     except SegnbError:
         continue  # nothing but studies that change more than the method
     display(Markdown(f"**{name}, {size} tier**"))

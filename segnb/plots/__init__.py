@@ -21,10 +21,9 @@ from segnb.plots.results import (
     temperature_curve,
 )
 from segnb.plots.style import (
-    MethodStyle,
     Picture,
     legend_below,
-    method_styles,
+    marks,
     new_figure,
     save,
     styled,
@@ -32,7 +31,6 @@ from segnb.plots.style import (
 
 __all__ = [
     "Film",
-    "MethodStyle",
     "Picture",
     "circle_film",
     "circle_forces",
@@ -47,7 +45,7 @@ __all__ = [
     "label_curve",
     "legend_below",
     "loss_curves",
-    "method_styles",
+    "marks",
     "network_drawing",
     "new_figure",
     "overlay",

@@ -14,32 +14,34 @@ from segnb.errors import ConfigError
 from segnb.plots.style import (
     WIDTH,
     Picture,
+    Series,
     legend_below,
-    method_styles,
+    marks,
     new_figure,
     panel_title,
     styled,
 )
+from segnb.results.method import Mark, Method
 from segnb.results.table import MeasuredSplit, Row, class_ious, groups, one_count, summarise
 
 #: Share of a stage that the smoothed loss averages over.
 SMOOTHING = 0.05
 
 
-def loss_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Picture:
+def loss_curves(logs: Mapping[Series, Sequence[Mapping[str, Any]]]) -> Picture:
     """Loss against steps: each stage a panel of its own, each run a smoothed line over its raw one.
 
     Losses of different stages, and of different forms of the contrastive loss, are different
     quantities: compare the shapes of such lines, not their heights.
 
     Args:
-        logs: Rows with ``stage``, ``step`` and ``loss`` by name of the run. Rows without a finite
-            loss are left out.
+        logs: Rows with ``stage``, ``step`` and ``loss`` by the run's method or name. Rows
+            without a finite loss are left out.
 
     Raises:
         ConfigError: No row with a loss.
     """
-    series: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    series: dict[str, dict[Series, list[tuple[int, float]]]] = {}
     for name, rows in logs.items():
         for row in rows:
             loss = row.get("loss")
@@ -53,7 +55,7 @@ def loss_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Picture:
     for runs in series.values():
         for points in runs.values():
             points.sort()
-    styles = method_styles([*logs])
+    drawn_as = marks(logs)
     ends = [
         f"{stage}, {name}: {_smooth(np.array(points)[:, 1])[-1]:.2f} at step {points[-1][0]}"
         for stage, runs in series.items()
@@ -68,22 +70,22 @@ def loss_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Picture:
             widths = np.linspace(1.6 + min(len(runs) - 1, 3) * 0.8, 1.6, len(runs))
             for width, (name, points) in zip(widths, runs.items(), strict=True):
                 steps, losses = np.array(points).T
-                style = styles[name]
-                axes.plot(steps, losses, color=style.colour, alpha=0.25, linewidth=0.8)
+                mark = drawn_as[name]
+                axes.plot(steps, losses, color=mark.colour, alpha=0.25, linewidth=0.8)
                 axes.plot(
                     steps,
                     _smooth(losses),
-                    linestyle=style.line,
+                    linestyle=mark.line,
                     linewidth=float(width),
                     markevery=[-1],
                     markersize=5,
-                    label=name,
-                    **style.mark(),
+                    label=str(name),
+                    **mark.keywords(),
                 )
             axes.set(title=panel_title(_STAGES.get(stage, stage), 1 / len(series)), xlabel="step")
             axes.set_xlim(left=0)
         panels[0].set_ylabel("loss")
-        legend_below(figure, panels)
+        legend_below(figure, panels, drawn_as)
         return Picture(figure, alt)
 
 
@@ -92,7 +94,8 @@ def iou_per_class(
 ) -> Picture:
     """IoU of each class, one line a class, methods side by side.
 
-    A large mark is the mean over the seeds, a bar its 95 % interval, small dots single seeds.
+    A large mark is the mean over the seeds, small dots single seeds, and, from three seeds
+    on, a bar the 95 % interval.
     The classes are sorted by the mean of the method that is drawn last, best on top.
 
     Args:
@@ -112,7 +115,7 @@ def iou_per_class(
         range(info.num_classes),
         key=lambda c: summarise(values[last][c]).mean if values[last][c] else -1.0,
     )
-    styles = method_styles([*values])
+    drawn_as = marks(values)
     alt = f"IoU of each class of {info.name} on {split}, {labelled} labelled images. " + " ".join(
         f"{info.class_names[c]}: "
         + ", ".join(
@@ -127,9 +130,9 @@ def iou_per_class(
         axes = figure.subplots()
         for band in range(0, info.num_classes, 2):
             axes.axhspan(band - 0.5, band + 0.5, color="#f6f6f6", linewidth=0)
-        for place, (method, per_class) in enumerate(values.items()):
-            offset = 0.7 * ((len(values) - 1) / 2 - place) / max(len(values), 2)
-            _class_marks(axes, order, per_class, offset, styles[method], method)
+        for rank, (method, per_class) in enumerate(values.items()):
+            offset = 0.7 * ((len(values) - 1) / 2 - rank) / max(len(values), 2)
+            _class_marks(axes, order, per_class, offset, drawn_as[method], method)
         axes.set_yticks(range(info.num_classes), [info.class_names[c] for c in order])
         axes.set(
             xlim=(-1, 101),
@@ -151,19 +154,26 @@ _STAGES = {
 
 
 def _class_marks(
-    axes: Any, order: list[int], per_class: list[list[float]], offset: float, style: Any, name: str
+    axes: Any,
+    order: list[int],
+    per_class: list[list[float]],
+    offset: float,
+    mark: Mark,
+    method: Method,
 ) -> None:
-    label: str | None = name
-    for place, c in enumerate(order):
+    label: str | None = method.name
+    for band, c in enumerate(order):
         if not per_class[c]:
             continue
-        summary, y = summarise(per_class[c]), place + offset
-        if summary.low is not None and summary.high is not None:
-            low, high = max(summary.low, 0.0), min(summary.high, 100.0)
-            axes.plot([low, high], [y, y], color=style.colour, alpha=0.5, linewidth=1.6)
-            axes.plot(per_class[c], [y] * summary.seeds, ".", color=style.colour, markersize=3.5)
+        summary, y = summarise(per_class[c]), band + offset
+        if summary.interval is not None:
+            low, high = summary.interval
+            bar = [max(low, 0.0), min(high, 100.0)]
+            axes.plot(bar, [y, y], color=mark.colour, alpha=0.5, linewidth=1.6)
+        if summary.seeds > 1:
+            axes.plot(per_class[c], [y] * summary.seeds, ".", color=mark.colour, markersize=3.5)
         axes.plot(
-            summary.mean, y, linestyle="", markersize=5, label=label, zorder=3, **style.mark()
+            summary.mean, y, linestyle="", markersize=5, label=label, zorder=3, **mark.keywords()
         )
         label = None
 

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from segnb.plots.style import QUIET, WIDTH, Picture, method_styles, new_figure, styled
+from segnb.plots.style import QUIET, WIDTH, Picture, marks, new_figure, styled
 
-#: Up to so many places of a logarithmic axis are written out below it.
-_NAMED_PLACES = 6
+#: Up to so many positions on a logarithmic axis are written out below it.
+_NAMED_TICKS = 6
 
 
 def lines(
@@ -24,21 +24,21 @@ def lines(
     """Lines with marks, one colour and mark each, and level lines to read them against.
 
     Args:
-        series: Places and values by name.
-        xlabel: What the places are.
+        series: Positions and values by name.
+        xlabel: What the positions are.
         ylabel: What the values are.
         log: Which axes are logarithmic.
         levels: Values of level lines by name.
 
     Raises:
-        ValueError: Nothing to draw, or places and values that do not fit.
+        ValueError: Nothing to draw, or positions and values that do not fit.
     """
     if not any(len(x) for x, _ in series.values()):
         raise ValueError("no points to draw")
     for name, (x, y) in series.items():
         if len(x) != len(y):
-            raise ValueError(f"{name!r} has {len(x)} places and {len(y)} values")
-    styles = method_styles([*series])
+            raise ValueError(f"{name!r} has {len(x)} positions and {len(y)} values")
+    drawn_as = marks(series)
     levels = levels or {}
     alt = f"{ylabel} against {xlabel}. " + " ".join(
         f"{name}: from {y[0]:.3g} at {x[0]:.3g} to {y[-1]:.3g} at {x[-1]:.3g}."
@@ -50,16 +50,16 @@ def lines(
         figure = new_figure(0.78 * WIDTH, 3.4)
         axes = figure.subplots()
         for name, (x, y) in series.items():
-            style = styles[name]
+            mark = drawn_as[name]
             crowded = len(x) > 40
-            marks: dict[str, Any] = {"color": style.colour} if crowded else style.mark()
+            look: dict[str, Any] = {"color": mark.colour} if crowded else mark.keywords()
             axes.plot(
                 np.asarray(x, float),
                 np.asarray(y, float),
                 label=name,
                 markersize=4.5,
                 linewidth=1.2 if crowded else 1.6,
-                **marks,
+                **look,
             )
         for name, value in levels.items():
             axes.axhline(value, color="#777777", linestyle="--", linewidth=1)
@@ -74,10 +74,10 @@ def lines(
             )
         if "x" in log:
             axes.set_xscale("log")
-            places = sorted({float(place) for x, _ in series.values() for place in x})
-            # Few places are named themselves: round powers of ten are seldom among them.
-            if len(places) <= _NAMED_PLACES and _apart(places):
-                axes.set_xticks(places, labels=[f"{place:,g}" for place in places])
+            ticks = sorted({float(tick) for x, _ in series.values() for tick in x})
+            # Few ticks are named themselves: round powers of ten are seldom among them.
+            if len(ticks) <= _NAMED_TICKS and _apart(ticks):
+                axes.set_xticks(ticks, labels=[f"{tick:,g}" for tick in ticks])
                 axes.set_xticks([], minor=True)
         if "y" in log:
             axes.set_yscale("log")
@@ -88,9 +88,9 @@ def lines(
         return Picture(figure, alt)
 
 
-def _apart(places: Sequence[float]) -> bool:
-    """Whether labels at these places of a logarithmic axis do not run into one another."""
-    gaps = np.diff(np.log(places))
+def _apart(ticks: Sequence[float]) -> bool:
+    """Whether labels at these ticks of a logarithmic axis do not run into one another."""
+    gaps = np.diff(np.log(ticks))
     return len(gaps) > 0 and float(gaps.min()) > 0.1 * float(gaps.sum())
 
 

@@ -1,9 +1,7 @@
 """Figures of results, from ledger rows alone.
 
-In all of them a large mark is the mean over seeds, a bar its 95 % Student-t interval, a small
-dot one seed. One seed has no interval, and gets none; that of two seeds is so wide that it would
-flatten all else, and is cut off at the frame with an arrow, its ends being told in the alternative
-text.
+In all of them a large mark is the mean over seeds, a small dot one of several seeds, and a bar,
+from three seeds on, the 95 % Student-t interval of the mean.
 """
 
 from __future__ import annotations
@@ -18,20 +16,20 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 
 from segnb.errors import ConfigError
+from segnb.methods import KINDS
 from segnb.plots.style import (
     FAINT,
     QUIET,
     WIDTH,
-    MethodStyle,
     Picture,
     legend_below,
-    method_styles,
+    marks,
     new_figure,
     panel_title,
     styled,
 )
+from segnb.results.method import Baseline, Mark, Method
 from segnb.results.table import (
-    BASELINES,
     MEASURE_NAMES,
     Group,
     Measure,
@@ -39,8 +37,6 @@ from segnb.results.table import (
     fraction_name,
     gains,
     groups,
-    method_name,
-    method_order,
     one_count,
     recipe_identity,
     require_rows,
@@ -63,7 +59,7 @@ COMPACTNESS_NAMES: dict[str, str] = {
 #: The stages a row measures compactness at, as they are called where people read them.
 _STAGES = {"initial": "before", "pretrained": "stage 1", "finetuned": "stage 2"}
 
-#: Fewer runs than this order themselves by chance too often for a correlation to be told.
+#: Fewer runs than this order themselves by chance too often for a correlation to be given.
 _FEWEST_RUNS = 5
 
 _BREAK = "\n"
@@ -88,9 +84,6 @@ _LEVEL_LINES = {
     ":": (0, (1, 4)),
 }
 
-#: Marks the lines of intervals of two seeds.
-_WIDE = "two seeds"
-
 
 def label_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
     """MIoU against the number of labelled images, one line a method.
@@ -103,11 +96,12 @@ def label_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Pictur
         ConfigError: See :func:`segnb.results.table.groups`.
     """
     found = groups(rows, measure)
-    methods = _by_method(found)
-    styles = method_styles([*methods])
+    methods: dict[Method, list[Group]] = {}
+    for group in found:
+        methods.setdefault(group.method, []).append(group)
     alt = f"{MEASURE_NAMES[measure]} against the number of labelled images. " + " ".join(
         f"{name}: "
-        + ", ".join(f"{g.labelled} images {_said(g.values.values())}" for g in line)
+        + ", ".join(f"{g.labelled} images {_in_words(g.values.values())}" for g in line)
         + "."
         for name, line in methods.items()
     )
@@ -119,9 +113,8 @@ def label_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Pictur
         at = _side_by_side(standing, counts, share=0.015)
         for name, line in methods.items():
             points = [(at[name, g.labelled], [*g.values.values()]) for g in line]
-            _curve(axes, points, styles[name], name)
-        _labelled_axis(axes, found, marks=at.values())
-        _fit_heights([axes])
+            _curve(axes, points, name.mark, name.name)
+        _labelled_axis(axes, found, positions=at.values())
         axes.set_xlabel("labelled images (share of the training images)")
         axes.set_ylabel(f"{MEASURE_NAMES[measure]}, %")
         legend_below(figure, [axes])
@@ -141,15 +134,15 @@ def gain(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
     Raises:
         ConfigError: See :func:`segnb.results.table.gains`.
     """
-    panels: dict[str, dict[str, list[tuple[Group, list[float]]]]] = {}
+    panels: dict[Baseline, dict[Method, list[tuple[Group, list[float]]]]] = {}
     for one in gains(rows, measure):
         line = panels.setdefault(one.baseline, {}).setdefault(one.group.method, [])
         line.append((one.group, list(one.differences.values())))
-    styles = method_styles(sorted({name for lines in panels.values() for name in lines}))
+    shown_as = marks(name for lines in panels.values() for name in lines)
     alt = f"Gain in {MEASURE_NAMES[measure]}, in points. " + " ".join(
         f"Over {baseline}: "
         + "; ".join(
-            f"{name} " + ", ".join(f"{g.labelled} images {_said(p)}" for g, p in line)
+            f"{name} " + ", ".join(f"{g.labelled} images {_in_words(p)}" for g, p in line)
             for name, line in lines.items()
         )
         + "."
@@ -172,14 +165,13 @@ def gain(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
             at = _side_by_side(its, itertools.chain(*its.values()), share=0.012 / share)
             for name, line in lines.items():
                 points = [(at[name, group.labelled], pairs) for group, pairs in line]
-                _curve(axes, points, styles[name], name)
+                _curve(axes, points, name.mark, name.name)
             shown = [group for line in lines.values() for group, _ in line]
-            _labelled_axis(axes, shown, marks=at.values())
+            _labelled_axis(axes, shown, positions=at.values())
             axes.set_xlabel("labelled images")
-            axes.set_title(panel_title(BASELINES[baseline], share))
-        _fit_heights(drawn)
+            axes.set_title(panel_title(f"over {baseline}", share))
         drawn[0].set_ylabel(f"gain in {MEASURE_NAMES[measure]}, points")
-        legend_below(figure, drawn)
+        legend_below(figure, drawn, shown_as)
         return Picture(figure, alt)
 
 
@@ -198,7 +190,7 @@ def temperature_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> 
             temperatures.
     """
     usable = require_rows(rows, measure)
-    lines: dict[tuple[str, int], dict[float, list[float]]] = {}
+    lines: dict[tuple[Method, int], dict[float, list[float]]] = {}
     for temperature in sorted({row["temperature"] for row in usable if _has_temperature(row)}):
         for group in groups(
             [r for r in usable if _has_temperature(r) and r["temperature"] == temperature], measure
@@ -212,51 +204,43 @@ def temperature_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> 
     baselines = [row for row in usable if not _has_temperature(row) and row["labelled"] in counts]
     levels = groups(baselines, measure) if baselines else []
     several = len(counts) > 1
-    styles = method_styles([*{name for name, _ in lines}, *{g.method for g in levels}])
     alt = f"{MEASURE_NAMES[measure]} against the temperature. " + " ".join(
         f"{_with_count(name, labelled, True)}: "
-        + ", ".join(f"{t:g} {_said(values)}" for t, values in line.items())
+        + ", ".join(f"{t:g} {_in_words(values)}" for t, values in line.items())
         + "."
         for (name, labelled), line in lines.items()
     )
     alt += "".join(
-        f" {_with_count(g.method, g.labelled, True)}: {_said(g.values.values())}." for g in levels
+        f" {_with_count(g.method, g.labelled, True)}: {_in_words(g.values.values())}."
+        for g in levels
     )
     with styled():
         figure = new_figure(WIDTH, 3.9)
         axes = figure.subplots()
-        for place, group in enumerate(levels):
-            summary, style = group.summary, styles[group.method]
+        for rank, group in enumerate(levels):
+            summary, mark = group.summary, group.method.mark
             axes.axhline(
                 summary.mean,
-                color=style.colour,
-                linestyle=_LEVEL_LINES[style.line],
+                color=mark.colour,
+                linestyle=_LEVEL_LINES[mark.line],
                 linewidth=1.3,
                 label=_with_count(group.method, group.labelled, several),
             )
-            if summary.low is not None and summary.high is not None:
-                edge = [1 - 0.012 * (len(levels) - place)] * 2
-                axes.plot(
-                    edge,
-                    [summary.low, summary.high],
-                    color=style.colour,
-                    alpha=0.5,
-                    linewidth=1.6,
-                    transform=axes.get_yaxis_transform(),
-                    gid=_WIDE if summary.seeds == 2 else None,
-                )
+            if summary.interval is not None:
+                edge = [1 - 0.012 * (len(levels) - rank)] * 2
+                across = axes.get_yaxis_transform()
+                axes.plot(edge, summary.interval, transform=across, **_bar(mark))
         ticks = sorted({temperature for line in lines.values() for temperature in line})
         at = _side_by_side(lines, ticks, share=0.015)
         for key, line in lines.items():
             points = [(at[key, temperature], values) for temperature, values in line.items()]
-            _curve(axes, points, styles[key[0]], _with_count(*key, several))
+            _curve(axes, points, key[0].mark, _with_count(*key, several))
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set_xticks([], minor=True)
         # Room on the right for the intervals of the level lines.
         wide = ticks[-1] / ticks[0]
         axes.set_xlim(ticks[0] / wide**0.06, ticks[-1] * wide**0.12)
-        _fit_heights([axes])
         count = "" if several else f", {next(iter(counts))} labelled images"
         axes.set(xlabel=f"temperature τ{count}", ylabel=f"{MEASURE_NAMES[measure]}, %")
         legend_below(figure, [axes])
@@ -292,7 +276,6 @@ def compactness_scatter(
     }
     if not panels:
         raise ConfigError(f"none of the {len(usable)} rows has any of {', '.join(against)}")
-    styles = method_styles(sorted({method_name(row) for row in usable}, key=method_order))
     texts = {name: _correlations(held, name, measure) for name, held in panels.items()}
     alt = f"{MEASURE_NAMES[measure]} against compactness, one mark a run. " + " ".join(
         f"{COMPACTNESS_NAMES.get(name, name)}: {text.replace(_BREAK, ', ')}."
@@ -308,24 +291,19 @@ def compactness_scatter(
         figure = new_figure(WIDTH, 2.35 * lines + (0.5 if len(counts) == 1 else 0.8))
         drawn = figure.subplots(lines, columns, sharey=True, squeeze=False)
         for axes, (name, held) in zip(drawn.ravel(), panels.items(), strict=False):
-            for method, style in styles.items():
-                for count in counts:
-                    points = [
-                        (r[name], r[measure])
-                        for r in held
-                        if method_name(r) == method and r["labelled"] == count
-                    ]
-                    if points:
-                        x, y = np.array(points, dtype=float).T
-                        axes.plot(
-                            x,
-                            y,
-                            linestyle="",
-                            markersize=sizes[count],
-                            alpha=0.75,
-                            label=method,
-                            **{**style.mark(), "markeredgewidth": 0.8},
-                        )
+            points: dict[tuple[Method, int], list[tuple[float, float]]] = {}
+            for row in held:
+                key = Method.of(row), int(row["labelled"])
+                points.setdefault(key, []).append((row[name], row[measure]))
+            for (method, count), pairs in sorted(points.items(), key=_by_method_and_count):
+                axes.plot(
+                    *np.array(pairs, dtype=float).T,
+                    linestyle="",
+                    markersize=sizes[count],
+                    alpha=0.75,
+                    label=method.name,
+                    **{**method.mark.keywords(), "markeredgewidth": 0.8},
+                )
             axes.set_xlabel(COMPACTNESS_NAMES.get(name, name), fontsize=8.5)
             axes.set_title(texts[name], fontsize=8, color=QUIET)
         for axes in drawn.ravel()[len(panels) :]:
@@ -336,7 +314,7 @@ def compactness_scatter(
             for count, size in sizes.items():
                 words = f"size: {count} labelled images"
                 drawn[0, 0].plot([], [], "o", color=FAINT, markersize=size, label=words)
-        legend_below(figure, drawn.ravel()[: len(panels)])
+        legend_below(figure, drawn.ravel()[: len(panels)], marks(map(Method.of, usable)))
         return Picture(figure, alt)
 
 
@@ -360,19 +338,18 @@ def compactness_stages(
     """
     found = groups(row for row in rows if row.get("compactness"))
     count = one_count(found)
-    panels: dict[str, dict[str, list[tuple[float, list[float]]]]] = {}
+    panels: dict[str, dict[Method, list[tuple[float, list[float]]]]] = {}
     for name in against:
         for group in found:
             line = []
-            for place, stage in enumerate(_STAGES):
+            for step, stage in enumerate(_STAGES):
                 held = [row["compactness"].get(stage, {}).get(name) for row in group.rows.values()]
                 if any(value is not None for value in held):
-                    line.append((float(place), [value for value in held if value is not None]))
+                    line.append((float(step), [value for value in held if value is not None]))
             if line:
                 panels.setdefault(name, {})[group.method] = line
     if not panels:
         raise ConfigError(f"none of the rows has any of {', '.join(against)} by stage")
-    styles = method_styles([group.method for group in found])
     alt = f"Compactness by stage, {count} labelled images. " + " ".join(
         f"{COMPACTNESS_NAMES.get(name, name)}: "
         + "; ".join(
@@ -389,13 +366,13 @@ def compactness_stages(
         figure = new_figure(WIDTH, 2.1 * deep + 0.5)
         drawn = figure.subplots(deep, columns, squeeze=False).ravel()
         for axes, (name, lines) in zip(drawn, panels.items(), strict=False):
-            for place, (method, line) in enumerate(lines.items()):
-                shift = 0.05 * (place - (len(lines) - 1) / 2)
-                _curve(axes, [(x + shift, values) for x, values in line], styles[method], method)
+            for rank, (method, line) in enumerate(lines.items()):
+                shift = 0.05 * (rank - (len(lines) - 1) / 2)
+                points = [(x + shift, values) for x, values in line]
+                _curve(axes, points, method.mark, method.name)
             axes.set_xticks(range(len(_STAGES)), [*_STAGES.values()])
             axes.set_xlim(-0.3, len(_STAGES) - 0.7)
             axes.set_title(COMPACTNESS_NAMES.get(name, name))
-            _fit_heights([axes])
         for axes in drawn[len(panels) :]:
             axes.remove()
         legend_below(figure, drawn[: len(panels)])
@@ -427,23 +404,20 @@ def cost(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
             f"seconds on {' and on '.join(devices)} cannot be compared; choose with "
             f"segnb.results.table.select(rows, device={devices[0]!r})"
         )
-    panels: dict[int, dict[str, list[tuple[float, list[float]]]]] = {}
-    recipes: dict[tuple[int, str, str], dict[int, Row]] = {}
+    panels: dict[int, dict[Method, list[tuple[float, list[float]]]]] = {}
+    recipes: dict[tuple[int, Method, str], dict[int, Row]] = {}
     for row in usable:
-        key = (int(row["labelled"]), method_name(row), recipe_identity(row))
+        key = (int(row["labelled"]), Method.of(row), recipe_identity(row))
         recipes.setdefault(key, {})[int(row["seed"])] = row
-    for labelled, method, identity in sorted(recipes, key=lambda k: (k[0], method_order(k[1]))):
+    for labelled, method, identity in sorted(recipes, key=lambda k: (k[0], k[1].order)):
         runs = recipes[labelled, method, identity].values()
         seconds = float(np.median([row["seconds"] for row in runs]))
         line = panels.setdefault(labelled, {}).setdefault(method, [])
         line.append((seconds, [float(row[measure]) for row in runs]))
-    styles = method_styles(
-        sorted({m for panel in panels.values() for m in panel}, key=method_order)
-    )
     alt = f"{MEASURE_NAMES[measure]} against seconds of training on {devices[0]}. " + " ".join(
         f"{labelled} labelled images: "
         + "; ".join(
-            f"{name} " + ", ".join(f"{s:.0f} s {_said(v)}" for s, v in sorted(line))
+            f"{name} " + ", ".join(f"{s:.0f} s {_in_words(v)}" for s, v in sorted(line))
             for name, line in lines.items()
         )
         + "."
@@ -460,9 +434,8 @@ def cost(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
         drawn = figure.subplots(deep, columns, sharex=True, sharey=True, squeeze=False)
         for axes, (labelled, lines) in zip(drawn.ravel(), panels.items(), strict=False):
             for name, line in lines.items():
-                _curve(axes, sorted(line), styles[name], name)
+                _curve(axes, sorted(line), name.mark, name.name)
             axes.set_title(f"{labelled} labelled images")
-        _fit_heights(drawn.ravel()[: len(panels)])
         for axes in drawn.ravel()[len(panels) :]:
             axes.remove()
         spent = [s for lines in panels.values() for line in lines.values() for s, _ in line]
@@ -474,84 +447,39 @@ def cost(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
         for axes in drawn[:, 0]:
             axes.set_ylabel(f"{MEASURE_NAMES[measure]}, %")
         figure.suptitle(f"on {devices[0]}", fontsize=8, color=QUIET)
-        legend_below(figure, drawn.ravel()[: len(panels)])
+        methods = marks(method for _, method, _ in recipes)
+        legend_below(figure, drawn.ravel()[: len(panels)], methods)
         return Picture(figure, alt)
 
 
-def _by_method(found: Iterable[Group]) -> dict[str, list[Group]]:
-    lines: dict[str, list[Group]] = {}
-    for group in found:
-        lines.setdefault(group.method, []).append(group)
-    return lines
+def _by_method_and_count(item: tuple[tuple[Method, int], Any]) -> tuple[Any, int]:
+    return item[0][0].order, item[0][1]
 
 
-def _curve(
-    axes: Axes, points: Sequence[tuple[float, list[float]]], style: MethodStyle, name: str
-) -> None:
+def _curve(axes: Axes, points: Sequence[tuple[float, list[float]]], mark: Mark, label: str) -> None:
     """Means joined by a line, with intervals and single seeds."""
-    summaries = [(x, summarise(values)) for x, values in points]
-    for (x, summary), (_, values) in zip(summaries, points, strict=True):
-        if summary.low is not None and summary.high is not None:
-            axes.plot(
-                [x, x],
-                [summary.low, summary.high],
-                color=style.colour,
-                alpha=0.5,
-                linewidth=1.6,
-                gid=_WIDE if summary.seeds == 2 else None,
-            )
-            axes.plot([x] * len(values), values, ".", color=style.colour, markersize=3.5)
+    summaries = [summarise(values) for _, values in points]
+    for (x, values), summary in zip(points, summaries, strict=True):
+        if summary.interval is not None:
+            axes.plot([x, x], summary.interval, **_bar(mark))
+        if summary.seeds > 1:
+            axes.plot([x] * len(values), values, ".", color=mark.colour, markersize=3.5)
     axes.plot(
-        [x for x, _ in summaries],
-        [summary.mean for _, summary in summaries],
-        linestyle=style.line,
-        label=name,
+        [x for x, _ in points],
+        [summary.mean for summary in summaries],
+        linestyle=mark.line,
+        label=label,
         zorder=3,
-        **style.mark(),
+        **mark.keywords(),
     )
 
 
-def _fit_heights(panels: Iterable[Axes]) -> None:
-    """Heights that marks and other intervals ask for; what is left out of those of two seeds.
-
-    The t factor of two seeds is 12.7, of three 4.3: two seeds say next to nothing of the mean, and
-    a figure scaled to their intervals says nothing of the rest.
-    """
-    panels = list(panels)
-    lines = [(axes, line) for axes in panels for line in axes.lines]
-    wide = [(axes, line) for axes, line in lines if line.get_gid() == _WIDE]
-    if not wide:
-        return
-    told = np.concatenate(
-        [np.asarray(line.get_ydata(), float) for _, line in lines if line.get_gid() != _WIDE]
-    )
-    low, high = float(np.nanmin(told)), float(np.nanmax(told))
-    span = (high - low) or abs(high) or 1.0
-    ends = np.concatenate([np.asarray(line.get_ydata(), float) for _, line in wide])
-    bottom = max(float(ends.min()), low - 0.3 * span)
-    top = min(float(ends.max()), high + 0.3 * span)
-    bottom, top = min(bottom, low) - 0.05 * span, max(top, high) + 0.05 * span
-    for axes in panels:
-        axes.set_ylim(bottom, top)
-    for axes, line in wide:
-        x, y = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
-        for beyond, edge, marker in ((y[0] < bottom, bottom, "v"), (y[1] > top, top, "^")):
-            if beyond:
-                axes.plot(
-                    x[:1],
-                    [edge],
-                    marker,
-                    color=line.get_color(),
-                    markersize=4,
-                    clip_on=False,
-                    transform=line.get_transform(),
-                )
-    if ends.min() < bottom or ends.max() > top:
-        label = "interval of two seeds goes on"
-        panels[0].plot([], [], "^", color=QUIET, markersize=4, label=label)
+def _bar(mark: Mark) -> dict[str, Any]:
+    """Keywords of the line of an interval."""
+    return {"color": mark.colour, "alpha": 0.5, "linewidth": 1.6}
 
 
-def _labelled_axis(axes: Axes, found: Iterable[Group], *, marks: Collection[float]) -> None:
+def _labelled_axis(axes: Axes, found: Iterable[Group], *, positions: Collection[float]) -> None:
     """A logarithmic axis with a tick at each number of labelled images, and room for all marks."""
     names = {group.labelled: fraction_name(group.fraction) for group in found}
     axes.set_xscale("log", base=2)
@@ -559,7 +487,7 @@ def _labelled_axis(axes: Axes, found: Iterable[Group], *, marks: Collection[floa
     axes.set_xticks([], minor=True)
     low, high = min(names) / _BESIDE, max(names) * _BESIDE
     room = (high / low) ** _MARK
-    axes.set_xlim(min(low, min(marks) / room), max(high, max(marks) * room))
+    axes.set_xlim(min(low, min(positions) / room), max(high, max(positions) * room))
 
 
 def _plain_log_axis(axes: Axes) -> None:
@@ -586,15 +514,15 @@ def _side_by_side(
     """
     order = sorted({*ticks})
     across = _BESIDE**2 * order[-1] / order[0]
-    places: dict[tuple[Name, float], float] = {}
-    for place, tick in enumerate(order):
+    positions: dict[tuple[Name, float], float] = {}
+    for index, tick in enumerate(order):
         here = [name for name, its in lines.items() if tick in its]
-        around = order[max(0, place - 1) : place + 2]
+        around = order[max(0, index - 1) : index + 2]
         gap = min((b / a for a, b in itertools.pairwise(around)), default=across)
         step = min(across**share, gap ** (_FILLED / max(len(here) - 1, 1)))
         for k, name in enumerate(here):
-            places[name, tick] = tick * step ** (k - (len(here) - 1) / 2)
-    return places
+            positions[name, tick] = tick * step ** (k - (len(here) - 1) / 2)
+    return positions
 
 
 def _panel_widths(counts: Sequence[Collection[int]]) -> list[float]:
@@ -605,18 +533,20 @@ def _panel_widths(counts: Sequence[Collection[int]]) -> list[float]:
 
 
 def _has_temperature(row: Row) -> bool:
-    return row["method"] in ("contrastive", "pseudo") and row.get("temperature") is not None
+    return KINDS[row["method"]].stage_one and row.get("temperature") is not None
 
 
-def _with_count(name: str, labelled: int, wanted: bool) -> str:
-    return f"{name}, {labelled} images" if wanted else name
+def _with_count(name: Method, labelled: int, wanted: bool) -> str:
+    return f"{name}, {labelled} images" if wanted else name.name
 
 
-def _said(values: Iterable[float]) -> str:
+def _in_words(values: Collection[float]) -> str:
+    """A mean for the alternative text, with its interval, or the seeds where there are but two."""
     summary = summarise(values)
-    if summary.low is None or summary.high is None:
-        return f"{summary.mean:.1f} (one seed)"
-    return f"{summary.mean:.1f} ({summary.low:.1f} to {summary.high:.1f})"
+    if summary.interval is not None:
+        return "{:.1f} ({:.1f} to {:.1f})".format(summary.mean, *summary.interval)
+    seeds = " and ".join(f"{value:.1f}" for value in values) if len(values) > 1 else "one seed"
+    return f"{summary.mean:.1f} ({seeds})"
 
 
 def _correlations(rows: Sequence[Row], name: str, measure: str) -> str:

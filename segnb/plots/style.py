@@ -8,24 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 from matplotlib.figure import Figure
 
 from segnb.files import atomic_path
-from segnb.results.table import (
-    CROSS_ENTROPY,
-    CROSS_ENTROPY_DOUBLE,
-    CROSS_ENTROPY_LONG,
-    CROSS_ENTROPY_PLAIN,
-    UNDISTORTED,
-    method_order,
-)
+from segnb.methods import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY
+from segnb.results.method import Mark, Method
 
 #: Width of a figure in inches; 100 of a notebook's pixels each.
 WIDTH = 7.2
@@ -103,54 +98,13 @@ class Picture:
         return {"image/png": self.png(), "text/plain": self.alt}, {"image/png": shown}
 
 
-@dataclass(frozen=True)
-class MethodStyle:
-    """How a method is drawn: never told by its colour alone.
+#: What a figure shows several of: methods, or anything else with a name.
+Series = TypeVar("Series", bound=Method | str)
 
-    Attributes:
-        colour: Hex colour, from Okabe and Ito's set for all kinds of colour vision.
-        marker: Matplotlib marker.
-        line: Matplotlib line style.
-        filled: Whether the marker is filled.
-    """
-
-    colour: str
-    marker: str
-    line: str = "-"
-    filled: bool = True
-
-    def mark(self) -> dict[str, Any]:
-        """Keywords of a matplotlib mark."""
-        face = self.colour if self.filled else "white"
-        return {
-            "color": self.colour,
-            "marker": self.marker,
-            "markerfacecolor": face,
-            "markeredgecolor": self.colour,
-            "markeredgewidth": 1.3,
-        }
-
-
-_BLUE, _SKY, _GREEN = "#0072B2", "#56B4E9", "#009E73"
-_ORANGE, _RED, _PINK, _GREY = "#E69F00", "#D55E00", "#CC79A7", "#4d4d4d"
-
-_METHODS = {
-    CROSS_ENTROPY: MethodStyle(_GREY, "o"),
-    CROSS_ENTROPY_LONG: MethodStyle(_ORANGE, "s"),
-    CROSS_ENTROPY_PLAIN: MethodStyle(_ORANGE, "s", "--"),
-    CROSS_ENTROPY_DOUBLE: MethodStyle(_ORANGE, "X", "-."),
-    CROSS_ENTROPY_DOUBLE + UNDISTORTED: MethodStyle(_ORANGE, "*", "--"),
-    "(paper, cross)": MethodStyle(_BLUE, "^"),
-    "(paper, within)": MethodStyle(_SKY, "v"),
-    "(paper, batch)": MethodStyle(_PINK, "<"),
-    "(official, cross)": MethodStyle(_GREEN, "D"),
-    "(official, within)": MethodStyle(_RED, "P"),
-}
+#: Marks of series that are no methods.
 _OTHERS = tuple(
-    MethodStyle(colour, marker)
-    for colour, marker in zip(
-        (_BLUE, _RED, _GREEN, _ORANGE, _PINK, _SKY, _GREY), "o^sDvP<", strict=True
-    )
+    Mark(colour, marker)
+    for colour, marker in zip((BLUE, RED, GREEN, ORANGE, PINK, SKY, GREY), "o^sDvP<", strict=True)
 )
 
 
@@ -161,34 +115,16 @@ def styled() -> Iterator[None]:
         yield
 
 
-def method_styles(names: Sequence[str]) -> dict[str, MethodStyle]:
-    """A style for each name, known methods first; a method looks alike in every figure.
+def marks(series: Iterable[Series]) -> dict[Series, Mark]:
+    """A mark for each series, methods first and in their order; a method looks alike everywhere.
 
-    Pseudo-labels are dashed in the colour of their loss, undistorted cross-entropy in that of the
-    distorted; ImageNet weights and frozen networks or statistics are dotted; the compute of two
-    rounds and another map of the loss are dashed and dotted; all of them with open markers. Names
-    that are no method of this package share the same colours in their order.
+    Names that are no method share the same colours in the order they come in.
     """
-    found: dict[str, MethodStyle] = {}
-    unknown = 0
-    for name in sorted(names, key=lambda n: (method_order(n), list(names).index(n))):
-        base = name.removesuffix(", ImageNet").removesuffix(" statistics").removesuffix(", frozen")
-        style = _METHODS.get(base) or _METHODS.get(base[base.find("(") : base.find(")") + 1])
-        if style is None:
-            found[name] = _OTHERS[unknown % len(_OTHERS)]
-            unknown += 1
-            continue
-        line, marker = style.line, style.marker
-        if base != name:
-            line = ":"
-        elif base.startswith("pseudo"):
-            line = "--"
-        if name.endswith("statistics"):
-            marker = "p"
-        if base.endswith(("places", "feature map")):
-            line, marker = "-." if line == "-" else line, "h"
-        found[name] = MethodStyle(style.colour, marker, line, filled=line == "-")
-    return found
+    series = dict.fromkeys(series)
+    methods = sorted((one for one in series if isinstance(one, Method)), key=lambda m: m.order)
+    others = [one for one in series if not isinstance(one, Method)]
+    found: dict[Any, Mark] = {method: method.mark for method in methods}
+    return found | dict(zip(others, itertools.cycle(_OTHERS)))
 
 
 def new_figure(width: float, height: float, *, tight: bool = True, pixels: int = PIXELS) -> Figure:
@@ -213,21 +149,27 @@ def panel_title(text: str, share: float) -> str:
     return textwrap.fill(text, round(_TITLE_LETTERS * share), break_on_hyphens=False)
 
 
-def legend_below(figure: Figure, panels: Iterable[Any]) -> None:
-    """One legend under the figure for all its panels, each name once."""
-    entries = {
+def legend_below(figure: Figure, panels: Iterable[Any], order: Iterable[Method | str] = ()) -> None:
+    """One legend under the figure for all its panels, each name once.
+
+    Args:
+        figure: The figure.
+        panels: Its axes.
+        order: Series that come first, in this order; the rest comes as it was drawn.
+    """
+    drawn = {
         label: handle
         for axes in panels
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    names = sorted(entries, key=lambda name: method_order(name)[:2])
+    names = list(dict.fromkeys([*(name for one in order if (name := str(one)) in drawn), *drawn]))
     # Letters and the sample of the line, in inches at the legend's type size.
-    widest = 0.066 * max(map(len, entries)) + 0.5
+    widest = 0.066 * max(map(len, names)) + 0.5
     figure.legend(
-        [entries[name] for name in names],
+        [drawn[name] for name in names],
         names,
         loc="outside lower center",
-        ncols=max(1, min(len(entries), int(figure.get_figwidth() / widest))),
+        ncols=max(1, min(len(names), int(figure.get_figwidth() / widest))),
         labelcolor=QUIET,
     )
 

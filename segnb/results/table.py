@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from segnb.errors import ConfigError
-from segnb.recipe import MATCHED, Recipe, preset
+from segnb.methods import KINDS
+from segnb.results.method import Baseline, Method, recipe_of
 
 Row = Mapping[str, Any]
 AnyRow = TypeVar("AnyRow", bound=Row)
@@ -30,45 +31,8 @@ MEASURE_NAMES: dict[str, str] = {
     "miou_held_out": "mIoU, drive held out of train",
 }
 
-CROSS_ENTROPY = "cross-entropy"
-CROSS_ENTROPY_LONG = "cross-entropy, same compute"
-CROSS_ENTROPY_DOUBLE = "cross-entropy, compute of two rounds"
-UNDISTORTED = ", undistorted"
-CROSS_ENTROPY_PLAIN = CROSS_ENTROPY_LONG + UNDISTORTED
-
-_BASELINE_NAMES = {
-    "ce": CROSS_ENTROPY,
-    "ce_long": CROSS_ENTROPY_LONG,
-    "ce_double": CROSS_ENTROPY_DOUBLE,
-}
-
-#: Methods of two rounds; what is of the same compute as they is the baseline of two rounds.
-_TWO_ROUNDS = ("pseudo", "ce_double")
-
-#: What a gain is measured over, the weakest baseline first, and the heading of its column.
-BASELINES: dict[str, str] = {
-    CROSS_ENTROPY: "over cross-entropy",
-    CROSS_ENTROPY_LONG: "over the same compute",
-    CROSS_ENTROPY_PLAIN: "over the same compute, undistorted",
-}
-
-_VARIANTS = tuple(
-    f"({form}, {scope})" for form in ("paper", "official") for scope in ("cross", "within", "batch")
-)
-
-#: Methods that have a temperature.
-_HEATED = ("contrastive", "pseudo")
-
-#: Where lines over several numbers of labelled images stand: after any number of them.
-_LAST = 10**9
-
-#: Fields that decide nothing for a method, so that choosing by them does not drop its rows.
-_STAGE_ONE = frozenset({"form", "scope", "temperature", "loss_size", "freeze", "freeze_statistics"})
-_UNUSED: dict[str, frozenset[str]] = {
-    "ce": _STAGE_ONE | {"pretrain", "distortion"},
-    "ce_long": _STAGE_ONE,
-    "ce_double": _STAGE_ONE,
-}
+#: Fewer runs have no interval worth showing: for two, Student's factor is 12.7, for three 4.3.
+_FEWEST_SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -89,20 +53,27 @@ class Summary:
     low: float | None
     high: float | None
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The interval's ends where tables and figures show it: from three runs on."""
+        if self.low is None or self.high is None or self.seeds < _FEWEST_SEEDS:
+            return None
+        return self.low, self.high
+
 
 @dataclass(frozen=True)
 class Group:
     """The runs of one method with one number of labelled images; they differ in the seed alone.
 
     Attributes:
-        method: Name, as in :func:`method_name`.
+        method: Whose runs they are.
         labelled: Number of labelled images.
         fraction: The same as a share of the training images; ``None`` for a list of ids.
         values: The measure in percent by seed.
         rows: The rows themselves by seed.
     """
 
-    method: str
+    method: Method
     labelled: int
     fraction: float | None
     values: dict[int, float]
@@ -112,56 +83,6 @@ class Group:
     def summary(self) -> Summary:
         """Mean and interval over the seeds."""
         return summarise(self.values.values())
-
-
-def method_name(row: Row) -> str:
-    """What a run's method is called in every legend and table.
-
-    ``contrastive (paper, cross)`` names the loss form and scope; ``, 24x24 places`` is added where
-    the loss saw another map than the preset's, ``, frozen`` where stage 2 trained the classifier
-    alone, ``, frozen statistics`` where it kept stage 1's statistics of BatchNorm, ``, ImageNet``
-    where the encoder did not start from scratch, ``, undistorted`` where a baseline of the same
-    compute was spared the colour distortion.
-    """
-    method = row["method"]
-    if method in _HEATED:
-        label = "contrastive" if method == "contrastive" else "pseudo-labels"
-        name = f"{label} ({row['form']}, {row['scope']})" + _places(row)
-        if _field(row, "freeze"):
-            name += ", frozen"
-        if _field(row, "freeze_statistics"):
-            name += ", frozen statistics"
-    else:
-        name = _BASELINE_NAMES[method]
-        if method in MATCHED and _field(row, "distortion") == 0:
-            name += UNDISTORTED
-    return name + weights_suffix(row)
-
-
-def _places(row: Row) -> str:
-    """What :func:`method_name` adds for another map of the loss than the preset's."""
-    if row.get("recipe") is None:
-        return ""
-    size = _field(row, "loss_size")
-    usual = preset(row["dataset"], row["tier"]).loss_size
-    if (size and tuple(size)) == usual:
-        return ""
-    return f", {size[0]}x{size[1]} places" if size else ", places of the feature map"
-
-
-def weights_suffix(row: Row) -> str:
-    """What :func:`method_name` adds for the encoder's initial weights; empty from scratch."""
-    return ", ImageNet" if _field(row, "encoder_weights") == "imagenet" else ""
-
-
-def method_order(name: str) -> tuple[int, int, str]:
-    """Sorting key: baselines, contrastive, pseudo-labels; the paper's form first, cross first."""
-    families = (CROSS_ENTROPY, CROSS_ENTROPY_LONG, CROSS_ENTROPY_DOUBLE, "contrastive", "pseudo")
-    # The longest: every baseline's name begins with that of the first.
-    fitting = [i for i, start in enumerate(families) if name.startswith(start)]
-    family = max(fitting, default=len(families))
-    variant = next((i for i, words in enumerate(_VARIANTS) if words in name), len(_VARIANTS))
-    return family, variant, name
 
 
 def fraction_name(fraction: float | None) -> str:
@@ -191,7 +112,7 @@ def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
         row
         for row in rows
         if all(
-            name in _UNUSED.get(row["method"], ()) or _matches(_field(row, name), value)
+            name in KINDS[row["method"]].unused or _matches(_field(row, name), value)
             for name, value in wanted.items()
         )
     ]
@@ -227,9 +148,9 @@ def groups(rows: Iterable[Row], measure: str = "miou_val") -> list[Group]:
             the fields; choose with :func:`select`.
     """
     usable = require_rows(rows, measure)
-    bins: dict[tuple[str, int], list[Row]] = {}
+    bins: dict[tuple[Method, int], list[Row]] = {}
     for row in usable:
-        bins.setdefault((method_name(row), int(row["labelled"])), []).append(row)
+        bins.setdefault((Method.of(row), int(row["labelled"])), []).append(row)
     found = []
     for (method, labelled), members in bins.items():
         if len({recipe_identity(row) for row in members}) > 1:
@@ -248,7 +169,7 @@ def groups(rows: Iterable[Row], measure: str = "miou_val") -> list[Group]:
                 rows=dict(sorted(by_seed.items())),
             )
         )
-    return sorted(found, key=lambda group: (method_order(group.method), group.labelled))
+    return sorted(found, key=lambda group: (group.method.order, group.labelled))
 
 
 @dataclass(frozen=True)
@@ -256,13 +177,13 @@ class Gain:
     """What one method gains over a baseline, at one number of labelled images.
 
     Attributes:
-        baseline: Which of :data:`BASELINES`; for a method of two rounds that of its own compute.
+        baseline: Which of the method's own baselines.
         group: The runs of the method.
         differences: Points over the baseline by seed, for each seed that both have: the same
             labelled images and first weights.
     """
 
-    baseline: str
+    baseline: Baseline
     group: Group
     differences: dict[int, float]
 
@@ -271,32 +192,26 @@ def gains(rows: Iterable[Row], measure: str = "miou_val") -> list[Gain]:
     """Gains over each of the cross-entropy baselines, paired by seed, the weakest first.
 
     A seed without its baseline is left out, and so is one whose baseline of the same compute had
-    fewer image passes. The baseline of the same compute is ``ce_double`` for pseudo-labels, which
-    take twice the image passes of ``ce_long``. Methods from ImageNet weights are compared with
-    baselines from ImageNet weights.
+    fewer image passes. What each method is compared with: :attr:`Method.baselines`.
 
     Raises:
         ConfigError: See :func:`groups`; or no run has a baseline of its seed.
     """
     found = groups(rows, measure)
-    held = {(group.method, group.labelled): group for group in found}
-    baselines = tuple(BASELINES)
+    by_method = {(group.method, group.labelled): group for group in found}
     paired = []
-    for place, baseline in enumerate(baselines):
+    for baseline in get_args(Baseline):
         for group in found:
-            one = next(iter(group.rows.values()))
-            names = [_of_its_rounds(name, one) + weights_suffix(one) for name in baselines]
-            # No gain of a baseline over itself, and none of a weaker one over a stronger one.
-            if group.method in names[: place + 1]:
+            method = group.method.baselines.get(baseline)
+            other = by_method.get((method, group.labelled)) if method else None
+            if other is None:
                 continue
-            other = held.get((names[place], group.labelled))
             differences = {
                 seed: value - other.values[seed]
                 for seed, value in group.values.items()
-                if other is not None
-                and seed in other.values
+                if seed in other.values
                 and (
-                    baseline == CROSS_ENTROPY
+                    baseline == "cross-entropy"
                     or _image_passes(group.rows[seed]) <= _image_passes(other.rows[seed])
                 )
             }
@@ -308,13 +223,6 @@ def gains(rows: Iterable[Row], measure: str = "miou_val") -> list[Gain]:
             "labelled images and the same seed"
         )
     return paired
-
-
-def _of_its_rounds(baseline: str, row: Row) -> str:
-    """The baseline's name where the run trained two rounds."""
-    if row["method"] not in _TWO_ROUNDS:
-        return baseline
-    return baseline.replace(CROSS_ENTROPY_LONG, CROSS_ENTROPY_DOUBLE)
 
 
 def mean_gain(found: Iterable[Gain], counts: Collection[int]) -> Summary | None:
@@ -336,8 +244,8 @@ def mean_gain(found: Iterable[Gain], counts: Collection[int]) -> Summary | None:
 def gain_rise(found: Iterable[Gain], *, few: int, many: int) -> Summary | None:
     """How much larger a method's gain is with few labelled images than with many, in points.
 
-    The paper's claim is label efficiency, so a gain that rises as labels become fewer is what it
-    foretells. Taken seed by seed, as in :func:`mean_gain`.
+    The paper's claim is label efficiency, so it predicts a gain that rises as labels become fewer.
+    Taken seed by seed, as in :func:`mean_gain`.
 
     Args:
         found: Gains of one method over one baseline.
@@ -361,9 +269,7 @@ def _combined(found: Iterable[Gain], weights: Mapping[int, float]) -> Summary | 
 
 
 def _image_passes(row: Row) -> int:
-    """Image passes of a run, by its recipe; 0 for a row that lacks it."""
-    recipe = row.get("recipe")
-    return 0 if recipe is None else Recipe.from_dict(dict(recipe)).image_passes()
+    return recipe_of(row).image_passes()
 
 
 def one_device(rows: Iterable[Row]) -> list[Row]:
@@ -381,9 +287,9 @@ def each_run_once(rows: Iterable[AnyRow]) -> list[AnyRow]:
     """
     rows = list(rows)
     counts = Counter((row["dataset"], row["tier"], row.get("precision")) for row in rows)
-    kept: dict[tuple[str, str, int], AnyRow] = {}
+    kept: dict[tuple[Method, str, int], AnyRow] = {}
     for row in rows:
-        run = (method_name(row), recipe_identity(row), row["seed"])
+        run = (Method.of(row), recipe_identity(row), row["seed"])
         kept[run] = max(
             kept.get(run, row),
             row,
@@ -398,28 +304,28 @@ def beside_baselines(rows: Iterable[Row]) -> list[Row]:
     All rows, where it stands nowhere: then no method can be set beside it anyway.
     """
     rows = list(rows)
-    counts = {row["labelled"] for row in rows if row["method"] in _BASELINE_NAMES}
+    counts = {row["labelled"] for row in rows if not KINDS[row["method"]].stage_one}
     return [row for row in rows if not counts or row["labelled"] in counts]
 
 
 def one_of_each_method(rows: Iterable[Row]) -> list[Row]:
     """A run of each method, of the seed that most of them have: same labels, same first weights."""
     rows = list(rows)
-    methods: dict[int, set[str]] = {}
+    methods: dict[int, set[Method]] = {}
     for row in rows:
-        methods.setdefault(int(row["seed"]), set()).add(method_name(row))
-    found: dict[str, Row] = {}
+        methods.setdefault(int(row["seed"]), set()).add(Method.of(row))
+    found: dict[Method, Row] = {}
     for row in sorted(rows, key=lambda row: (-len(methods[int(row["seed"])]), row["seed"])):
-        found.setdefault(method_name(row), row)
-    return [found[name] for name in sorted(found, key=method_order)]
+        found.setdefault(Method.of(row), row)
+    return [found[method] for method in sorted(found, key=lambda method: method.order)]
 
 
 def most_compared(rows: Iterable[Row]) -> list[Row]:
     """The rows at the number of labelled images where most methods stand; the fewest of several."""
-    methods: dict[int, set[str]] = {}
+    methods: dict[int, set[Method]] = {}
     rows = list(rows)
     for row in rows:
-        methods.setdefault(int(row["labelled"]), set()).add(method_name(row))
+        methods.setdefault(int(row["labelled"]), set()).add(Method.of(row))
     chosen = min(methods, key=lambda labelled: (-len(methods[labelled]), labelled), default=None)
     return [row for row in rows if row["labelled"] == chosen]
 
@@ -465,11 +371,9 @@ def recipe_identity(row: Row) -> str:
     """The hash of the row's recipe with its seed left out: alike for repetitions of one run.
 
     The arithmetic that was asked for is left out too: ``auto`` means another one on another
-    machine, so what a run was computed in is told by its row, not by its recipe.
+    machine, and what a run was computed in stands in its row.
     """
-    if row.get("recipe") is None:
-        return str(row.get("temperature")) if row["method"] in _HEATED else ""
-    return Recipe.from_dict(dict(row["recipe"])).replace(seed=0, precision="auto").hash
+    return recipe_of(row).replace(seed=0, precision="auto").hash
 
 
 def results_table(
@@ -477,8 +381,8 @@ def results_table(
 ) -> str:
     """A markdown table, one line a method and number of labelled images.
 
-    Mean ± sample standard deviation over the seeds, and the 95 % Student-t interval of the mean.
-    A measure that no run has is left out.
+    Mean ± sample standard deviation over the seeds, and, from three seeds on, the 95 % Student-t
+    interval of the mean. A measure that no run has is left out.
 
     Raises:
         ConfigError: See :func:`groups`.
@@ -494,9 +398,9 @@ def results_table(
         head += [MEASURE_NAMES[measure], "95 % interval"]
     keys = {key: group for table in tables.values() for key, group in table.items()}
     lines = []
-    for key in sorted(keys, key=lambda k: (k[0], method_order(k[1]))):
+    for key in sorted(keys, key=lambda key: (key[0], key[1].order)):
         seeds = max(len(table[key].values) for table in tables.values() if key in table)
-        cells = [_labelled_name(keys[key]), key[1], str(seeds)]
+        cells = [_labelled_name(keys[key]), keys[key].method.name, str(seeds)]
         for table in tables.values():
             summary = table[key].summary if key in table else None
             cells += [_mean_cell(summary), _interval_cell(summary)]
@@ -533,18 +437,18 @@ def classes_table(
     """A markdown table of the IoU of each class, lines as in :func:`results_table`.
 
     A cell is the mean ± sample standard deviation over the seeds, in whole percent: seeds scatter
-    by more than a decimal could tell. A class that no image of the split shows has a dash.
+    by more than a decimal. A class that no image of the split shows has a dash.
 
     Raises:
         ConfigError: See :func:`groups` and :func:`class_ious`.
     """
     lines = []
     for group in sorted(
-        groups(rows, f"miou_{split}"), key=lambda g: (g.labelled, method_order(g.method))
+        groups(rows, f"miou_{split}"), key=lambda group: (group.labelled, group.method.order)
     ):
         ious = class_ious(group, len(class_names), split=split)
         cells = [_mean_cell(summarise(seeds) if seeds else None, digits=0) for seeds in ious]
-        lines.append([_labelled_name(group), group.method, str(len(group.rows)), *cells])
+        lines.append([_labelled_name(group), group.method.name, str(len(group.rows)), *cells])
     return _markdown(["labelled images", "method", "seeds", *class_names], lines, left=2)
 
 
@@ -553,65 +457,63 @@ def gains_table(
 ) -> str:
     """A markdown table of :func:`gains`, one line a method and number of labelled images.
 
-    A cell is the mean of the differences in points, and their 95 % Student-t interval. A method
-    that was run at several numbers of labelled images has two last lines: their mean
-    (:func:`mean_gain`), and by how much the gain with the fewest is above that with the most
-    (:func:`gain_rise`).
+    A cell is the mean of the differences in points, and, from three seeds on, their 95 %
+    Student-t interval. A method that was run at several numbers of labelled images has two last
+    lines: their mean (:func:`mean_gain`), and by how much the gain with the fewest is above that
+    with the most (:func:`gain_rise`).
 
     Raises:
         ConfigError: See :func:`gains`.
     """
     rows = list(rows)
     held = [m for m in measures if any(row.get(m) is not None for row in rows)] or measures[:1]
-    found = {measure: gains(rows, measure) for measure in held}
-    cells: dict[tuple[int, tuple[int, int, str], str], dict[tuple[Measure, str], Summary]] = {}
-    labels: dict[tuple[int, str], str] = {}
-    for measure, gained in found.items():
-        for gain in gained:
-            group = gain.group
-            key = (group.labelled, method_order(group.method), group.method)
-            labels[group.labelled, group.method] = _labelled_name(group)
-            summary = summarise(gain.differences.values())
-            cells.setdefault(key, {})[measure, gain.baseline] = summary
-    for name in {method for _, method in labels}:
-        counts = sorted(int(count) for count, method in labels if method == name)
-        for place, (label, columns) in enumerate(_over_counts(found, name, counts).items()):
-            last = _LAST + place
-            labels[last, name] = label
-            cells[last, method_order(name), name] = columns
-    # The two that every claim needs are there, empty or not.
-    told = {baseline for columns in cells.values() for _, baseline in columns}
-    told |= {CROSS_ENTROPY, CROSS_ENTROPY_LONG}
-    order = [(m, b) for m in held for b in BASELINES if b in told]
+    # One line a label and method, in the order of their first number here: (measure, baseline).
+    lines: dict[tuple[int, str, Method], dict[tuple[Measure, Baseline], Summary]] = {}
+    columns: set[Baseline] = {"cross-entropy", "the same compute"}  # every claim needs these two
+    by_method: dict[tuple[Method, Measure, Baseline], list[Gain]] = {}
+    for measure in held:
+        for gain in gains(rows, measure):
+            method, column = gain.group.method, (measure, gain.baseline)
+            columns.add(gain.baseline)
+            key = (gain.group.labelled, _labelled_name(gain.group), method)
+            lines.setdefault(key, {})[column] = summarise(gain.differences.values())
+            by_method.setdefault((method, *column), []).append(gain)
+    counts: dict[Method, list[int]] = {}
+    for labelled, _, method in sorted(lines, key=lambda key: key[0]):
+        counts.setdefault(method, []).append(labelled)
+    for (method, measure, baseline), found in by_method.items():
+        its = counts[method]
+        if len(its) < 2:
+            continue
+        few, many = its[0], its[-1]
+        for rank, (label, summary) in enumerate(
+            [
+                (f"mean of {', '.join(map(str, its))}", mean_gain(found, its)),
+                (f"{few} less {many}", gain_rise(found, few=few, many=many)),
+            ]
+        ):
+            if summary is not None:
+                # Below every line of one number of labelled images.
+                key = (10**9 + rank, label, method)
+                lines.setdefault(key, {})[measure, baseline] = summary
+    order = [(m, b) for m in held for b in get_args(Baseline) if b in columns]
     head = ["labelled images", "method", "seeds"]
-    head += [f"{MEASURE_NAMES[m]}: {BASELINES[b]}" for m, b in order]
-    lines = [
-        [labels[key[0], key[2]], key[2], _seeds_cell(line.values())]
-        + [_gain_cell(line.get(column)) for column in order]
-        for key, line in sorted(cells.items())
-    ]
-    return _markdown(head, lines, left=2)
-
-
-def _over_counts(
-    found: Mapping[Measure, Sequence[Gain]], method: str, counts: Sequence[int]
-) -> dict[str, dict[tuple[Measure, str], Summary]]:
-    """What is told of one method's gains at several numbers of labelled images taken together."""
-    if len(counts) < 2:
-        return {}
-    few, many = counts[0], counts[-1]
-    mean, rise = f"mean of {', '.join(map(str, counts))}", f"{few} less {many}"
-    told: dict[str, dict[tuple[Measure, str], Summary]] = {mean: {}, rise: {}}
-    for measure, gained in found.items():
-        for baseline in BASELINES:
-            one = [g for g in gained if (g.group.method, g.baseline) == (method, baseline)]
-            for label, summary in (
-                (mean, mean_gain(one, counts)),
-                (rise, gain_rise(one, few=few, many=many)),
-            ):
-                if summary is not None:
-                    told[label][measure, baseline] = summary
-    return {label: columns for label, columns in told.items() if columns}
+    head += [f"{MEASURE_NAMES[m]}: over {b}" for m, b in order]
+    return _markdown(
+        head,
+        [
+            [
+                label,
+                method.name,
+                _seeds_cell(line.values()),
+                *(_gain_cell(line.get(c)) for c in order),
+            ]
+            for (rank, label, method), line in sorted(
+                lines.items(), key=lambda item: (item[0][0], item[0][2].order)
+            )
+        ],
+        left=2,
+    )
 
 
 def _field(row: Row, name: str) -> Any:
@@ -635,7 +537,7 @@ def _matches(value: Any, wanted: Any) -> bool:
 
 
 def _differences(rows: Sequence[Row]) -> list[str]:
-    flat = [_flat(row.get("recipe") or {"temperature": row.get("temperature")}) for row in rows]
+    flat = [_flat(row["recipe"]) for row in rows]
     names = sorted(
         {name for fields in flat for name in fields} - {"seed", "loss_backend", "precision"}
     )
@@ -679,15 +581,17 @@ def _seeds_cell(summaries: Iterable[Summary]) -> str:
 def _gain_cell(summary: Summary | None) -> str:
     if summary is None:
         return "–"
-    if summary.low is None or summary.high is None:
+    if summary.interval is None:
         return f"{summary.mean:+.1f}"
-    return f"{summary.mean:+.1f} ({summary.low:+.1f} to {summary.high:+.1f})"
+    low, high = summary.interval
+    return f"{summary.mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def _interval_cell(summary: Summary | None) -> str:
-    if summary is None or summary.low is None or summary.high is None:
+    if summary is None or summary.interval is None:
         return "–"
-    return f"{summary.low:.1f} to {summary.high:.1f}"
+    low, high = summary.interval
+    return f"{low:.1f} to {high:.1f}"
 
 
 def _markdown(head: Sequence[str], lines: Collection[Sequence[str]], *, left: int) -> str:

@@ -20,6 +20,7 @@ from segnb.experiments.runs import RUNS
 from segnb.plots import Picture
 from segnb.recipe import Recipe, preset
 from segnb.results import ledger, table
+from segnb.results.method import Method, recipe_of
 from segnb.widgets.training import TrainingPanel, drawing
 
 #: What the sliders offer beside what a sweep holds.
@@ -35,7 +36,7 @@ _MARK: dict[str, Any] = {"color": "#D55E00", "alpha": 0.35, "linewidth": 6, "zor
 
 
 @dataclass(frozen=True)
-class Sweep:
+class SweptRows:
     """Ledger rows that differ in method, form, scope, label fraction, temperature and seed alone.
 
     Attributes:
@@ -58,13 +59,13 @@ class Sweep:
 
 
 def point(base: Recipe, *, fraction: float, temperature: float) -> Recipe:
-    """The contrastive recipe at one place of the two sliders."""
+    """The contrastive recipe at one point of the two sliders."""
     return base.replace(method="contrastive", fraction=fraction, temperature=temperature)
 
 
 def find_sweep(
     rows: Iterable[ledger.Row], *, dataset: str | None = None, tier: str | None = None
-) -> Sweep | None:
+) -> SweptRows | None:
     """The sweep that covers most pairs of label fraction and temperature; ``None`` without one.
 
     Of two that cover as many, the one of the preset's own recipe.
@@ -84,31 +85,31 @@ def find_sweep(
     families: dict[str, list[ledger.Row]] = {}
     for row in rows:
         if row["method"] == "contrastive":
-            families.setdefault(_family(_recipe(row)), []).append(row)
+            families.setdefault(_family(recipe_of(row)), []).append(row)
     if not families:
         return None
-    places = {
+    points = {
         name: len({(row["fraction"], row["temperature"]) for row in found})
         for name, found in families.items()
     }
     own = {_family(preset(row["dataset"], row["tier"])) for row in rows}
-    best = max(families, key=lambda name: (places[name], name in own, len(families[name])))
-    base = _recipe(families[best][0]).replace(seed=0, precision="auto")
+    best = max(families, key=lambda name: (points[name], name in own, len(families[name])))
+    base = recipe_of(families[best][0]).replace(seed=0, precision="auto")
     long = base.replace(method="ce_long")
     wanted = {_family(one) for one in (base.replace(method="ce"), long, long.replace(distortion=0))}
-    baselines = [row for row in rows if _family(_recipe(row)) in wanted]
-    return Sweep(base, tuple(table.each_run_once([*baselines, *families[best]])))
+    baselines = [row for row in rows if _family(recipe_of(row)) in wanted]
+    return SweptRows(base, tuple(table.each_run_once([*baselines, *families[best]])))
 
 
 def answer(
-    sweep: Sweep | None,
+    sweep: SweptRows | None,
     results: Path,
     *,
     fraction: float,
     temperature: float,
     root: Path | None = None,
 ) -> dict[str, Picture | str]:
-    """What the ledger says of one place of the sliders, without any widget.
+    """What the ledger says of one point of the sliders, without any widget.
 
     Args:
         sweep: What :func:`find_sweep` found.
@@ -118,8 +119,8 @@ def answer(
         root: Where the data sets are.
 
     Returns:
-        ``numbers`` (Markdown), ``labels`` and ``temperatures`` (curves with the place marked),
-        ``predictions``, ``embeddings``; words in the place of a picture that can't be drawn.
+        ``numbers`` (Markdown), ``labels`` and ``temperatures`` (curves with the point marked),
+        ``predictions``, ``embeddings``; a sentence instead of a picture that can't be drawn.
     """
     return {
         name: make() for name, make in _parts(sweep, results, fraction, temperature, root).items()
@@ -159,7 +160,7 @@ class Explorer:
 
     def __init__(
         self,
-        sweep: Sweep | None,
+        sweep: SweptRows | None,
         live: Recipe,
         *,
         results: Path,
@@ -210,16 +211,16 @@ class Explorer:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe at the sliders' place, as Run trains it."""
+        """The recipe at the sliders' point, as Run trains it."""
         return point(self.live, fraction=self.fraction.value, temperature=self.temperature.value)
 
     def update(self) -> None:
-        """Show the answer for the sliders' place; what can be told at once comes first."""
+        """Show the answer for the sliders' point, the quickest parts first."""
         from IPython.display import Markdown, clear_output, display
 
         self.panel.recipe = self.recipe
-        place = (self.fraction.value, self.temperature.value)
-        for name, make in _parts(self.sweep, self._results, *place, self._root).items():
+        values = (self.fraction.value, self.temperature.value)
+        for name, make in _parts(self.sweep, self._results, *values, self._root).items():
             with drawing:
                 part = make()
                 with self.outputs[name]:
@@ -234,7 +235,7 @@ class Explorer:
         self.update()
 
 
-def slider_values(sweep: Sweep | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def slider_values(sweep: SweptRows | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Label fractions and temperatures to offer: the sweep's, or ours where it varies neither."""
     fractions = sweep.fractions if sweep else ()
     temperatures = sweep.temperatures if sweep else ()
@@ -245,10 +246,10 @@ def slider_values(sweep: Sweep | None) -> tuple[tuple[float, ...], tuple[float, 
 
 
 @dataclass(frozen=True)
-class _Place:
-    """One place of the sliders in a sweep, and the parts of the answer about it."""
+class _Point:
+    """One point of the sliders in a sweep, and the parts of the answer about it."""
 
-    sweep: Sweep
+    sweep: SweptRows
     results: Path
     fraction: float
     temperature: float
@@ -260,12 +261,12 @@ class _Place:
 
     @property
     def rows(self) -> list[table.Row]:
-        """Rows of this place, those of the baselines included."""
+        """Rows of this point, those of the baselines included."""
         return table.select(self.sweep.rows, fraction=self.fraction, temperature=self.temperature)
 
     @property
     def missing(self) -> str:
-        """Words where no contrastive run is; empty where there is one."""
+        """Says that no contrastive run is here; empty where there is one."""
         if any(row["method"] == "contrastive" for row in self.rows):
             return ""
         return f"the ledger holds no contrastive run at {self.name}; Run trains one"
@@ -290,11 +291,11 @@ class _Place:
         rows = table.select(self.sweep.rows, fraction=self.fraction)
         held = {row["temperature"] for row in rows if row["method"] == "contrastive"}
         if len(held) < 2:
-            places = {(r["fraction"], r["temperature"]) for r in self.sweep.rows}
+            held_points = {(r["fraction"], r["temperature"]) for r in self.sweep.rows}
             several = [
                 table.fraction_name(fraction)
                 for fraction in self.sweep.fractions
-                if sum(f == fraction and t is not None for f, t in places) > 1
+                if sum(f == fraction and t is not None for f, t in held_points) > 1
             ]
             there = f"; it does at {', '.join(several)}" if several else ""
             raise DataError(
@@ -329,16 +330,16 @@ _NO_SWEEP = (
 
 
 def _parts(
-    sweep: Sweep | None, results: Path, fraction: float, temperature: float, root: Path | None
+    sweep: SweptRows | None, results: Path, fraction: float, temperature: float, root: Path | None
 ) -> dict[str, Callable[[], Picture | str]]:
     """Functions that make the parts of an answer."""
     if sweep is None:
         return {name: partial(str, _NO_SWEEP if name == "numbers" else "") for name in _PARTS}
-    place = _Place(sweep, results, fraction, temperature, root)
-    return {name: partial(_or_words, getattr(place, name)) for name in _PARTS}
+    point = _Point(sweep, results, fraction, temperature, root)
+    return {name: partial(_or_error_text, getattr(point, name)) for name in _PARTS}
 
 
-def _or_words(make: Callable[[], Picture | str]) -> Picture | str:
+def _or_error_text(make: Callable[[], Picture | str]) -> Picture | str:
     try:
         return make()
     except SegnbError as error:
@@ -346,8 +347,8 @@ def _or_words(make: Callable[[], Picture | str]) -> Picture | str:
 
 
 def _predictions(rows: Sequence[table.Row], results: Path, root: Path | None) -> Picture:
-    recipe = _recipe(rows[0])
-    previews = {table.method_name(row): report.read_preview(row, results) for row in rows}
+    recipe = recipe_of(rows[0])
+    previews = {Method.of(row).name: report.read_preview(row, results) for row in rows}
     ids = [str(one) for one in next(iter(previews.values()))["ids"]][:SHOWN_IMAGES]
     split = datasets.load(recipe.dataset, "val", root=root, size=recipe.size)
     val = datasets.working_set(split, size=recipe.size, ids=ids)
@@ -379,10 +380,6 @@ def _thinned(preview: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         for name, values in preview.items()
         if name == "labels" or name.startswith("embeddings_")
     }
-
-
-def _recipe(row: table.Row) -> Recipe:
-    return Recipe.from_dict(dict(row["recipe"]))
 
 
 def _family(recipe: Recipe) -> str:

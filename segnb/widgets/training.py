@@ -34,7 +34,7 @@ REDRAW_SECONDS = 1.0
 drawing = threading.RLock()
 
 _one = threading.Lock()
-_running: list[Training] = []
+_running: list[TrainingThread] = []
 
 
 def planned_steps(recipe: Recipe) -> dict[str, int]:
@@ -42,7 +42,7 @@ def planned_steps(recipe: Recipe) -> dict[str, int]:
     stages = {"finetune": recipe.cross_entropy_stage().steps}
     if recipe.uses_contrastive:
         stages = {"pretrain": recipe.pretrain.steps, **stages}
-    if recipe.method == "pseudo":
+    if recipe.kind.rounds > 1:
         stages |= {f"{name}-pseudo": steps for name, steps in stages.items()}
     return stages
 
@@ -57,7 +57,7 @@ def steps_taken(rows: Sequence[LogRow]) -> int:
 
 @contextlib.contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Hold the place of the one training that this process may run.
+    """Be the one training that this process may run.
 
     Raises:
         ConfigError: Another training holds it.
@@ -97,7 +97,7 @@ def train(
     return row
 
 
-class Training:
+class TrainingThread:
     """One recipe being trained in a thread.
 
     Args:
@@ -129,7 +129,7 @@ class Training:
         self.row: ledger.Row | None = None
         self.message = ""
         self.trace = ""
-        self._places: dict[str, Any] = {"runs": runs, "results": results, "root": root, "cpu": cpu}
+        self._options: dict[str, Any] = {"runs": runs, "results": results, "root": root, "cpu": cpu}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._listeners: list[Callable[[], None]] = []
@@ -182,7 +182,7 @@ class Training:
                 progress_bar=False,
                 on_log=lambda _: self._tell(),
                 should_stop=self._stop.is_set,
-                **self._places,
+                **self._options,
             )
             state = "finished"
         except TrainingStopped as stopped:
@@ -204,7 +204,7 @@ class Training:
             listener()
 
 
-def current() -> Training | None:
+def current() -> TrainingThread | None:
     """The training that this process is running."""
     found = _running[:]
     return found[0] if found else None
@@ -237,7 +237,7 @@ class TrainingPanel:
     ) -> None:
         import ipywidgets as widgets
 
-        self._places: dict[str, Any] = {"runs": runs, "results": results, "root": root, "cpu": cpu}
+        self._options: dict[str, Any] = {"runs": runs, "results": results, "root": root, "cpu": cpu}
         self._outcome = outcome
         self._lock = threading.RLock()
         self._drawn_at = 0.0
@@ -258,7 +258,7 @@ class TrainingPanel:
         self.stop_button.on_click(lambda _: self.stop())
         self._recipe = recipe
         running = current()
-        self.training = running or Training(recipe, **self._places)
+        self.training = running or TrainingThread(recipe, **self._options)
         self.training.listen(self._update)
         self._update()
 
@@ -293,7 +293,7 @@ class TrainingPanel:
         self._update()
 
     def _take(self, recipe: Recipe) -> None:
-        self.training = Training(recipe, **self._places)
+        self.training = TrainingThread(recipe, **self._options)
         self.training.listen(self._update)
 
     def _ipython_display_(self) -> None:
@@ -320,7 +320,7 @@ class TrainingPanel:
     def _show_status(self, text: str) -> None:
         self.status.value = text
 
-    def _draw(self, training: Training, state: State, rows: list[LogRow]) -> None:
+    def _draw(self, training: TrainingThread, state: State, rows: list[LogRow]) -> None:
         key = (training.recipe.hash, len(rows), state)
         soon = time.monotonic() - self._drawn_at < REDRAW_SECONDS
         if key == self._drawn or (state == "running" and soon):
@@ -355,7 +355,7 @@ def picture_html(picture: Picture) -> str:
 
 
 def _status(
-    training: Training,
+    training: TrainingThread,
     state: State,
     rows: list[LogRow],
     taken: int,

@@ -7,8 +7,9 @@ from collections.abc import Collection, Sequence
 
 from segnb import datasets
 from segnb.errors import ConfigError
-from segnb.recipe import MATCHED, Recipe, preset
+from segnb.recipe import Recipe, preset
 from segnb.results import ledger
+from segnb.results.method import recipe_of
 from segnb.results.table import (
     Measure,
     MeasuredSplit,
@@ -104,7 +105,7 @@ def comparable(
         for row in rows
         if dataset in (None, row["dataset"])
         and tier in (None, row["tier"])
-        and _is_preset(Recipe.from_dict(row["recipe"]), varied)
+        and _is_preset(recipe_of(row), varied)
     ]
     if not chosen:
         raise ConfigError("the ledger holds no runs to make this of; `segnb sweep` adds some")
@@ -115,6 +116,6 @@ def _is_preset(recipe: Recipe, varied: Collection[str]) -> bool:
     base = preset(recipe.dataset, recipe.tier)
     same = base.replace(**{name: getattr(recipe, name) for name in (*_COMPARED, *varied)})
     allowed = {same.hash}
-    if recipe.method in MATCHED:
+    if recipe.kind.compute_of:
         allowed.add(same.replace(distortion=0).hash)
     return recipe.hash in allowed

@@ -6,7 +6,7 @@ import pytest
 
 from segnb.errors import ConfigError
 from segnb.recipe import Recipe, Stage, preset
-from segnb.results.summary import comparable, tables
+from segnb.results.overview import comparable, tables
 
 
 def row(recipe: Recipe, miou: float = 30.0, precision: str = "fp32") -> dict[str, Any]:

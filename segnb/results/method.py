@@ -1,0 +1,171 @@
+"""What a run is a run of: one record, which tables, figures and the explorer all go by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import takewhile
+from typing import Any, Literal
+
+from segnb.methods import KINDS, LOSSES, same_compute
+from segnb.recipe import Recipe, preset
+
+#: What a gain is measured over, the weakest first.
+Baseline = Literal["cross-entropy", "the same compute", "the same compute, undistorted"]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How a series is drawn; colour alone never tells two methods apart.
+
+    Attributes:
+        colour: Hex colour, from Okabe and Ito's set for all kinds of colour vision.
+        marker: Matplotlib marker.
+        line: Matplotlib line style.
+        filled: Whether the marker is filled.
+    """
+
+    colour: str
+    marker: str
+    line: str = "-"
+    filled: bool = True
+
+    def keywords(self) -> dict[str, Any]:
+        """Keywords of a matplotlib mark."""
+        return {
+            "color": self.colour,
+            "marker": self.marker,
+            "markerfacecolor": self.colour if self.filled else "white",
+            "markeredgecolor": self.colour,
+            "markeredgewidth": 1.3,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A method, and how it differs from the preset; runs of one method differ in labels and seed.
+
+    Attributes:
+        kind: Key of :data:`segnb.methods.KINDS`.
+        form: Form of the contrastive loss; ``None`` without a stage 1, as all down to ``frozen``.
+        scope: Where its keys come from.
+        loss_map: Height and width of the map the loss sees, where it is not the preset's; empty
+            for the network's own feature map.
+        frozen: What stage 2 leaves as stage 1 made it: the ``network`` but for the classifier, or
+            the ``statistics`` of BatchNorm.
+        undistorted: A baseline of the same compute without its colour distortion.
+        imagenet: The encoder starts from ImageNet weights.
+    """
+
+    kind: str
+    form: str | None = None
+    scope: str | None = None
+    loss_map: tuple[int, ...] | None = None
+    frozen: Literal["network", "statistics"] | None = None
+    undistorted: bool = False
+    imagenet: bool = False
+
+    @classmethod
+    def of(cls, run: Recipe | Mapping[str, Any]) -> Method:
+        """The method of a recipe or a ledger row."""
+        recipe = run if isinstance(run, Recipe) else recipe_of(run)
+        imagenet = recipe.encoder_weights == "imagenet"
+        if not recipe.kind.stage_one:
+            plain = recipe.kind.compute_of is not None and recipe.distortion == 0
+            return cls(kind=recipe.method, undistorted=plain, imagenet=imagenet)
+        usual = preset(recipe.dataset, recipe.tier).loss_size
+        return cls(
+            kind=recipe.method,
+            form=recipe.form,
+            scope=recipe.scope,
+            loss_map=None if recipe.loss_size == usual else recipe.loss_size or (),
+            frozen="network"
+            if recipe.freeze
+            else "statistics"
+            if recipe.freeze_statistics
+            else None,
+            imagenet=imagenet,
+        )
+
+    @cached_property
+    def name(self) -> str:
+        """What tables and legends call it: kind, form and scope, then all that differs."""
+        name = self.short_name
+        if self.loss_map is not None:
+            size = "x".join(map(str, self.loss_map))
+            name += f", {size} places" if size else ", places of the feature map"
+        if self.frozen:
+            name += ", frozen" if self.frozen == "network" else ", frozen statistics"
+        if self.undistorted:
+            name += ", undistorted"
+        return name + (", ImageNet" if self.imagenet else "")
+
+    @property
+    def short_name(self) -> str:
+        """Kind, form and scope."""
+        loss = f" ({self.form}, {self.scope})" if self.form else ""
+        return KINDS[self.kind].name + loss
+
+    def __str__(self) -> str:
+        return self.name
+
+    @cached_property
+    def order(self) -> tuple[int, int, str]:
+        """Sorting key: by kind, then the paper's form first and ``cross`` first, then by name."""
+        loss = [*LOSSES].index((self.form, self.scope)) if self.form and self.scope else -1
+        return [*KINDS].index(self.kind), loss, self.name
+
+    @cached_property
+    def baselines(self) -> dict[Baseline, Method]:
+        """What its gain is measured over: neither itself nor, for a baseline, a stronger one.
+
+        Of the same compute is what takes as many image passes: for pseudo-labels twice those for
+        one round. ImageNet weights are compared with ImageNet weights.
+        """
+        found: list[tuple[Baseline, Method]] = [
+            ("cross-entropy", Method(kind="ce", imagenet=self.imagenet))
+        ]
+        if (long := same_compute(self.kind)) is not None:
+            found += [
+                ("the same compute", Method(kind=long, imagenet=self.imagenet)),
+                (
+                    "the same compute, undistorted",
+                    Method(kind=long, imagenet=self.imagenet, undistorted=True),
+                ),
+            ]
+        return dict(takewhile(lambda one: one[1] != self, found))
+
+    @property
+    def mark(self) -> Mark:
+        """How it is drawn: filled as its preset has it, open where something differs.
+
+        Undistorted is dashed; ImageNet weights and what is frozen are dotted; another map of the
+        loss is dashed and dotted.
+        """
+        kind = KINDS[self.kind]
+        colour, marker, line = kind.colour, kind.marker, kind.line
+        if self.form and self.scope:
+            colour, marker = LOSSES[self.form, self.scope]
+        if self.loss_map is not None:
+            marker, line = "h", "-." if line == "-" else line
+        if self.undistorted:
+            line = "--"
+        if self.frozen or self.imagenet:
+            line = ":"
+        if self.frozen == "statistics":
+            marker = "p"
+        differs = self.undistorted or self.imagenet or self.frozen or self.loss_map is not None
+        return Mark(colour or "", marker, line, filled=kind.filled and not differs)
+
+
+def recipe_of(row: Mapping[str, Any]) -> Recipe:
+    """The recipe of a ledger row."""
+    return _recipe(json.dumps(row["recipe"]))
+
+
+@cache
+def _recipe(text: str) -> Recipe:
+    # Kept: a table asks for each row's recipe many times, and reviving it takes a millisecond.
+    return Recipe.from_dict(json.loads(text))
