@@ -268,12 +268,12 @@ def pretrain(options: Pretrain) -> int:
 
 def _run(options: Run, *, until: Literal["pretrain", "end"]) -> int:
     from segnb.experiments import runs
-    from segnb.experiments.cost import foretell
+    from segnb.experiments.cost import estimate_cost
 
     recipe, places = options.recipe, options.places
     folder = runs.run_folder(recipe, places.runs)
     if not (folder / "metrics.json").exists():
-        print(f"{recipe.command()}\n{foretell(recipe, cpu=places.cpu)}\n{folder}")
+        print(f"{recipe.command()}\n{estimate_cost(recipe, cpu=places.cpu)}\n{folder}")
     row = runs.run(recipe, until=until, **places.named())
     print(f"stage 1 is done: segnb finetune {folder}" if row is None else _said(row))
     return 0
@@ -332,8 +332,7 @@ def evaluate(options: Evaluate) -> int:
     """Score weights again."""
     from segnb import datasets, evaluation
     from segnb.experiments import runs
-    from segnb.training import make_accelerator
-    from segnb.training.loop import Session
+    from segnb.training import Session, make_accelerator
 
     recipe = runs.read_recipe(options.folder)
     split = datasets.load(recipe.dataset, options.split, root=options.data, size=recipe.size)
@@ -342,8 +341,7 @@ def evaluate(options: Evaluate) -> int:
         runs.load_network(options.folder),
         split,
         datasets.working_set(split, size=recipe.size, progress_bar=not options.quiet),
-        device=session.accelerator.device,
-        autocast=session.autocast,
+        session=session,
     )
     for name, value in zip(split.info.class_names, score.iou, strict=True):
         print(f"{name:>16}  {'–' if value is None else f'{value:5.1f}'}")

@@ -19,6 +19,7 @@ from segnb.errors import ConfigError, DataError
 from segnb.experiments import runs
 from segnb.recipe import MATCHED, Method, Recipe, Stage, preset
 from segnb.results import ledger, summary
+from segnb.training import Session, make_accelerator
 from segnb.training.log import read_log
 
 pytest_plugins = ["tiny"]
@@ -72,6 +73,7 @@ def test_a_row_tells_what_was_done(method: str, finished: Callable[..., Finished
         assert row[f"miou_{split}"] == pytest.approx(np.mean(present), abs=0.01)
     stages = {"initial", "finetuned"} | ({"pretrained"} if contrastive else set())
     assert row["compactness"].keys() == stages
+    assert row["cell_rule"] == "aligned corners"
     assert row["intra"] == row["compactness"]["finetuned"]["intra"]
 
 
@@ -99,7 +101,8 @@ def test_the_kept_weights_score_what_the_row_says(finished: Callable[..., Finish
     split = datasets.load("camvid", "test")
     data = datasets.working_set(split, size=run.recipe.size)
     network = runs.load_network(run.folder)
-    score = evaluation.evaluate(network, split, data, device=torch.device("cpu"))
+    session = Session(accelerator=make_accelerator("fp32", cpu=True))
+    score = evaluation.evaluate(network, split, data, session=session)
     assert round(score.miou, 3) == run.row["miou_test"]
     pretrained = runs.load_network(run.folder, weights="pretrained")
     assert pretrained.head.state_dict().keys() != network.head.state_dict().keys()

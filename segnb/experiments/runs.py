@@ -26,6 +26,7 @@ from segnb.datasets import IGNORE, SegmentationDataset, WorkingSet
 from segnb.device import describe
 from segnb.errors import ConfigError, DataError
 from segnb.files import atomic_path, write_atomic
+from segnb.metrics.compactness import compactness
 from segnb.metrics.segmentation import Score
 from segnb.models import SegmentationNetwork, build_network
 from segnb.recipe import Recipe
@@ -34,6 +35,7 @@ from segnb.training import Session, finetune, make_accelerator, pretrain, pseudo
 from segnb.training.checkpoint import load_weights, save_weights
 from segnb.training.log import LogRow
 from segnb.training.randomness import derive_seed
+from segnb.views import CELL_RULE
 
 T = TypeVar("T")
 
@@ -109,7 +111,7 @@ def _need_labels(data: WorkingSet, what: str) -> None:
     if not any(bool((mask != IGNORE).any()) for mask in data.masks):
         raise DataError(
             f"{data.info.name}: every pixel of the {len(data)} {what} images is void; look whether "
-            "their masks hold the class ids that data/README.md tells"
+            "their masks hold the class ids that data/README.md lists"
         )
 
 
@@ -318,7 +320,7 @@ def _too_little_memory(recipe: Recipe, cause: str) -> ConfigError:
 def _describe(folder: Path, recipe: Recipe, splits: Splits, session: Session) -> None:
     path = folder / "environment.json"
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    machine = dataclasses.asdict(describe(session.accelerator.device))
+    machine = dataclasses.asdict(describe(session.device))
     # A run that goes on has begun before.
     machine["started"] = _read_json(path).get("started", now) if path.exists() else now
     machine["segnb"] = segnb.__version__
@@ -343,7 +345,6 @@ def _train_and_measure(
     *,
     until: Literal["pretrain", "end"],
 ) -> ledger.Row | None:
-    accelerator = session.accelerator
     probe = _Probe(splits, session)
     logs: list[list[LogRow]] = []
 
@@ -369,9 +370,7 @@ def _train_and_measure(
     save_weights(folder / "weights.safetensors", network)
     probe.measure("finetuned", network)
     scores = {
-        name: evaluation.evaluate(
-            network, split, data, device=accelerator.device, autocast=probe.autocast
-        )
+        name: evaluation.evaluate(network, split, data, session=session)
         for name, (split, data) in splits.evaluated.items()
     }
     probe.save(folder / "preview.npz", network)
@@ -386,12 +385,7 @@ def _with_pseudo_labels(
     known = set(splits.labelled)
     rows = [row for row, name in enumerate(splits.train.ids) if name not in known]
     unlabelled = splits.train.subset([splits.train.ids[row] for row in rows])
-    scores = evaluation.score_maps(
-        network,
-        unlabelled,
-        device=session.accelerator.device,
-        autocast=session.autocast,
-    )
+    scores = evaluation.score_maps(network, unlabelled, session=session)
     predicted = pseudo_label(unlabelled, scores, threshold=recipe.pseudo_threshold)
     masks = splits.train.masks.clone()
     masks[rows] = predicted.masks
@@ -403,21 +397,23 @@ class _Probe:
 
     def __init__(self, splits: Splits, session: Session) -> None:
         self.splits = splits
-        self.device = session.accelerator.device
-        self.autocast = session.autocast
-        self.is_main = session.is_main
+        self.session = session
         self.values: dict[str, dict[str, float | None]] = {}
         self._embeddings: dict[str, Any] = {}
 
     def measure(self, stage: str, network: SegmentationNetwork) -> None:
-        if not self.is_main:
+        if not self.session.is_main:
             return
         fitted, measured = (
-            evaluation.sample_embeddings(network, data, device=self.device, autocast=self.autocast)
+            evaluation.sample_embeddings(network, data, session=self.session)
             for data in (self.splits.labelled_set, self.splits.evaluated["val"][1])
         )
-        classes = self.splits.train.info.num_classes
-        values = evaluation.measure_compactness(fitted, measured, num_classes=classes)
+        values = compactness(
+            *measured,
+            fit_embeddings=fitted.embeddings,
+            fit_labels=fitted.labels,
+            num_classes=self.splits.train.info.num_classes,
+        )
         self.values[stage] = values.as_dict()
         keep = _first_of_each(measured.labels.numpy(), PREVIEW_PIXELS)
         self._embeddings[f"embeddings_{stage}"] = measured.embeddings.numpy()[keep].astype("f2")
@@ -428,9 +424,7 @@ class _Probe:
         count = min(PREVIEW_IMAGES, len(val.ids))
         # Spread over the split, so that neighbouring frames of one clip are not shown twice.
         ids = [val.ids[i * len(val.ids) // count] for i in range(count)]
-        predicted = evaluation.predict(
-            network, val.subset(ids), device=self.device, autocast=self.autocast
-        )
+        predicted = evaluation.predict(network, val.subset(ids), session=self.session)
         with atomic_path(path) as side, side.open("wb") as stream:
             np.savez_compressed(stream, ids=ids, predictions=predicted, **self._embeddings)
 
@@ -447,11 +441,11 @@ def _row(
     begun: dict[str, Any],
     logs: Sequence[list[LogRow]],
     scores: dict[str, Score],
-    compactness: dict[str, dict[str, float | None]],
+    measured: dict[str, dict[str, float | None]],
 ) -> ledger.Row:
     val, test = scores["val"], scores.get("test")
     contrastive = recipe.uses_contrastive
-    machine = describe(session.accelerator.device)
+    machine = describe(session.device)
     return {
         "dataset": recipe.dataset,
         "tier": recipe.tier,
@@ -466,8 +460,9 @@ def _row(
         "miou_test": None if test is None else round(test.miou, 3),
         "iou": {name: _rounded(score.iou) for name, score in scores.items()},
         "pixel_accuracy": {k: round(s.pixel_accuracy, 3) for k, s in scores.items()},
-        **compactness["finetuned"],
-        "compactness": compactness,
+        **measured["finetuned"],
+        "compactness": measured,
+        "cell_rule": CELL_RULE,
         "steps": sum(rows[-1]["step"] for rows in logs if rows),
         "seconds": round(sum(rows[-1]["seconds"] for rows in logs if rows), 1),
         "stages": {
