@@ -167,9 +167,10 @@ def nearest_labels(masks: Tensor, size: tuple[int, int]) -> Tensor:
 
     The one rule for where a cell looks, in the loss and in the measures of compactness. The corner
     cells lie at the image's corner pixels, the others evenly between, since the features are
-    resized bilinearly with aligned corners (official code; both heads of
-    :mod:`segnb.models`), and convolutions of odd width and stride s put cell i at pixel s*i, not
-    at the middle of an s by s block. Labels are never blended.
+    resized bilinearly with aligned corners before the projection head (official code; so does
+    :mod:`segnb.models`, in both stages). Convolutions of odd width and stride s, padded evenly, put
+    cell i at pixel s*i: just that for sides of s*k + 1 pixels (513 at stride 8). For other sides
+    neither this rule nor cell centres is exact. Labels are never blended.
 
     Args:
         masks: Class ids ``[B, H, W]``.

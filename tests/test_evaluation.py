@@ -168,7 +168,7 @@ def test_embeddings_are_of_the_same_pixels_for_every_network() -> None:
     assert torch.equal(one.embeddings, two.embeddings)
     assert len(one.embeddings) == len(one.labels) > 0
     assert one.labels.bincount().max() <= 7
-    # Each label is the mask's where the cell lies with aligned corners, in the image of that colour.
+    # Each label is the mask's where the cell lies (aligned corners), in the image of that colour.
     images = (lot.images.float() / 255 - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / (
         torch.tensor([0.229, 0.224, 0.225])[:, None, None]
     )

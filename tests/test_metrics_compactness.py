@@ -207,15 +207,13 @@ def test_positions_do_not_depend_on_the_features() -> None:
 )
 def test_labels_are_those_that_the_loss_takes(side: int, cells: int, pixels: list[int]) -> None:
     expected = torch.tensor(pixels)
-    for masks, size in (
-        (torch.arange(side).repeat(1, 5, 1), (2, cells)),
-        (torch.arange(side)[:, None].repeat(1, 1, 5), (cells, 2)),
+    for axis, masks, size in (
+        (2, torch.arange(side).repeat(1, 5, 1), (2, cells)),
+        (1, torch.arange(side)[:, None].repeat(1, 1, 5), (cells, 2)),
     ):
         positions, labels = pixel_positions(masks, size, per_class=99, generator=generator())
-        image, row, column = positions.unbind(1)
-        along = column if size[1] == cells else row
-        assert torch.equal(labels, expected[along])
-        assert torch.equal(labels, nearest_labels(masks, size)[image, row, column])
+        assert torch.equal(labels, expected[positions[:, axis]])
+        assert torch.equal(labels, nearest_labels(masks, size)[tuple(positions.unbind(1))])
 
 
 def test_all_void_gives_an_empty_sample() -> None:

@@ -93,7 +93,7 @@ RUNS = (drive or project_path("runs")) / "scale"
 print("runs are kept on Drive" if drive else "runs are kept on this machine")
 
 # %% [markdown]
-# ## Time and memory, estimated
+# ## Estimated time and memory
 #
 # `estimate_cost` does a few real steps of each stage on random images, multiplies, and gives time and,
 # on a GPU, the most memory in use. It takes seconds and can save a night: a run that does not fit
@@ -348,7 +348,7 @@ judge(check_time_left, time_left)
 # %% [markdown]
 # ## Exercise 2: the largest batch that fits
 #
-# You had the memory of some small batches estimated. Memory is a straight line: a part that is there
+# You have estimates of the memory of some small batches. Memory is a straight line: a part that is there
 # anyway (weights, optimiser) and a part for each image. How many images fit, if a tenth of the
 # memory is to stay free? Answer with an even number; 0 if not even two fit.
 
