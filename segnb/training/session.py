@@ -38,6 +38,8 @@ class Session:
         on_log: Called with every log row, for live plots.
         should_stop: Asked after every step; true ends training with a checkpoint.
         checkpoint_seconds: Least time between checkpoints.
+        device: Where to compute.
+        precision: The arithmetic of the forward pass.
     """
 
     accelerator: Accelerator = field(default_factory=lambda: make_accelerator())
@@ -46,22 +48,19 @@ class Session:
     on_log: Callable[[LogRow], None] | None = None
     should_stop: Callable[[], bool] | None = None
     checkpoint_seconds: float = CHECKPOINT_SECONDS
+    device: torch.device = field(init=False)
+    precision: ResolvedPrecision = field(init=False)
 
-    @property
-    def device(self) -> torch.device:
-        """Where to compute."""
-        return self.accelerator.device
+    def __post_init__(self) -> None:
+        # Accelerators share one state, which the next one changes: this session keeps its own.
+        names = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
+        object.__setattr__(self, "device", self.accelerator.device)
+        object.__setattr__(self, "precision", names[self.accelerator.mixed_precision])
 
     @property
     def is_main(self) -> bool:
         """Whether this process writes files."""
         return bool(self.accelerator.is_main_process)
-
-    @property
-    def precision(self) -> ResolvedPrecision:
-        """The arithmetic of the forward pass."""
-        names: dict[str, ResolvedPrecision] = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
-        return names[self.accelerator.mixed_precision]
 
     @property
     def autocast(self) -> torch.autocast:
