@@ -272,13 +272,13 @@ def pretrain(options: Pretrain) -> int:
 
 def _run(options: Run, *, until: Literal["pretrain", "end"]) -> int:
     from segnb.experiments import runs
-    from segnb.experiments.cost import foretell
+    from segnb.experiments.cost import estimate_cost
     from segnb.weights import imagenet_source
 
     recipe, places = options.recipe, options.places
     folder = runs.run_folder(recipe, places.runs)
     if not (folder / "metrics.json").exists():
-        print(f"{recipe.command()}\n{foretell(recipe, cpu=places.cpu)}\n{folder}")
+        print(f"{recipe.command()}\n{estimate_cost(recipe, cpu=places.cpu)}\n{folder}")
         if recipe.encoder_weights is not None:
             print(imagenet_source(recipe.encoder))
     row = runs.run(recipe, until=until, **places.named())

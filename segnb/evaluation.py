@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segnb.datasets import IGNORE, SegmentationDataset, WorkingSet
-from segnb.metrics.compactness import Compactness, compactness, pixel_positions
+from segnb.metrics.compactness import pixel_positions
 from segnb.metrics.segmentation import ConfusionScore, Score
 from segnb.models import SegmentationNetwork
 from segnb.training.randomness import derive_seed
+from segnb.training.session import Session
 from segnb.views import normalise, to_unit
 
 #: Images a forward pass; evaluation keeps no activations, so this is about speed alone.
@@ -25,8 +27,7 @@ EVALUATION_BATCH = 16
 PIXELS_PER_CLASS = 200
 
 
-@dataclass(frozen=True)
-class EmbeddingSample:
+class EmbeddingSample(NamedTuple):
     """Pixel features and their labels, class-balanced.
 
     Attributes:
@@ -42,26 +43,24 @@ def score_maps(
     network: SegmentationNetwork,
     data: WorkingSet,
     *,
-    device: torch.device,
-    autocast: torch.autocast | None = None,
+    session: Session,
 ) -> Iterator[tuple[int, Tensor]]:
     """Class scores of every image at the working resolution, padding cut off.
 
     Args:
         network: With a classifier on top.
         data: The images.
-        device: Where to compute.
-        autocast: Precision of the forward pass; ``None`` is float32.
+        session: Device and precision; ``Session()`` takes the best of this machine.
 
     Yields:
         The image's index, and its scores ``[K, h, w]`` in float32.
     """
-    network.to(device).eval()
+    network.to(session.device).eval()
     size = (data.images.shape[-2], data.images.shape[-1])
     extents = data.extents.tolist()
     for start in range(0, len(data.ids), EVALUATION_BATCH):
-        images = data.images[start : start + EVALUATION_BATCH].to(device)
-        with torch.inference_mode(), _precision(autocast):
+        images = data.images[start : start + EVALUATION_BATCH].to(session.device)
+        with torch.inference_mode(), session.autocast:
             scores = network(normalise(to_unit(images)), size).float()
         for offset, one in enumerate(scores):
             height, width = extents[start + offset]
@@ -73,8 +72,7 @@ def evaluate(
     dataset: SegmentationDataset,
     data: WorkingSet,
     *,
-    device: torch.device,
-    autocast: torch.autocast | None = None,
+    session: Session,
     subsets: Mapping[str, Collection[str]] | None = None,
 ) -> Score:
     """Score a network over a whole split, every image at its own resolution.
@@ -83,8 +81,7 @@ def evaluate(
         network: With a classifier on top.
         dataset: The split, for masks at full resolution.
         data: The same images at the working resolution, any subset of the split's ids.
-        device: Where to compute.
-        autocast: Precision of the forward pass.
+        session: Device and precision.
         subsets: Ids of parts of the split that are scored as well, by their names.
 
     Returns:
@@ -94,7 +91,7 @@ def evaluate(
     position = {name: index for index, name in enumerate(dataset.ids)}
     confusion = ConfusionScore(data.info.num_classes)
     parts = {name: ConfusionScore(data.info.num_classes) for name in subsets or {}}
-    for index, scores in score_maps(network, data, device=device, autocast=autocast):
+    for index, scores in score_maps(network, data, session=session):
         mask = torch.from_numpy(dataset.mask(position[data.ids[index]]).astype(np.int64))
         full = F.interpolate(scores[None], size=mask.shape, mode="bilinear", align_corners=False)
         predicted = full[0].argmax(0).cpu()
@@ -110,13 +107,12 @@ def predict(
     network: SegmentationNetwork,
     data: WorkingSet,
     *,
-    device: torch.device,
-    autocast: torch.autocast | None = None,
+    session: Session,
 ) -> npt.NDArray[np.uint8]:
     """Predicted classes ``[N, H, W]`` at the working resolution, 255 on the padding."""
     shape = (len(data.ids), data.images.shape[-2], data.images.shape[-1])
     predicted = np.full(shape, IGNORE, dtype=np.uint8)
-    for index, scores in score_maps(network, data, device=device, autocast=autocast):
+    for index, scores in score_maps(network, data, session=session):
         height, width = scores.shape[-2:]
         predicted[index, :height, :width] = scores.argmax(0).byte().cpu().numpy()
     return predicted
@@ -126,8 +122,7 @@ def sample_embeddings(
     network: SegmentationNetwork,
     data: WorkingSet,
     *,
-    device: torch.device,
-    autocast: torch.autocast | None = None,
+    session: Session,
     per_class: int = PIXELS_PER_CLASS,
     seed: int = 0,
 ) -> EmbeddingSample:
@@ -136,13 +131,13 @@ def sample_embeddings(
     The pixels depend on the data and ``seed`` alone, so that every network is measured on the
     same ones.
     """
-    network.to(device).eval()
+    network.to(session.device).eval()
     generator = torch.Generator().manual_seed(derive_seed("embeddings", seed))
     positions = labels = torch.empty(0, dtype=torch.int64)
     found = torch.empty(0, network.feature_channels)
     for start in range(0, len(data.ids), EVALUATION_BATCH):
-        images = data.images[start : start + EVALUATION_BATCH].to(device)
-        with torch.inference_mode(), _precision(autocast):
+        images = data.images[start : start + EVALUATION_BATCH].to(session.device)
+        with torch.inference_mode(), session.autocast:
             features = network.features(normalise(to_unit(images)))
         if start == 0:
             size = (features.shape[-2], features.shape[-1])
@@ -155,21 +150,3 @@ def sample_embeddings(
         image, row, column = positions[here].to(features.device).unbind(1)
         found[here] = features[image - start, :, row, column].float().cpu()
     return EmbeddingSample(found, labels)
-
-
-def measure_compactness(
-    fitted: EmbeddingSample, measured: EmbeddingSample, *, num_classes: int, seed: int = 0
-) -> Compactness:
-    """Compactness of ``measured``; neighbours and the linear probe are fitted on ``fitted``."""
-    return compactness(
-        measured.embeddings,
-        measured.labels,
-        fit_embeddings=fitted.embeddings,
-        fit_labels=fitted.labels,
-        num_classes=num_classes,
-        seed=seed,
-    )
-
-
-def _precision(autocast: torch.autocast | None) -> torch.autocast:
-    return torch.autocast("cpu", enabled=False) if autocast is None else autocast

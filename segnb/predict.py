@@ -18,8 +18,7 @@ from segnb.errors import DataError
 from segnb.experiments.runs import load_network, read_recipe
 from segnb.files import atomic_path
 from segnb.plots import colour_mask, overlay
-from segnb.training import make_accelerator
-from segnb.training.loop import Session
+from segnb.training import Session, make_accelerator
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -56,10 +55,7 @@ def predict_folder(run: Path, images: Path, out: Path, *, cpu: bool = False) -> 
             unread.append(str(error))
             continue
         data = _one_image(sample, recipe.size, info)
-        maps = evaluation.score_maps(
-            network, data, device=session.accelerator.device, autocast=session.autocast
-        )
-        _, scores = next(maps)
+        _, scores = next(evaluation.score_maps(network, data, session=session))
         classes = _classes(scores, sample.mask.shape).cpu().numpy()
         pictures = {
             "classes": classes,

@@ -18,6 +18,9 @@ from segnb.datasets.base import IGNORE
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+#: Where a cell of a feature map looks, as :func:`nearest_labels` has it; noted in every ledger row.
+CELL_RULE = "aligned corners"
+
 #: SimCLR's distortion at strength 1 (Chen et al. 2020, appendix A).
 _JITTER = 0.8
 _JITTER_HUE = 0.2
@@ -157,6 +160,30 @@ def colour_distortion(images: Tensor, strength: float, *, generator: torch.Gener
         index = _send(chosen, images.device)
         result[index] = gaussian_blur(result[index], device_side[index, 4])
     return result
+
+
+def nearest_labels(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Labels at the cells of a feature map: nearest neighbour, corners aligned.
+
+    The one rule for where a cell looks, in the loss and in the measures of compactness. The corner
+    cells lie at the image's corner pixels, the others evenly between, since the features are
+    resized bilinearly with aligned corners before the projection head (official code; so does
+    :mod:`segnb.models`, in both stages). Convolutions of odd width and stride s, padded evenly, put
+    cell i at pixel s*i: just that for sides of s*k + 1 pixels (513 at stride 8). For other sides
+    neither this rule nor cell centres is exact. Labels are never blended.
+
+    Args:
+        masks: Class ids ``[B, H, W]``.
+        size: Height and width of the feature map, ``(h, w)``.
+
+    Returns:
+        Class ids ``[B, h, w]`` of the same type.
+    """
+    rows, columns = (
+        torch.linspace(0, side - 1, count, device=masks.device).round().long()
+        for side, count in zip(masks.shape[-2:], size, strict=True)
+    )
+    return masks[:, rows[:, None], columns[None, :]]
 
 
 def to_unit(images: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from segnb.experiments import runs
 from segnb.metrics.segmentation import score_confusion
 from segnb.recipe import Recipe, Stage
 from segnb.results import ledger
-from segnb.results.summary import tables
+from segnb.results.overview import tables
 from tools import by_drive
 
 pytest_plugins = ["tiny"]

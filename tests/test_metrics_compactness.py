@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from segnb.metrics import Compactness, compactness, pixel_positions, sample_pixels
+from segnb.views import nearest_labels
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -191,12 +192,28 @@ def test_positions_do_not_depend_on_the_features() -> None:
     assert not torch.equal(positions, other)
 
 
-def test_finer_masks_are_read_at_cell_centres() -> None:
-    masks = torch.full((1, 8, 12), 255, dtype=torch.uint8)
-    masks[0, 2::4, 2::4] = torch.tensor([[0, 1, 2], [3, 4, 5]], dtype=torch.uint8)
-    features = torch.arange(6.0).reshape(1, 1, 2, 3)
-    points, labels = sample_pixels(features, masks, per_class=9, generator=generator())
-    assert points[:, 0].tolist() == labels.tolist() == [0, 1, 2, 3, 4, 5]
+@pytest.mark.parametrize(
+    ("side", "cells", "pixels"),
+    # Counted by hand: cell i of n lies at pixel i (side - 1) / (n - 1), rounded.
+    [
+        (8, 2, [0, 7]),
+        (9, 3, [0, 4, 8]),
+        (12, 3, [0, 6, 11]),
+        (13, 4, [0, 4, 8, 12]),
+        (16, 4, [0, 5, 10, 15]),
+        (33, 5, [0, 8, 16, 24, 32]),
+        (7, 1, [0]),
+    ],
+)
+def test_labels_are_those_that_the_loss_takes(side: int, cells: int, pixels: list[int]) -> None:
+    expected = torch.tensor(pixels)
+    for axis, masks, size in (
+        (2, torch.arange(side).repeat(1, 5, 1), (2, cells)),
+        (1, torch.arange(side)[:, None].repeat(1, 1, 5), (cells, 2)),
+    ):
+        positions, labels = pixel_positions(masks, size, per_class=99, generator=generator())
+        assert torch.equal(labels, expected[positions[:, axis]])
+        assert torch.equal(labels, nearest_labels(masks, size)[tuple(positions.unbind(1))])
 
 
 def test_all_void_gives_an_empty_sample() -> None:

@@ -17,7 +17,7 @@ from segnb.experiments import runs
 from segnb.models import SegmentationNetwork
 from segnb.recipe import Recipe, Stage
 from segnb.results import ledger
-from segnb.training import loop
+from segnb.training import loop, session
 from segnb.training.log import read_log
 
 pytest_plugins = ["tiny"]
@@ -112,7 +112,7 @@ def test_two_processes_train_one_network(tmp_path: Path) -> None:
         assert same(one, other)
     assert first["masks"] == second["masks"]  # both learn from the same pseudo-labels
     # The first evaluates alone, which at full size takes longer than the default.
-    assert first["patience"] == second["patience"] == loop.PATIENCE.total_seconds()
+    assert first["patience"] == second["patience"] == session.PATIENCE.total_seconds()
 
     rows = ledger.read(tmp_path / "results" / "ledger.jsonl")
     assert [row["recipe_hash"] for row in rows] == [recipe.hash for recipe in recipes]

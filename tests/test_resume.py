@@ -379,16 +379,16 @@ def test_a_disk_without_room_is_told_and_the_old_files_stay(tmp_path: Path) -> N
 
     def save() -> list[int | None]:
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-        progress = checkpoint.Progress(step=1, seconds=0.0)
+        kept = checkpoint.Checkpoint(
+            files["finetune.pt"],
+            stage="finetune",
+            recipe="a",
+            network=network,
+            optimizer=optimizer,
+            scaler=None,
+        )
         acts = (
-            lambda: checkpoint.save_checkpoint(
-                files["finetune.pt"],
-                key="a",
-                network=network,
-                optimizer=optimizer,
-                scaler=None,
-                progress=progress,
-            ),
+            lambda: kept.save(1),
             lambda: checkpoint.save_weights(files["weights.safetensors"], network),
         )
         numbers: list[int | None] = []

@@ -20,6 +20,7 @@ from segnb.experiments import runs
 from segnb.methods import KINDS
 from segnb.recipe import Recipe, Stage, preset
 from segnb.results import ledger, overview
+from segnb.training import Session, make_accelerator
 from segnb.training.log import read_log
 
 pytest_plugins = ["tiny"]
@@ -73,6 +74,7 @@ def test_a_row_tells_what_was_done(method: str, finished: Callable[..., Finished
         assert row[f"miou_{split}"] == pytest.approx(np.mean(present), abs=0.01)
     stages = {"initial", "finetuned"} | ({"pretrained"} if contrastive else set())
     assert row["compactness"].keys() == stages
+    assert row["cell_rule"] == "aligned corners"
     assert row["intra"] == row["compactness"]["finetuned"]["intra"]
 
 
@@ -102,7 +104,8 @@ def test_the_kept_weights_score_what_the_row_says(finished: Callable[..., Finish
     split = datasets.load("camvid", "test")
     data = datasets.working_set(split, size=run.recipe.size)
     network = runs.load_network(run.folder)
-    score = evaluation.evaluate(network, split, data, device=torch.device("cpu"))
+    session = Session(accelerator=make_accelerator("fp32", cpu=True))
+    score = evaluation.evaluate(network, split, data, session=session)
     assert round(score.miou, 3) == run.row["miou_test"]
     pretrained = runs.load_network(run.folder, weights="pretrained")
     assert pretrained.head.state_dict().keys() != network.head.state_dict().keys()

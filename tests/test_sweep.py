@@ -13,11 +13,11 @@ from tiny import ledger_row, tiny_recipe
 
 from segnb.errors import ConfigError, DataError
 from segnb.experiments import cost, sweep
-from segnb.experiments.cost import foretell, readable_seconds
+from segnb.experiments.cost import estimate_cost, readable_seconds
 from segnb.models import SegmentationNetwork
 from segnb.recipe import Method, Recipe, Stage
 from segnb.results import ledger
-from segnb.training import TrainingStopped
+from segnb.training import TrainingStopped, stages
 
 pytest_plugins = ["tiny"]
 pytestmark = pytest.mark.usefixtures("one_thread", "places")
@@ -116,14 +116,14 @@ def test_a_real_sweep(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", get_args(Method))
-def test_the_cost_is_told(method: Any) -> None:
+def test_the_cost_is_estimated(method: Any) -> None:
     recipe = tiny_recipe(method)
-    told = foretell(recipe, cpu=True)
-    assert told.image_passes == recipe.image_passes()
-    assert told.seconds > 0
-    assert told.peak_bytes is None
-    assert f"{recipe.image_passes():,} image passes" in str(told)
-    assert "on cpu" in str(told)
+    estimate = estimate_cost(recipe, cpu=True)
+    assert estimate.image_passes == recipe.image_passes()
+    assert estimate.seconds > 0
+    assert estimate.peak_bytes is None
+    assert f"{recipe.image_passes():,} image passes" in str(estimate)
+    assert "on cpu" in str(estimate)
 
 
 def test_each_of_several_processes_times_its_own_share(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,28 +143,28 @@ def test_each_of_several_processes_times_its_own_share(monkeypatch: pytest.Monke
     recipe = tiny_recipe(
         pretrain=Stage(steps=1, batch=4), finetune=Stage(steps=1, batch=6, schedule="poly")
     )
-    told = foretell(recipe)
+    estimate = estimate_cost(recipe)
     assert set(seen) == {2 * 4 // 2, 6 // 2}
-    assert told.image_passes == recipe.image_passes()
+    assert estimate.image_passes == recipe.image_passes()
 
 
-def test_a_cost_that_no_memory_can_bear_is_told_with_what_to_do(
+def test_a_cost_that_no_memory_can_bear_is_reported_with_what_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def greedy(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.\nmore")
 
-    monkeypatch.setattr(cost, "contrastive_loss", greedy)
+    monkeypatch.setattr(stages, "contrastive_loss", greedy)
     with pytest.raises(ConfigError, match=r"--pretrain\.batch 4 .*Tried to allocate 9") as caught:
-        foretell(tiny_recipe(), cpu=True)
+        estimate_cost(tiny_recipe(), cpu=True)
     assert caught.value.__context__ is None, "its frames would keep the memory from the run"
 
 
 def test_the_cost_of_what_cannot_be_trained_is_an_error() -> None:
     with pytest.raises(ConfigError, match="batch 1 over 1 process"):
-        foretell(tiny_recipe("ce", finetune=Stage(steps=1, batch=1)), cpu=True)
+        estimate_cost(tiny_recipe("ce", finetune=Stage(steps=1, batch=1)), cpu=True)
     with pytest.raises(ConfigError, match="batch 1 over 1 process"):
-        foretell(tiny_recipe(pretrain=Stage(steps=1, batch=1)), cpu=True)
+        estimate_cost(tiny_recipe(pretrain=Stage(steps=1, batch=1)), cpu=True)
 
 
 @pytest.mark.parametrize(

@@ -29,10 +29,11 @@ from segnb.training import (
     pretrain,
     pseudo_label,
 )
-from segnb.training.batches import geometric_batch
+from segnb.training.batches import Batches
 from segnb.training.randomness import batch_indices, step_generator
 from segnb.training.schedule import learning_rate
-from segnb.training.stages import cross_entropy, nearest_labels
+from segnb.training.stages import cross_entropy
+from segnb.views import nearest_labels
 
 pytest_plugins = ["tiny"]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -89,16 +90,10 @@ def test_processes_share_a_batch_without_overlap(splits: runs.Splits) -> None:
     def share(process: int, processes: int) -> Tensor:
         # No augmentation, so that images can be told apart.
         plain = recipe.replace(scale=(1.0, 1.0), flip=False, crop=recipe.size)
-        images, _ = geometric_batch(
-            splits.train,
-            plain,
-            step=2,
-            batch=6,
-            process=process,
-            processes=processes,
-            device=torch.device("cpu"),
-            generator=torch.Generator().manual_seed(0),
+        batches = Batches(
+            data=splits.train, recipe=plain, batch=6, process=process, processes=processes
         )
+        images, _ = batches.at(2, torch.Generator().manual_seed(0))
         return images
 
     whole, first, second = share(0, 1), share(0, 2), share(1, 2)

@@ -33,14 +33,16 @@ from IPython.display import Markdown
 
 from segnb import evaluation, plots
 from segnb.checks import check_fair_steps, check_verdict, judge
-from segnb.device import best_device, describe
-from segnb.experiments.cost import foretell
+from segnb.device import describe
+from segnb.experiments.cost import estimate_cost
 from segnb.experiments.runs import initial_network, load_network, load_splits, run, run_folder
+from segnb.metrics import compactness
 from segnb.notebook import project_path, tier
 from segnb.recipe import Stage, preset
 from segnb.results import ledger, overview
 from segnb.results.method import Method
 from segnb.results.table import results_table, summarise
+from segnb.training import Session
 from segnb.training.log import read_log
 
 # %% [markdown]
@@ -120,7 +122,7 @@ plots.contact_sheet(list(labelled.images[:8]), list(labelled.masks[:8]), info)
 # %%
 METHODS = ("ce", "ce_long", "contrastive")
 for method in METHODS:
-    print(f"{method:12} {foretell(recipe.replace(method=method))}")
+    print(f"{method:12} {estimate_cost(recipe.replace(method=method))}")
 
 # %% [markdown]
 # Now train all three. Each starts from the same initial weights and sees the same images. A
@@ -166,10 +168,11 @@ stages = {
     "after stage 1": load_network(folders["contrastive"], weights="pretrained"),
     "after stage 2": load_network(folders["contrastive"]),
 }
+session = Session()
 maps, samples = {}, {}
 for where, images in (("training", labelled), ("validation", splits.evaluated["val"][1])):
     for stage, network in stages.items():
-        sample = evaluation.sample_embeddings(network, images, device=best_device(), per_class=60)
+        sample = evaluation.sample_embeddings(network, images, session=session, per_class=60)
         perplexity = min(30.0, (len(sample.labels) - 1) / 3)
         places = plots.tsne(sample.embeddings, perplexity=perplexity)
         maps[f"{where}, {stage}"] = (places, sample.labels)
@@ -198,8 +201,12 @@ def table_row(name: str, values: dict[str, float | None]) -> str:
 
 print(f"{'':46}" + "".join(f"{key:>7}" for key in ("intra", "inter", "fisher")))
 for (where, stage), sample in samples.items():
-    measured = evaluation.measure_compactness(
-        samples["training", stage], sample, num_classes=info.num_classes
+    fitted = samples["training", stage]
+    measured = compactness(
+        *sample,
+        fit_embeddings=fitted.embeddings,
+        fit_labels=fitted.labels,
+        num_classes=info.num_classes,
     )
     print(table_row(f"{where}, {stage}", measured.as_dict()))
 
@@ -223,7 +230,7 @@ for row in rows.values():
 # **How to read it.** `initial` is the same for all. Compare the fisher of the three lines that end
 # in `finetuned`: cross-entropy alone gathers classes too, as a side effect, and whether stage 1
 # leaves a lead that survives fine-tuning is for these numbers to say. "The classes gather" is not
-# yet "the method is better". Notebook 06 asks whether these numbers foretell the accuracy.
+# yet "the method is better". Notebook 06 asks whether these numbers predict the accuracy.
 
 # %% [markdown]
 # ## Is the segmentation better?
@@ -300,7 +307,7 @@ Markdown(overview.tables(measured) if measured else "*The ledger of this copy is
 # Write `fair_steps(pretrain_steps, pretrain_batch, finetune_steps, finetune_batch)`: how many steps
 # of cross-entropy *ce_long* must take so that at least as many images pass through the network as
 # in both stages together. Its batch is that of fine-tuning. Mind what a step of stage 1 sends
-# through the network; the numbers of image passes foretold above are there to test yours on.
+# through the network; the numbers of image passes estimated above are there to test yours on.
 
 
 # %%

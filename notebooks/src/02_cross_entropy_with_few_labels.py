@@ -87,7 +87,9 @@ print(f"knowing nothing costs log {info.num_classes} = {np.log(info.num_classes)
 def look(network: SegmentationNetwork, images: WorkingSet) -> dict[str, float]:
     """Cross-entropy and mIoU of a network on whole images."""
     loss, pixels, score = 0.0, 0, ConfusionScore(images.info.num_classes)
-    for index, scores in evaluation.score_maps(network, images, device=accelerator.device):
+    for index, scores in evaluation.score_maps(
+        network, images, session=Session(accelerator=accelerator)
+    ):
         mask = images.masks[index, : scores.shape[1], : scores.shape[2]].long()
         mask = mask.to(scores.device)
         loss += F.cross_entropy(
@@ -111,7 +113,9 @@ def watch(recipe: Recipe) -> tuple[SegmentationNetwork, list[dict[str, Any]]]:
                     "step": step,
                     "training": look(network, images),
                     "validation": look(network, val),
-                    "pictures": evaluation.predict(network, pictures, device=accelerator.device),
+                    "pictures": evaluation.predict(
+                        network, pictures, session=Session(accelerator=accelerator)
+                    ),
                 }
             )
             network.train()
@@ -309,7 +313,7 @@ assert abs(score.compute().miou - by_hand) < 1e-9
 # %%
 confusion = ConfusionScore(info.num_classes)
 network = networks["few labels, augmented"]
-for index, scores in evaluation.score_maps(network, val, device=accelerator.device):
+for index, scores in evaluation.score_maps(network, val, session=Session(accelerator=accelerator)):
     mask = val.masks[index, : scores.shape[1], : scores.shape[2]]
     confusion.update(scores.argmax(0).cpu(), mask)
 counts = confusion.confusion().double()

@@ -70,8 +70,7 @@ from segnb.plots.lines import lines
 from segnb.plots.similarity import anchor_and_keys, key_weights, pixels_on_a_circle
 from segnb.recipe import Stage, preset
 from segnb.training import Session, make_accelerator, pretrain
-from segnb.training.stages import nearest_labels
-from segnb.views import colour_distortion, normalise, to_unit
+from segnb.views import colour_distortion, nearest_labels, normalise, to_unit
 from segnb.widgets.live import live
 
 # %% [markdown]
@@ -526,7 +525,7 @@ lines(
 
 # %% [markdown]
 # **How to read it.** Both losses fall as the classes gather, each towards its own floor, and the
-# paper form ends on the line that the labels foretold. The heights can't be compared: for the same
+# paper form ends on the line that the labels predicted. The heights can't be compared: for the same
 # embeddings the two forms give quite different numbers. Compare either of them with its own floor,
 # and compare the two forms by the mIoU they lead to.
 
@@ -600,12 +599,12 @@ counts = {
 places = [timing_case(pixels)[1].numel() * 2 for pixels in TIMED_PIXELS]
 far = 2 * 257 * 257
 last, at = counts["reference"][-1], places[-1]
-foretold = last * (far / at) ** 2
+estimated = last * (far / at) ** 2
 display(
     lines(
         {
             "plain form": (places, counts["reference"]),
-            "plain form, foretold": ([at, far], [last, foretold]),
+            "plain form, estimated": ([at, far], [last, estimated]),
             "tiled": (places, counts["tiled"]),
         },
         xlabel="pixels of a pair of images",
@@ -617,7 +616,7 @@ display(
 matrices = last * 2**20 / (4 * at**2)
 print(f"plain form at {at} pixels: {last:,.0f} MiB, or {matrices:.1f} matrices of float32")
 print(f"tiled at {at} pixels:      {counts['tiled'][-1]:,.1f} MiB")
-print(f"plain form at {far} pixels (foretold): {foretold / 2**10:,.0f} GiB, for one pair")
+print(f"plain form at {far} pixels (estimated): {estimated / 2**10:,.0f} GiB, for one pair")
 
 # %% [markdown]
 # **How to read it.** Both axes are logarithmic: a square law is a straight line of slope 2, a

@@ -58,14 +58,14 @@ from sklearn.decomposition import PCA
 from segnb import checks, evaluation
 from segnb.checks import judge
 from segnb.experiments import runs
+from segnb.metrics import compactness
 from segnb.plots import contact_sheet, embedding_maps, tsne, views
 from segnb.plots.lines import lines
 from segnb.recipe import Stage, preset
 from segnb.training import Session, contrastive_loss, make_accelerator, pretrain
-from segnb.training.batches import geometric_batch
+from segnb.training.batches import Batches
 from segnb.training.randomness import step_generator
-from segnb.training.stages import nearest_labels
-from segnb.views import colour_distortion, to_unit
+from segnb.views import colour_distortion, nearest_labels, to_unit
 from segnb.widgets.live import live
 
 # %% [markdown]
@@ -152,16 +152,7 @@ distorted_views(strength, seed)
 
 # %%
 generator = step_generator(recipe.seed, "pretrain", 0, 0)
-crops, masks = geometric_batch(
-    labelled,
-    recipe,
-    step=0,
-    batch=4,
-    process=0,
-    processes=1,
-    device=torch.device("cpu"),
-    generator=generator,
-)
+crops, masks = Batches(data=labelled, recipe=recipe, batch=4).at(0, generator)
 network = runs.initial_network(recipe)
 with torch.inference_mode():
     grid = tuple(network.eval().features(crops[:1]).shape[-2:])
@@ -256,14 +247,18 @@ def other_images(count: int, generator: torch.Generator) -> torch.Tensor:
 
 # %%
 snapshots: dict[int, evaluation.EmbeddingSample] = {}
-device = make_accelerator(recipe.precision).device
+accelerator = make_accelerator(recipe.precision)
 window = display(display_id=True)
 
 
 def look(step: int) -> None:
     """Keep a snapshot, show it, and hand the network back in training mode."""
     snapshots[step] = evaluation.sample_embeddings(
-        network, val, device=device, per_class=PIXELS_PER_CLASS, seed=SEED
+        network,
+        val,
+        session=Session(accelerator=accelerator),
+        per_class=PIXELS_PER_CLASS,
+        seed=SEED,
     )
     network.train()
     unit = F.normalize(snapshots[step].embeddings, dim=1).numpy()
@@ -281,7 +276,6 @@ def on_log(row: dict) -> None:
 
 network = runs.initial_network(recipe)
 look(0)
-accelerator = make_accelerator(recipe.precision)
 session = Session(accelerator=accelerator, progress_bar=True, on_log=on_log)
 log = pretrain(network, labelled, recipe, session=session)
 
@@ -361,10 +355,15 @@ embedding_maps(
 
 # %%
 fitted = evaluation.sample_embeddings(
-    network, labelled, device=device, per_class=PIXELS_PER_CLASS, seed=SEED
+    network, labelled, session=session, per_class=PIXELS_PER_CLASS, seed=SEED
 )
 gathered = {
-    step: evaluation.measure_compactness(fitted, sample, num_classes=val.info.num_classes)
+    step: compactness(
+        *sample,
+        fit_embeddings=fitted.embeddings,
+        fit_labels=fitted.labels,
+        num_classes=val.info.num_classes,
+    )
     for step, sample in snapshots.items()
 }
 display(
@@ -405,16 +404,8 @@ print("inter/intra", *(f"{c.fisher or math.nan:6.2f}" for c in gathered.values()
 def floor_of(step: int) -> float:
     """The loss of a perfect embedding on the very batch of a step."""
     generator = step_generator(recipe.seed, "pretrain", step - 1, 0)
-    crops, masks = geometric_batch(
-        labelled,
-        recipe,
-        step=step - 1,
-        batch=recipe.pretrain.batch,
-        process=0,
-        processes=1,
-        device=torch.device("cpu"),
-        generator=generator,
-    )
+    batches = Batches(data=labelled, recipe=recipe, batch=recipe.pretrain.batch)
+    crops, masks = batches.at(step - 1, generator)
     colour_distortion(crops, recipe.distortion, generator=generator)  # draws as training drew
     labels = nearest_labels(masks, recipe.loss_size or grid)
     classes = val.info.num_classes

@@ -36,6 +36,7 @@ from segnb.notebook import project_path, tier
 from segnb.recipe import preset
 from segnb.results import ledger, overview, table
 from segnb.results.method import Method
+from segnb.training import Session
 
 # %% [markdown]
 # **The knobs.** All of them. Both stages get a reported run's steps divided by `SHORTER`, so that
@@ -107,7 +108,7 @@ val_split, val = splits.evaluated["val"]
 torch.manual_seed(0)
 network.attach_classifier(val.info.num_classes)
 print(f"new head: {count_parameters(network.head):,} parameters")
-untaught = evaluation.evaluate(network, val_split, val, device=torch.device("cpu"))
+untaught = evaluation.evaluate(network, val_split, val, session=Session())
 counts = torch.bincount(val.masks.flatten(), minlength=256)[: val.info.num_classes].double()
 chance = torch.outer(counts, torch.ones_like(counts) / len(counts))  # every class equally often
 dice = score_confusion(chance).miou

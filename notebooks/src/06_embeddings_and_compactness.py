@@ -51,7 +51,6 @@ SEED = 0  # of the run trained here
 from collections import Counter
 
 import numpy as np
-import torch
 from IPython.display import Markdown, display
 from sklearn.decomposition import PCA
 
@@ -73,6 +72,7 @@ from segnb.recipe import Stage, preset
 from segnb.results import ledger, overview
 from segnb.results.method import Method
 from segnb.results.table import select
+from segnb.training import Session
 
 # %% [markdown]
 # ## 1 · A run to look at
@@ -413,7 +413,7 @@ display(compactness_stages(trained.values()))
 
 # %%
 splits = runs.load_splits(recipe)
-device = torch.device("cpu")
+session = Session()
 draws: dict[str, dict[str, list[float]]] = {}
 for method in trained:
     folder = runs.run_folder(recipe.replace(method=method), own)
@@ -421,12 +421,15 @@ for method in trained:
     for draw in range(DRAWS):
         fitted, measured = (
             evaluation.sample_embeddings(
-                network, data, device=device, seed=draw, per_class=PER_CLASS
+                network, data, session=session, seed=draw, per_class=PER_CLASS
             )
             for data in (splits.labelled_set, splits.evaluated["val"][1])
         )
-        values = evaluation.measure_compactness(
-            fitted, measured, num_classes=datasets.info(DATASET).num_classes
+        values = compactness(
+            *measured,
+            fit_embeddings=fitted.embeddings,
+            fit_labels=fitted.labels,
+            num_classes=datasets.info(DATASET).num_classes,
         )
         for name, value in values.as_dict().items():
             if value is not None:

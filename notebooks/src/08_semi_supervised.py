@@ -89,10 +89,9 @@ print(f"round one: mIoU {first_row['miou_val']:.1f} on val, {first_row['seconds'
 
 # %%
 session = Session(accelerator=make_accelerator(first.precision))
-device, autocast = session.accelerator.device, session.autocast
 network = load_network(run_folder(first, RUNS))
 labels, confidence = [], []
-for _, scores in evaluation.score_maps(network, unlabelled, device=device, autocast=autocast):
+for _, scores in evaluation.score_maps(network, unlabelled, session=session):
     sure, label = scores.softmax(0).max(0)
     labels.append(label.cpu())
     confidence.append(sure.cpu())
@@ -365,7 +364,7 @@ judge(check_union_masks, union_masks)
 second = first.replace(method="pseudo", pseudo_threshold=THRESHOLD)
 guessed = pseudo_label(
     train,
-    evaluation.score_maps(network, train, device=device, autocast=autocast),
+    evaluation.score_maps(network, train, session=session),
     threshold=THRESHOLD,
 )
 union = train.with_masks(union_masks(train.masks, guessed.masks, labelled))
@@ -379,7 +378,7 @@ network = initial_network(second)
 log = pretrain(network, union, second, session=session, name="pretrain-pseudo")
 log += finetune(network, union, second, session=session, name="finetune-pseudo")
 val_split, val = splits.evaluated["val"]
-second_score = evaluation.evaluate(network, val_split, val, device=device, autocast=autocast)
+second_score = evaluation.evaluate(network, val_split, val, session=session)
 print(
     f"round two: mIoU {second_score.miou:.1f} on val; after round one {first_row['miou_val']:.1f}"
 )
@@ -444,10 +443,7 @@ networks = {
 plots.predictions(
     list(few.images),
     list(few.masks),
-    {
-        name: list(evaluation.predict(one, few, device=device, autocast=autocast))
-        for name, one in networks.items()
-    },
+    {name: list(evaluation.predict(one, few, session=session)) for name, one in networks.items()},
     info,
 )
 

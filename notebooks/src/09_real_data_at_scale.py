@@ -6,7 +6,7 @@
 #
 # You will
 # - see which data sets are here, and how to get the others,
-# - have time and memory foretold before a run, and compare with what it then took,
+# - estimate the time and memory of a run before it starts, and compare with what it then took,
 # - let a run be cut off in the middle and go on, as after a Colab session has ended,
 # - start the same recipe on all GPUs of a machine,
 # - read the whole ledger together: tables, label curves, gains, costs.
@@ -34,7 +34,7 @@ from segnb import datasets, plots
 from segnb.checks import check_largest_batch, check_time_left, judge
 from segnb.device import describe
 from segnb.errors import SegnbError
-from segnb.experiments.cost import foretell, readable_seconds
+from segnb.experiments.cost import estimate_cost, readable_seconds
 from segnb.experiments.runs import run, run_folder
 from segnb.notebook import mount_drive, project_path, tier
 from segnb.recipe import preset
@@ -93,9 +93,9 @@ RUNS = (drive or project_path("runs")) / "scale"
 print("runs are kept on Drive" if drive else "runs are kept on this machine")
 
 # %% [markdown]
-# ## Time and memory, foretold
+# ## Estimated time and memory
 #
-# `foretell` does a few real steps of each stage on random images, multiplies, and tells time and,
+# `estimate_cost` does a few real steps of each stage on random images, multiplies, and gives time and,
 # on a GPU, the most memory in use. It takes seconds and can save a night: a run that does not fit
 # fails here, not at step one.
 
@@ -109,16 +109,16 @@ recipe = whole.replace(
     ),
     finetune=dataclasses.replace(whole.finetune, steps=max(whole.finetune.steps // SHORTER, 4)),
 )
-foretold = foretell(recipe)
+estimated = estimate_cost(recipe)
 longer = whole.image_passes() / recipe.image_passes()
-print(f"this run: {foretold}")
-print(f"a reported run: {longer:.1f} times that, {readable_seconds(longer * foretold.seconds)}")
+print(f"this run: {estimated}")
+print(f"a reported run: {longer:.1f} times that, {readable_seconds(longer * estimated.seconds)}")
 
 # %% [markdown]
 # ## ... and measured
 #
 # The run itself. Loading and measuring come on top of training; the row tells training alone, which
-# is what was foretold. (A folder that holds the finished run is not trained again: the time is then
+# is what was estimated. (A folder that holds the finished run is not trained again: the time is then
 # that of the first time, and the memory next to none.)
 
 # %%
@@ -126,10 +126,10 @@ on_gpu = machine.device == "cuda"
 if on_gpu:
     torch.cuda.reset_peak_memory_stats()
 row = run(recipe, runs=RUNS, results=RUNS)
-print(f"foretold {readable_seconds(foretold.seconds)}, taken {readable_seconds(row['seconds'])}")
-if on_gpu and foretold.peak_bytes:
+print(f"estimated {readable_seconds(estimated.seconds)}, taken {readable_seconds(row['seconds'])}")
+if on_gpu and estimated.peak_bytes:
     most = torch.cuda.max_memory_allocated()
-    print(f"memory: foretold {foretold.peak_bytes / 2**30:.1f} GiB, taken {most / 2**30:.1f} GiB")
+    print(f"memory: estimated {estimated.peak_bytes / 2**30:.1f} GiB, taken {most / 2**30:.1f} GiB")
 print(f"mIoU {row['miou_val']:.1f} on val with {row['labelled']} labelled images")
 
 # %% [markdown]
@@ -348,7 +348,7 @@ judge(check_time_left, time_left)
 # %% [markdown]
 # ## Exercise 2: the largest batch that fits
 #
-# You had the memory of some small batches foretold. Memory is a straight line: a part that is there
+# You have estimates of the memory of some small batches. Memory is a straight line: a part that is there
 # anyway (weights, optimiser) and a part for each image. How many images fit, if a tenth of the
 # memory is to stay free? Answer with an even number; 0 if not even two fit.
 
@@ -378,13 +378,13 @@ def largest_batch(batches: Sequence[int], peaks: Sequence[float], memory: float)
 judge(check_largest_batch, largest_batch)
 
 # %% [markdown]
-# **Your function on this machine.** On a GPU this foretells the memory of three batches and asks
+# **Your function on this machine.** On a GPU this estimates the memory of three batches and asks
 # you for the largest; on a processor there is nothing to measure.
 
 # %%
 if machine.device == "cuda":
     tried = {
-        size: foretell(
+        size: estimate_cost(
             whole.replace(
                 pretrain=dataclasses.replace(whole.pretrain, batch=size),
                 finetune=dataclasses.replace(whole.finetune, batch=size),
@@ -394,13 +394,13 @@ if machine.device == "cuda":
     }
     print(f"batch {largest_batch([*tried], [*tried.values()], machine.memory)} should fit")
 else:
-    print("No GPU here: memory is foretold on GPUs only.")
+    print("No GPU here: memory is estimated on GPUs only.")
 
 # %% [markdown]
 # ## Summary
 #
 # - A recipe goes from a laptop to several GPUs without a change; only the launcher differs.
-# - Cost is foretold before, and measured in every row after.
+# - Cost is estimated before, and measured in every row after.
 # - Runs survive: what is done is on disk, and the same command goes on.
 # - The ledger is the only place numbers come from, and it tells how to make each of them again.
 #

@@ -39,8 +39,8 @@ from segnb.metrics.segmentation import ConfusionScore, score_confusion
 from segnb.notebook import tier
 from segnb.plots import Picture
 from segnb.recipe import preset
-from segnb.training.stages import cross_entropy, nearest_labels
-from segnb.views import normalise, to_unit
+from segnb.training.stages import cross_entropy
+from segnb.views import nearest_labels, normalise, to_unit
 
 # %% [markdown]
 # **The knobs.** All of them, here and nowhere else.

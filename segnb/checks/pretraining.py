@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from segnb.checks import Answer, Hint, call, need, need_close, numbers
 from segnb.datasets.base import IGNORE
-from segnb.training.stages import nearest_labels
+from segnb.views import nearest_labels
 
 
 def check_labels_at(answer: Answer) -> None:

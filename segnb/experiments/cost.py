@@ -1,23 +1,27 @@
-"""What a run will cost, told before it starts: a few real steps are timed and multiplied."""
+"""The estimated cost of a run: a few real steps, timed and multiplied."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
+from torch import Tensor
 
 from segnb.datasets import IGNORE
 from segnb.experiments.runs import initial_network, within_memory
 from segnb.models import count_parameters
-from segnb.recipe import VIEWS_PER_STEP, Recipe
-from segnb.training import contrastive_loss, make_accelerator
-from segnb.training.loop import check_batch
-from segnb.training.stages import cross_entropy, nearest_labels
+from segnb.recipe import Recipe, Stage
+from segnb.training import contrastive_step, cross_entropy_step, make_accelerator
+from segnb.training.loop import StepLoss, check_batch
+from segnb.views import nearest_labels
 
 #: Steps that are timed, after one that is not.
 _TIMED = 2
+
+#: Classes of the random masks; their number hardly changes the cost.
+_CLASSES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,80 +50,60 @@ class Cost:
         )
 
 
-def foretell(recipe: Recipe, *, cpu: bool = False) -> Cost:
-    """Time a few steps of each stage on random images and tell the cost of the whole run.
+def estimate_cost(recipe: Recipe, *, cpu: bool = False) -> Cost:
+    """Time a few steps of each stage on random images, and multiply.
 
     Of several processes each times its own share of a batch.
 
     Raises:
         ConfigError: The network can't be built, a batch is too small, or memory is too little.
     """
-    return within_memory(recipe, lambda: _foretell(recipe, cpu=cpu))
+    return within_memory(recipe, lambda: _estimate(recipe, cpu=cpu))
 
 
-def _foretell(recipe: Recipe, *, cpu: bool) -> Cost:
+def _estimate(recipe: Recipe, *, cpu: bool) -> Cost:
     accelerator = make_accelerator(recipe.precision, cpu=cpu)
-    processes = accelerator.num_processes
-    check_batch(recipe.cross_entropy_stage(), processes)
-    device, classes = accelerator.device, 8
+    device = accelerator.device
     network = initial_network(recipe).to(device).train()
     parameters = count_parameters(network)
+    generator = torch.Generator().manual_seed(0)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    seconds = 0.0
-    generator = torch.Generator().manual_seed(0)
 
-    def images(count: int) -> torch.Tensor:
-        return torch.randn(count, 3, *recipe.crop, generator=generator).to(device)
-
-    def masks(count: int) -> torch.Tensor:
-        # Blocks of one class, as real masks have them; a few pixels ignored.
-        coarse = torch.randint(0, classes, (count, 6, 6), generator=generator)
-        full = nearest_labels(coarse, recipe.crop)
-        full[:, :2] = IGNORE
-        return full.to(device)
-
-    def timed(step: Callable[[], None]) -> float:
-        step()
-        _wait(device)
-        started = time.perf_counter()
-        for _ in range(_TIMED):
-            step()
-        _wait(device)
-        return (time.perf_counter() - started) / _TIMED
-
-    if recipe.uses_contrastive:
-        check_batch(recipe.pretrain, processes)
-        batch = recipe.pretrain.batch // processes
-        both, labels = images(VIEWS_PER_STEP * batch), masks(batch)
-        network.attach_projection()
-
-        def contrast() -> None:
-            with accelerator.autocast():
-                first, second = network(both, recipe.loss_size).float().chunk(2)
-            small = nearest_labels(labels, (first.shape[-2], first.shape[-1]))
-            loss = contrastive_loss(first, second, small, recipe, generator=generator)
-            loss.backward()  # type: ignore[no-untyped-call]
-
-        seconds += recipe.pretrain.steps * timed(contrast)
-
-    stage = recipe.cross_entropy_stage()
-    share = stage.batch // processes
-    batch_images, batch_masks = images(share), masks(share)
-    network.attach_classifier(classes)
-
-    def classify() -> None:
+    def forward(images: Tensor, size: tuple[int, int] | None) -> Tensor:
+        # The network alone runs in the precision of training, as Accelerate has it.
         with accelerator.autocast():
-            scores = network(batch_images, recipe.crop)
-        cross_entropy(scores, batch_masks).backward()  # type: ignore[no-untyped-call]
+            return cast(Tensor, network(images, size))
 
-    seconds += stage.steps * timed(classify)
+    def seconds(stage: Stage, step_loss: StepLoss) -> float:
+        check_batch(stage, accelerator.num_processes)
+        share = stage.batch // accelerator.num_processes
+        images = torch.rand(share, 3, *recipe.crop, generator=generator).to(device)
+        # Blocks of one class, as real masks have them; a few pixels ignored.
+        coarse = torch.randint(0, _CLASSES, (share, 6, 6), generator=generator)
+        masks = nearest_labels(coarse, recipe.crop).to(device)
+        masks[:, :2] = IGNORE
+        for step in range(1 + _TIMED):
+            if step == 1:
+                _wait(device)
+                started = time.perf_counter()
+            loss = step_loss(forward, images, masks, recipe, generator=generator)
+            loss.backward()  # type: ignore[no-untyped-call]
+        _wait(device)
+        return stage.steps * (time.perf_counter() - started) / _TIMED
+
+    total = 0.0
+    if recipe.uses_contrastive:
+        network.attach_projection()
+        total += seconds(recipe.pretrain, contrastive_step)
+    network.attach_classifier(_CLASSES)
+    total += seconds(recipe.cross_entropy_stage(), cross_entropy_step)
     rounds = 2 if recipe.method == "pseudo" else 1
     return Cost(
         device=str(device),
         parameters=parameters,
         image_passes=recipe.image_passes(),
-        seconds=rounds * seconds,
+        seconds=rounds * total,
         peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
     )
 

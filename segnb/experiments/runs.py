@@ -27,6 +27,7 @@ from segnb.datasets import IGNORE, DatasetInfo, SegmentationDataset, WorkingSet
 from segnb.device import describe
 from segnb.errors import ConfigError, DataError
 from segnb.files import atomic_path, write_atomic
+from segnb.metrics.compactness import compactness
 from segnb.metrics.segmentation import Score
 from segnb.models import SegmentationNetwork, build_network
 from segnb.recipe import Recipe
@@ -35,6 +36,7 @@ from segnb.training import Session, finetune, make_accelerator, pretrain, pseudo
 from segnb.training.checkpoint import load_weights, save_weights
 from segnb.training.log import LogRow
 from segnb.training.randomness import derive_seed
+from segnb.views import CELL_RULE
 from segnb.weights import imagenet_source
 
 T = TypeVar("T")
@@ -148,7 +150,7 @@ def _need_labels(data: WorkingSet, what: str) -> None:
     if not any(bool((mask != IGNORE).any()) for mask in data.masks):
         raise DataError(
             f"{data.info.name}: every pixel of the {len(data)} {what} images is void; look whether "
-            "their masks hold the class ids that data/README.md tells"
+            "their masks hold the class ids that data/README.md lists"
         )
 
 
@@ -296,8 +298,7 @@ def score_again(
         load_network(folder),
         dataset,
         data,
-        device=session.accelerator.device,
-        autocast=session.autocast,
+        session=session,
         subsets=splits.subsets[split],
     )
     return dataset.info, score
@@ -390,7 +391,7 @@ def _too_little_memory(recipe: Recipe, cause: str) -> ConfigError:
 def _describe(folder: Path, recipe: Recipe, splits: Splits, session: Session) -> None:
     path = folder / "environment.json"
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    machine = dataclasses.asdict(describe(session.accelerator.device))
+    machine = dataclasses.asdict(describe(session.device))
     # A run that goes on has begun before.
     machine["started"] = _read_json(path).get("started", now) if path.exists() else now
     machine["segnb"] = segnb.__version__
@@ -417,7 +418,6 @@ def _train_and_measure(
     *,
     until: Literal["pretrain", "end"],
 ) -> ledger.Row | None:
-    accelerator = session.accelerator
     probe = _Probe(splits, session)
     logs: list[list[LogRow]] = []
 
@@ -448,8 +448,7 @@ def _train_and_measure(
             network,
             split,
             data,
-            device=accelerator.device,
-            autocast=probe.autocast,
+            session=session,
             subsets=splits.subsets[name],
         )
         scores |= scores[name].subsets
@@ -465,12 +464,7 @@ def _with_pseudo_labels(
     known = set(splits.labelled)
     rows = [row for row, name in enumerate(splits.train.ids) if name not in known]
     unlabelled = splits.train.subset([splits.train.ids[row] for row in rows])
-    scores = evaluation.score_maps(
-        network,
-        unlabelled,
-        device=session.accelerator.device,
-        autocast=session.autocast,
-    )
+    scores = evaluation.score_maps(network, unlabelled, session=session)
     predicted = pseudo_label(unlabelled, scores, threshold=recipe.pseudo_threshold)
     masks = splits.train.masks.clone()
     masks[rows] = predicted.masks
@@ -482,21 +476,23 @@ class _Probe:
 
     def __init__(self, splits: Splits, session: Session) -> None:
         self.splits = splits
-        self.device = session.accelerator.device
-        self.autocast = session.autocast
-        self.is_main = session.is_main
+        self.session = session
         self.values: dict[str, dict[str, float | None]] = {}
         self._embeddings: dict[str, Any] = {}
 
     def measure(self, stage: str, network: SegmentationNetwork) -> None:
-        if not self.is_main:
+        if not self.session.is_main:
             return
         fitted, measured = (
-            evaluation.sample_embeddings(network, data, device=self.device, autocast=self.autocast)
+            evaluation.sample_embeddings(network, data, session=self.session)
             for data in (self.splits.labelled_set, self.splits.evaluated["val"][1])
         )
-        classes = self.splits.train.info.num_classes
-        values = evaluation.measure_compactness(fitted, measured, num_classes=classes)
+        values = compactness(
+            *measured,
+            fit_embeddings=fitted.embeddings,
+            fit_labels=fitted.labels,
+            num_classes=self.splits.train.info.num_classes,
+        )
         self.values[stage] = values.as_dict()
         keep = _first_of_each(measured.labels.numpy(), PREVIEW_PIXELS)
         self._embeddings[f"embeddings_{stage}"] = measured.embeddings.numpy()[keep].astype("f2")
@@ -507,9 +503,7 @@ class _Probe:
         count = min(PREVIEW_IMAGES, len(val.ids))
         # Spread over the split, so that neighbouring frames of one clip are not shown twice.
         ids = [val.ids[i * len(val.ids) // count] for i in range(count)]
-        predicted = evaluation.predict(
-            network, val.subset(ids), device=self.device, autocast=self.autocast
-        )
+        predicted = evaluation.predict(network, val.subset(ids), session=self.session)
         with atomic_path(path) as side, side.open("wb") as stream:
             np.savez_compressed(stream, ids=ids, predictions=predicted, **self._embeddings)
 
@@ -526,10 +520,10 @@ def _row(
     begun: dict[str, Any],
     logs: Sequence[list[LogRow]],
     scores: dict[str, Score],
-    compactness: dict[str, dict[str, float | None]],
+    measured: dict[str, dict[str, float | None]],
 ) -> ledger.Row:
     contrastive = recipe.uses_contrastive
-    machine = describe(session.accelerator.device)
+    machine = describe(session.device)
     return {
         "dataset": recipe.dataset,
         "tier": recipe.tier,
@@ -542,8 +536,9 @@ def _row(
         "temperature": recipe.temperature if contrastive else None,
         "miou_test": None,
         **score_fields(scores),
-        **compactness["finetuned"],
-        "compactness": compactness,
+        **measured["finetuned"],
+        "compactness": measured,
+        "cell_rule": CELL_RULE,
         "steps": sum(rows[-1]["step"] for rows in logs if rows),
         "seconds": round(sum(rows[-1]["seconds"] for rows in logs if rows), 1),
         "stages": {

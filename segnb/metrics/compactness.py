@@ -17,6 +17,7 @@ from torch import Tensor
 
 from segnb.datasets.base import IGNORE
 from segnb.metrics.segmentation import ConfusionScore
+from segnb.views import nearest_labels
 
 #: Neighbours that vote in ``knn_miou``.
 NEIGHBOURS = 5
@@ -72,8 +73,8 @@ def pixel_positions(
 
     Args:
         masks: Class ids ``[B, H, W]``; 255 is never drawn.
-        size: Height and width of the feature map. Each of its cells takes the mask's label at
-            the cell's centre (nearest neighbour), never a blend.
+        size: Height and width of the feature map, labelled by
+            :func:`segnb.views.nearest_labels`, as in the loss.
         per_class: Pixels wanted of each class; a class with fewer gives what it has.
         generator: A CPU generator.
 
@@ -89,9 +90,7 @@ def pixel_positions(
     if masks.ndim != 3:
         raise ValueError(f"masks are {tuple(masks.shape)}; they must be [B, H, W]")
     height, width = size
-    rows = ((torch.arange(height) + 0.5) * masks.shape[1] / height).long()
-    columns = ((torch.arange(width) + 0.5) * masks.shape[2] / width).long()
-    small = masks.cpu()[:, rows][:, :, columns].flatten()
+    small = nearest_labels(masks.cpu(), size).flatten()
     drawn: list[Tensor] = []
     for label in torch.unique(small).tolist():
         if label == IGNORE:
@@ -142,7 +141,7 @@ def compactness(
     fit_embeddings: Tensor | npt.NDArray[Any],
     fit_labels: Tensor | npt.NDArray[Any],
     num_classes: int,
-    seed: int,
+    seed: int = 0,
 ) -> Compactness:
     """Measure a sample of embeddings.
 

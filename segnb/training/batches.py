@@ -1,6 +1,8 @@
-"""Batches of a step: which images, on which device, as which views."""
+"""Batches of a step: which images, on which device, scaled, cropped and flipped."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ def geometry_of(recipe: Recipe) -> Geometry:
     return Geometry(crop=recipe.crop, scale=recipe.scale, flip=recipe.flip)
 
 
-def place(data: WorkingSet, device: torch.device) -> WorkingSet:
+def to_device(data: WorkingSet, device: torch.device) -> WorkingSet:
     """The images on the training device where they fit, so that no step waits for a copy."""
     if device.type != "cuda":
         return data
@@ -28,24 +30,35 @@ def place(data: WorkingSet, device: torch.device) -> WorkingSet:
     return data.to(device) if size < RESIDENT_SHARE * free else data
 
 
-def geometric_batch(
-    data: WorkingSet,
-    recipe: Recipe,
-    *,
-    step: int,
-    batch: int,
-    process: int,
-    processes: int,
-    device: torch.device,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """This process's share of a step's images, scaled, cropped and flipped.
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """The batches of a stage, each a function of its step.
 
-    Returns:
-        Images in 0..1 ``[b, 3, h, w]`` and masks ``[b, h, w]``, ``b = batch / processes``.
+    Attributes:
+        data: The images.
+        recipe: Seed of the order; crop, scale and flip.
+        batch: Images a step, over all processes.
+        device: Where the batch goes.
+        process: This process's number.
+        processes: How many share a batch; each gets every ``processes``-th image of it.
     """
-    chosen = batch_indices(len(data.ids), step=step, batch=batch, seed=recipe.seed)
-    mine = chosen[process::processes].to(data.images.device)
-    images = data.images[mine].to(device, non_blocking=True)
-    masks = data.masks[mine].to(device, non_blocking=True)
-    return geometric_view(images, masks, geometry_of(recipe), generator=generator)
+
+    data: WorkingSet
+    recipe: Recipe
+    batch: int
+    device: torch.device | str = "cpu"
+    process: int = 0
+    processes: int = 1
+
+    def at(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """This process's images of a step, with geometry drawn from ``generator``.
+
+        Returns:
+            Images in 0..1 ``[b, 3, h, w]`` and masks ``[b, h, w]``, ``b = batch / processes``.
+        """
+        data = self.data
+        chosen = batch_indices(len(data.ids), step=step, batch=self.batch, seed=self.recipe.seed)
+        mine = chosen[self.process :: self.processes].to(data.images.device)
+        images = data.images[mine].to(self.device, non_blocking=True)
+        masks = data.masks[mine].to(self.device, non_blocking=True)
+        return geometric_view(images, masks, geometry_of(self.recipe), generator=generator)

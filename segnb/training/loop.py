@@ -1,116 +1,58 @@
-"""The loop that both stages share: steps, learning rate, log, checkpoints, interruptions."""
+"""The loop that both stages share: batch, loss, backward, step; then log, checkpoint, stop."""
 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from segnb.device import ResolvedPrecision, choose_precision
+from segnb.datasets import WorkingSet
 from segnb.errors import ConfigError, SegnbError
 from segnb.models import SegmentationNetwork
-from segnb.recipe import Precision, Recipe, Stage
-from segnb.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from segnb.training.log import LogRow, TrainingLog
+from segnb.recipe import Recipe, Stage
+from segnb.training.batches import Batches, to_device
+from segnb.training.checkpoint import Checkpoint
+from segnb.training.log import LogRow
 from segnb.training.randomness import step_generator
 from segnb.training.schedule import learning_rate
+from segnb.training.session import Session
 
 #: Steps between log rows. Reading the loss waits for the device, so not at every step.
 LOG_EVERY = 10
 
-#: Seconds between checkpoints.
-CHECKPOINT_SECONDS = 60.0
 
-#: How long processes wait for each other: the first one measures and evaluates alone, and by
-#: default NCCL takes the others for lost after ten minutes.
-PATIENCE = datetime.timedelta(hours=6)
+class StepLoss(Protocol):
+    """What a stage does with one batch: images in 0..1 and masks in, a scalar loss out."""
 
-#: ``compute_loss(network, step, generator) -> scalar``: what a stage does with one step.
-ComputeLoss = Callable[[nn.Module, int, torch.Generator], Tensor]
+    def __call__(  # noqa: D102
+        self,
+        network: Callable[..., Tensor],
+        images: Tensor,
+        masks: Tensor,
+        recipe: Recipe,
+        *,
+        generator: torch.Generator,
+    ) -> Tensor: ...
 
 
 class TrainingStopped(SegnbError):
     """Training was asked to stop; the checkpoint holds all that was done."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Session:
-    """Where and how a run trains; nothing in here changes its result.
-
-    Attributes:
-        accelerator: Device, precision and processes.
-        folder: Where checkpoints and the log go; ``None`` keeps nothing.
-        progress_bar: Show a bar.
-        on_log: Called with every log row, for live plots.
-        should_stop: Asked after every step; true ends training with a checkpoint.
-        checkpoint_seconds: Least time between checkpoints.
-    """
-
-    accelerator: Accelerator
-    folder: Path | None = None
-    progress_bar: bool = True
-    on_log: Callable[[LogRow], None] | None = None
-    should_stop: Callable[[], bool] | None = None
-    checkpoint_seconds: float = CHECKPOINT_SECONDS
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process writes files."""
-        return bool(self.accelerator.is_main_process)
-
-    @property
-    def precision(self) -> ResolvedPrecision:
-        """The arithmetic of the forward pass."""
-        names: dict[str, ResolvedPrecision] = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
-        return names[self.accelerator.mixed_precision]
-
-    @property
-    def autocast(self) -> torch.autocast:
-        """A context for evaluation in the precision of training."""
-        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
-        return torch.autocast(
-            self.accelerator.device.type, dtype=dtype, enabled=self.precision != "fp32"
-        )
-
-    def log(self) -> TrainingLog:
-        """The run's log; only the main process writes to it."""
-        return TrainingLog(self.folder / "log.jsonl" if self.folder and self.is_main else None)
-
-
-def make_accelerator(precision: Precision = "auto", *, cpu: bool = False) -> Accelerator:
-    """An accelerator with the precision that the device truly has.
-
-    Raises:
-        ConfigError: The device does not have the precision that is asked for.
-    """
-    # Accelerate keeps one device and one precision for the life of the process; a notebook trains
-    # with several. Processes that have found each other stay together.
-    alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
-    AcceleratorState._reset_state(reset_partial_state=alone)
-    patience = InitProcessGroupKwargs(timeout=PATIENCE)
-    device = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[patience]).device
-    chosen = choose_precision(precision, device)
-    AcceleratorState._reset_state()
-    return Accelerator(mixed_precision={"fp32": "no"}.get(chosen, chosen), cpu=cpu)
-
-
 def train_stage(
     network: SegmentationNetwork,
-    compute_loss: ComputeLoss,
+    step_loss: StepLoss,
+    data: WorkingSet,
     *,
     name: str,
     stage: Stage,
@@ -124,7 +66,8 @@ def train_stage(
 
     Args:
         network: The network, its head attached.
-        compute_loss: The loss of one step, on this process's share of the batch.
+        step_loss: The loss of one step, on this process's share of the batch.
+        data: The labelled images.
         name: The stage's name, in the log and the checkpoint's file name.
         stage: Steps, rate and schedule.
         recipe: Seeds the steps and marks the checkpoint.
@@ -142,111 +85,127 @@ def train_stage(
     accelerator = session.accelerator
     check_batch(stage, accelerator.num_processes)
     # Channels last is how convolutions want their maps, in bf16 most of all.
-    network.to(device=accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    trained = [p for p in network.parameters() if p.requires_grad]
+    network.to(device=session.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
-        trained, lr=stage.lr, momentum=stage.momentum, weight_decay=stage.weight_decay
+        [p for p in network.parameters() if p.requires_grad],
+        lr=stage.lr,
+        momentum=stage.momentum,
+        weight_decay=stage.weight_decay,
     )
-    path = session.folder / f"{name}.pt" if session.folder else None
-    key = f"{recipe.hash}/{name}"
-    done = Progress(step=0, seconds=0.0)
-    if path is not None:
-        done = (
-            load_checkpoint(
-                path,
-                key=key,
-                network=network,
-                optimizer=optimizer,
-                scaler=accelerator.scaler,
-            )
-            or done
-        )
-    log = session.log()
-    log.resume(name, done.step)
-
-    before, started = done.seconds, time.perf_counter()
-
-    def save(step: int) -> None:
-        if path is not None and session.is_main:
-            if not _all_finite(network):
-                raise _diverged("weights are not finite", name, step, optimizer, path)
-            seconds = before + time.perf_counter() - started
-            save_checkpoint(
-                path,
-                key=key,
-                network=network,
-                optimizer=optimizer,
-                scaler=accelerator.scaler,
-                progress=Progress(step=step, seconds=seconds),
-            )
-
-    bar = tqdm(
-        total=stage.steps,
-        initial=done.step,
-        desc=name,
-        unit="step",
-        leave=False,
-        disable=not (session.progress_bar and session.is_main),
+    checkpoint = Checkpoint(
+        session.folder / f"{name}.pt" if session.folder else None,
+        stage=name,
+        recipe=recipe.hash,
+        network=network,
+        optimizer=optimizer,
+        scaler=accelerator.scaler,
+        every=session.checkpoint_seconds,
+        writes=session.is_main,
     )
-    saved_at = logged_at = time.perf_counter()
-    logged_step = done.step
+    first = checkpoint.resume()
+    log = _StageLog(session, name, stage, checkpoint, first=first)
+    batches = Batches(
+        data=to_device(data, session.device),
+        recipe=recipe,
+        batch=stage.batch,
+        device=session.device,
+        process=accelerator.process_index,
+        processes=accelerator.num_processes,
+    )
     with (
         _prepared(accelerator, network, optimizer) as (wrapped, wrapped_optimizer),
         _held_interrupt() as interrupted,
-        contextlib.closing(bar),
+        contextlib.closing(log.bar),
     ):
-        for step in range(done.step, stage.steps):
+        for step in range(first, stage.steps):
             rate = learning_rate(stage, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             generator = step_generator(recipe.seed, name, step, accelerator.process_index)
-            loss = compute_loss(wrapped, step, generator)
+            images, masks = batches.at(step, generator)
+            loss = step_loss(wrapped, images, masks, recipe, generator=generator)
             wrapped_optimizer.zero_grad(set_to_none=True)
             accelerator.backward(loss)
             wrapped_optimizer.step()
-            bar.update()
 
-            taken, last = step + 1, step + 1 == stage.steps
-            if taken % LOG_EVERY == 0 or taken == 1 or last:
-                value = loss.item()
-                if not math.isfinite(value):
-                    raise _diverged(f"loss is {value}", name, taken, optimizer, path)
-                now = time.perf_counter()
-                speed = (taken - logged_step) * stage.batch / max(now - logged_at, 1e-9)
-                row: LogRow = {
-                    "stage": name,
-                    "step": taken,
-                    "loss": round(value, 6),
-                    "lr": round(rate, 8),
-                    "images_per_s": round(speed, 1),
-                    "seconds": round(before + now - started, 2),
-                }
-                log.append(row)
-                bar.set_postfix(loss=f"{value:.3f}", images_per_s=f"{speed:.0f}")
-                if session.on_log is not None:
-                    session.on_log(row)
-                logged_at, logged_step = now, taken
-            if not last and time.perf_counter() - saved_at > session.checkpoint_seconds:
-                save(taken)
-                saved_at = time.perf_counter()
-            asked = session.should_stop is not None and session.should_stop()
-            asked, stopped = _agreed(accelerator, taken, asked, interrupted())
-            if not last and (asked or stopped):
-                save(taken)
-                # The first process to end takes the others with it.
-                accelerator.wait_for_everyone()
-                message = f"stopped at step {taken} of {stage.steps} ({name})"
-                if asked:
-                    raise TrainingStopped(message)
-                tqdm.write(f"{message}; run the same command again to go on")
-                raise KeyboardInterrupt
-    if done.step < stage.steps or (path is not None and not path.exists()):
-        save(stage.steps)
+            taken = step + 1
+            log.after_step(taken, loss, rate)
+            if taken < stage.steps:
+                checkpoint.save_if_due(taken)
+            _stop_if_asked(session, interrupted, checkpoint, taken, stage.steps)
+    if first < stage.steps or (checkpoint.path is not None and not checkpoint.path.exists()):
+        checkpoint.save(stage.steps)
     if accelerator.num_processes > 1:
         # Each process has running statistics of its own batches; those of the first are kept.
         for buffer in network.buffers():
             torch.distributed.broadcast(buffer, 0)
-    return [row for row in log.rows if row["stage"] == name]
+    return [row for row in log.log.rows if row["stage"] == name]
+
+
+class _StageLog:
+    """Reads the loss every few steps, for the log, the bar and whoever listens."""
+
+    def __init__(
+        self, session: Session, name: str, stage: Stage, checkpoint: Checkpoint, *, first: int
+    ) -> None:
+        self.session, self.name, self.stage, self.checkpoint = session, name, stage, checkpoint
+        self.log = session.log()
+        self.log.resume(name, first)
+        self.bar = tqdm(
+            total=stage.steps,
+            initial=first,
+            desc=name,
+            unit="step",
+            leave=False,
+            disable=not (session.progress_bar and session.is_main),
+        )
+        self._last_step, self._last_time = first, time.perf_counter()
+
+    def after_step(self, taken: int, loss: Tensor, rate: float) -> None:
+        """Log a step, if it is one that is logged.
+
+        Raises:
+            SegnbError: The loss is not finite.
+        """
+        self.bar.update()
+        if taken % LOG_EVERY and taken not in (1, self.stage.steps):
+            return
+        value = loss.item()
+        if not math.isfinite(value):
+            raise self.checkpoint.diverged(f"loss is {value}", taken)
+        now = time.perf_counter()
+        speed = (taken - self._last_step) * self.stage.batch / max(now - self._last_time, 1e-9)
+        row: LogRow = {
+            "stage": self.name,
+            "step": taken,
+            "loss": round(value, 6),
+            "lr": round(rate, 8),
+            "images_per_s": round(speed, 1),
+            "seconds": round(self.checkpoint.seconds, 2),
+        }
+        self.log.append(row)
+        self.bar.set_postfix(loss=f"{value:.3f}", images_per_s=f"{speed:.0f}")
+        if self.session.on_log is not None:
+            self.session.on_log(row)
+        self._last_step, self._last_time = taken, now
+
+
+def _stop_if_asked(
+    session: Session, interrupted: Callable[[], bool], checkpoint: Checkpoint, taken: int, of: int
+) -> None:
+    """End training with a checkpoint, unless its last step is done anyway."""
+    asked = session.should_stop is not None and session.should_stop()
+    asked, stopped = _agreed(session.accelerator, taken, asked, interrupted())
+    if taken == of or not (asked or stopped):
+        return
+    checkpoint.save(taken)
+    # The first process to end takes the others with it.
+    session.accelerator.wait_for_everyone()
+    message = f"stopped at step {taken} of {of} ({checkpoint.stage})"
+    if asked:
+        raise TrainingStopped(message)
+    tqdm.write(f"{message}; run the same command again to go on")
+    raise KeyboardInterrupt
 
 
 def check_batch(stage: Stage, processes: int) -> None:
@@ -260,23 +219,6 @@ def check_batch(stage: Stage, processes: int) -> None:
             f"batch {stage.batch} over {processes} process(es): each needs the same number of "
             "images and at least 2, since the pooled branch of the network normalises over them"
         )
-
-
-def _all_finite(network: nn.Module) -> bool:
-    state = [v for v in network.state_dict().values() if v.is_floating_point()]
-    return bool(torch.stack([value.isfinite().all() for value in state]).all())
-
-
-def _diverged(
-    what: str, name: str, step: int, optimizer: torch.optim.Optimizer, path: Path | None
-) -> SegnbError:
-    rate = optimizer.param_groups[0]["lr"]
-    kept = "" if path is None or not path.exists() else f" The last good state is in {path}."
-    return SegnbError(
-        f"the {what} at step {step} of {name} (learning rate {rate:.4g}). Training "
-        "can't recover from that: lower the learning rate, lengthen the warm-up, or use fp32 "
-        f"(precision='fp32').{kept}"
-    )
 
 
 def _agreed(accelerator: Accelerator, taken: int, *flags: bool) -> tuple[bool, ...]:

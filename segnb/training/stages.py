@@ -7,21 +7,21 @@ in place of the projection head, and cross-entropy on the whole network.
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from segnb.datasets import IGNORE, WorkingSet
 from segnb.losses import official, paper
 from segnb.models import SegmentationNetwork, freeze_backbone, freeze_statistics
 from segnb.recipe import Recipe
-from segnb.training.batches import geometric_batch, place
 from segnb.training.log import LogRow
-from segnb.training.loop import Session, train_stage
+from segnb.training.loop import train_stage
 from segnb.training.randomness import derive_seed
-from segnb.views import colour_distortion, normalise
+from segnb.training.session import Session
+from segnb.views import colour_distortion, nearest_labels, normalise
 
 
 def pretrain(
@@ -46,32 +46,44 @@ def pretrain(
     """
     torch.manual_seed(derive_seed(recipe.seed, name, "head"))
     network.attach_projection()
-    accelerator = session.accelerator
-    data = place(data, accelerator.device)
-
-    def compute_loss(wrapped: nn.Module, step: int, generator: torch.Generator) -> Tensor:
-        images, masks = geometric_batch(
-            data,
-            recipe,
-            step=step,
-            batch=recipe.pretrain.batch,
-            process=accelerator.process_index,
-            processes=accelerator.num_processes,
-            device=accelerator.device,
-            generator=generator,
-        )
-        distorted = colour_distortion(images, recipe.distortion, generator=generator)
-        # One pass for both views: BatchNorm sees them together, and small maps fill the device.
-        both = normalise(torch.cat([images, distorted]))
-        embeddings = cast(Tensor, wrapped(both, recipe.loss_size))
-        first, second = embeddings.float().chunk(2)
-        labels = nearest_labels(masks, (first.shape[-2], first.shape[-1]))
-        return contrastive_loss(first, second, labels, recipe, generator=generator)
-
     network.train()
     return train_stage(
-        network, compute_loss, name=name, stage=recipe.pretrain, recipe=recipe, session=session
+        network,
+        contrastive_step,
+        data,
+        name=name,
+        stage=recipe.pretrain,
+        recipe=recipe,
+        session=session,
     )
+
+
+def contrastive_step(
+    network: Callable[..., Tensor],
+    images: Tensor,
+    masks: Tensor,
+    recipe: Recipe,
+    *,
+    generator: torch.Generator,
+) -> Tensor:
+    """One step of stage 1: two views, their embeddings, the contrastive loss.
+
+    Args:
+        network: Normalised images ``[2B, 3, H, W]`` and a size to embeddings ``[2B, D, h, w]``.
+        images: The images I in 0..1 ``[B, 3, H, W]``.
+        masks: Their labels ``[B, H, W]``.
+        recipe: Distortion, size of the embedding map, and loss.
+        generator: Draws the distortion, then the pairs of images.
+
+    Returns:
+        A scalar.
+    """
+    distorted = colour_distortion(images, recipe.distortion, generator=generator)
+    # One pass for both views: BatchNorm sees them together, and small maps fill the device.
+    both = normalise(torch.cat([images, distorted]))
+    first, second = network(both, recipe.loss_size).float().chunk(2)
+    labels = nearest_labels(masks, (first.shape[-2], first.shape[-1]))
+    return contrastive_loss(first, second, labels, recipe, generator=generator)
 
 
 def contrastive_loss(
@@ -131,20 +143,6 @@ def contrastive_loss(
     )
 
 
-def nearest_labels(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Labels ``[B, H, W]`` sampled to ``size`` by nearest neighbour, corners aligned.
-
-    The features are resized with aligned corners; labels are taken at the same points.
-    """
-    rows = _aligned(masks.shape[-2], size[0], masks.device)
-    columns = _aligned(masks.shape[-1], size[1], masks.device)
-    return masks[:, rows[:, None], columns[None, :]]
-
-
-def _aligned(length: int, count: int, device: torch.device) -> Tensor:
-    return torch.linspace(0, length - 1, count, device=device).round().long()
-
-
 def finetune(
     network: SegmentationNetwork,
     data: WorkingSet,
@@ -170,33 +168,45 @@ def finetune(
     """
     torch.manual_seed(derive_seed(recipe.seed, name, "head"))
     network.attach_classifier(data.info.num_classes)
-    accelerator = session.accelerator
-    data = place(data, accelerator.device)
-    stage, strength = recipe.cross_entropy_stage(), recipe.cross_entropy_distortion()
-
-    def compute_loss(wrapped: nn.Module, step: int, generator: torch.Generator) -> Tensor:
-        images, masks = geometric_batch(
-            data,
-            recipe,
-            step=step,
-            batch=stage.batch,
-            process=accelerator.process_index,
-            processes=accelerator.num_processes,
-            device=accelerator.device,
-            generator=generator,
-        )
-        images = normalise(colour_distortion(images, strength, generator=generator))
-        scores = cast(Tensor, wrapped(images, recipe.crop))
-        return cross_entropy(scores, masks)
-
     network.train()
     if recipe.freeze and recipe.uses_contrastive:
         freeze_backbone(network)
     if recipe.freeze_statistics and recipe.uses_contrastive:
         freeze_statistics(network)
     return train_stage(
-        network, compute_loss, name=name, stage=stage, recipe=recipe, session=session
+        network,
+        cross_entropy_step,
+        data,
+        name=name,
+        stage=recipe.cross_entropy_stage(),
+        recipe=recipe,
+        session=session,
     )
+
+
+def cross_entropy_step(
+    network: Callable[..., Tensor],
+    images: Tensor,
+    masks: Tensor,
+    recipe: Recipe,
+    *,
+    generator: torch.Generator,
+) -> Tensor:
+    """One step of stage 2 or of a baseline: one view, its class scores, cross-entropy.
+
+    Args:
+        network: Normalised images ``[B, 3, H, W]`` and a size to scores ``[B, K, H, W]``.
+        images: Images in 0..1 ``[B, 3, H, W]``.
+        masks: Their labels ``[B, H, W]``.
+        recipe: Distortion and crop.
+        generator: Draws the distortion.
+
+    Returns:
+        A scalar.
+    """
+    strength = recipe.cross_entropy_distortion()
+    view = normalise(colour_distortion(images, strength, generator=generator))
+    return cross_entropy(network(view, recipe.crop), masks)
 
 
 def cross_entropy(scores: Tensor, masks: Tensor) -> Tensor:

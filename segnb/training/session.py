@@ -1,0 +1,90 @@
+"""Where a run computes: device, precision, processes; and who hears of its progress."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
+
+from segnb.device import ResolvedPrecision, choose_precision
+from segnb.recipe import Precision
+from segnb.training.log import LogRow, TrainingLog
+
+#: Seconds between checkpoints.
+CHECKPOINT_SECONDS = 60.0
+
+#: How long processes wait for each other: the first one measures and evaluates alone, and by
+#: default NCCL takes the others for lost after ten minutes.
+PATIENCE = datetime.timedelta(hours=6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """Where and how a run trains and evaluates; ``Session()`` takes the best device here.
+
+    Folder, progress bar and listeners never change a result. Precision and processes do: a process
+    normalises over its own images, and pairs pixels within them.
+
+    Attributes:
+        accelerator: Device, precision and processes; see :func:`make_accelerator`.
+        folder: Where checkpoints and the log go; ``None`` keeps nothing.
+        progress_bar: Show a bar.
+        on_log: Called with every log row, for live plots.
+        should_stop: Asked after every step; true ends training with a checkpoint.
+        checkpoint_seconds: Least time between checkpoints.
+        device: Where to compute.
+        precision: The arithmetic of the forward pass.
+    """
+
+    accelerator: Accelerator = field(default_factory=lambda: make_accelerator())
+    folder: Path | None = None
+    progress_bar: bool = True
+    on_log: Callable[[LogRow], None] | None = None
+    should_stop: Callable[[], bool] | None = None
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    device: torch.device = field(init=False)
+    precision: ResolvedPrecision = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Accelerators share one state, which the next one changes: this session keeps its own.
+        names = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
+        object.__setattr__(self, "device", self.accelerator.device)
+        object.__setattr__(self, "precision", names[self.accelerator.mixed_precision])
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files."""
+        return bool(self.accelerator.is_main_process)
+
+    @property
+    def autocast(self) -> torch.autocast:
+        """A context for evaluation in the precision of training."""
+        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype=dtype, enabled=self.precision != "fp32")
+
+    def log(self) -> TrainingLog:
+        """The run's log; only the main process writes to it."""
+        return TrainingLog(self.folder / "log.jsonl" if self.folder and self.is_main else None)
+
+
+def make_accelerator(precision: Precision = "auto", *, cpu: bool = False) -> Accelerator:
+    """An accelerator with the precision that the device truly has.
+
+    Raises:
+        ConfigError: The device does not have the precision that is asked for.
+    """
+    # Accelerate keeps one device and one precision for the life of the process; a notebook trains
+    # with several. Processes that have found each other stay together.
+    alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+    AcceleratorState._reset_state(reset_partial_state=alone)
+    patience = InitProcessGroupKwargs(timeout=PATIENCE)
+    device = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[patience]).device
+    chosen = choose_precision(precision, device)
+    AcceleratorState._reset_state()
+    return Accelerator(mixed_precision={"fp32": "no"}.get(chosen, chosen), cpu=cpu)
