@@ -113,7 +113,10 @@ def _foretell(recipe: Recipe, *, cpu: bool) -> Cost:
             scores = network(batch_images, recipe.crop)
         cross_entropy(scores, batch_masks).backward()  # type: ignore[no-untyped-call]
 
-    seconds += stage.steps * timed(classify)
+    steps = stage.steps
+    if recipe.has_stage1 and not recipe.uses_contrastive:
+        steps += recipe.pretraining_stage().steps
+    seconds += steps * timed(classify)
     rounds = 2 if recipe.method == "pseudo" else 1
     return Cost(
         device=str(device),

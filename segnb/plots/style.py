@@ -23,6 +23,7 @@ from segnb.results.table import (
     CROSS_ENTROPY_DOUBLE,
     CROSS_ENTROPY_LONG,
     CROSS_ENTROPY_PLAIN,
+    CROSS_ENTROPY_PRETRAINED,
     UNDISTORTED,
     method_order,
 )
@@ -138,6 +139,7 @@ _METHODS = {
     CROSS_ENTROPY: MethodStyle(_GREY, "o"),
     CROSS_ENTROPY_LONG: MethodStyle(_ORANGE, "s"),
     CROSS_ENTROPY_PLAIN: MethodStyle(_ORANGE, "s", "--"),
+    CROSS_ENTROPY_PRETRAINED: MethodStyle(_GREY, "p", "-."),
     CROSS_ENTROPY_DOUBLE: MethodStyle(_ORANGE, "X", "-."),
     CROSS_ENTROPY_DOUBLE + UNDISTORTED: MethodStyle(_ORANGE, "*", "--"),
     "(paper, cross)": MethodStyle(_BLUE, "^"),

@@ -27,6 +27,7 @@ MEASURE_NAMES: dict[str, str] = {"miou_val": "mIoU, val", "miou_test": "mIoU, te
 CROSS_ENTROPY = "cross-entropy"
 CROSS_ENTROPY_LONG = "cross-entropy, same compute"
 CROSS_ENTROPY_DOUBLE = "cross-entropy, compute of two rounds"
+CROSS_ENTROPY_PRETRAINED = "cross-entropy in both stages"
 UNDISTORTED = ", undistorted"
 CROSS_ENTROPY_PLAIN = CROSS_ENTROPY_LONG + UNDISTORTED
 
@@ -34,6 +35,7 @@ _BASELINE_NAMES = {
     "ce": CROSS_ENTROPY,
     "ce_long": CROSS_ENTROPY_LONG,
     "ce_double": CROSS_ENTROPY_DOUBLE,
+    "ce_pretrained": CROSS_ENTROPY_PRETRAINED,
 }
 
 #: Methods of two rounds; what is of the same compute as they is the baseline of two rounds.
@@ -62,6 +64,7 @@ _UNUSED: dict[str, frozenset[str]] = {
     "ce": _STAGE_ONE | {"pretrain", "distortion"},
     "ce_long": _STAGE_ONE,
     "ce_double": _STAGE_ONE,
+    "ce_pretrained": _STAGE_ONE - {"freeze", "freeze_statistics"},
 }
 
 
@@ -121,14 +124,15 @@ def method_name(row: Row) -> str:
     if method in _HEATED:
         label = "contrastive" if method == "contrastive" else "pseudo-labels"
         name = f"{label} ({row['form']}, {row['scope']})" + _places(row)
+    else:
+        name = _BASELINE_NAMES[method]
+        if method in (*MATCHED, "ce_pretrained") and _field(row, "distortion") == 0:
+            name += UNDISTORTED
+    if method in (*_HEATED, "ce_pretrained"):
         if _field(row, "freeze"):
             name += ", frozen"
         if _field(row, "freeze_statistics"):
             name += ", frozen statistics"
-    else:
-        name = _BASELINE_NAMES[method]
-        if method in MATCHED and _field(row, "distortion") == 0:
-            name += UNDISTORTED
     return name + weights_suffix(row)
 
 
@@ -150,7 +154,7 @@ def weights_suffix(row: Row) -> str:
 
 def method_order(name: str) -> tuple[int, int, str]:
     """Sorting key: baselines, contrastive, pseudo-labels; the paper's form first, cross first."""
-    families = (CROSS_ENTROPY, CROSS_ENTROPY_LONG, CROSS_ENTROPY_DOUBLE, "contrastive", "pseudo")
+    families = (*_BASELINE_NAMES.values(), "contrastive", "pseudo")
     # The longest: every baseline's name begins with that of the first.
     fitting = [i for i, start in enumerate(families) if name.startswith(start)]
     family = max(fitting, default=len(families))

@@ -190,9 +190,9 @@ def finetune(
         return cross_entropy(scores, masks)
 
     network.train()
-    if recipe.freeze and recipe.uses_contrastive:
+    if recipe.freeze and recipe.has_stage1:
         freeze_backbone(network)
-    if recipe.freeze_statistics and recipe.uses_contrastive:
+    if recipe.freeze_statistics and recipe.has_stage1:
         freeze_statistics(network)
     return train_stage(
         network, compute_loss, name=name, stage=stage, recipe=recipe, session=session
