@@ -13,7 +13,7 @@ from segnb.experiments import stage1
 from segnb.experiments.axes import changed
 from segnb.experiments.cost import readable_seconds
 from segnb.experiments.runs import RUNS, run
-from segnb.recipe import Recipe, Stage
+from segnb.recipe import Recipe
 from segnb.results import ledger
 from segnb.training import TrainingStopped
 
