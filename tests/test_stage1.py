@@ -333,7 +333,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
         (_no_weights, "damaged"),
         (_half_a_record, "damaged"),
         (_a_list, "damaged"),
-        (_another_version, "of another recipe or other images"),
+        (_another_version, "of another recipe, other images or other arithmetic"),
     ],
 )
 def test_a_damaged_stage_1_is_trained_again(

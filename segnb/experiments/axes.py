@@ -37,12 +37,14 @@ def axis(words: Sequence[str]) -> tuple[str, list[Any]]:
         ConfigError: There is no such field, no value, or a value that the field does not take.
     """
     fields = _fields()
+    # A label: it names the preset that the other fields started from.
+    del fields["tier"]
     name, values = (words[0], words[1:]) if words else ("", ())
+    if name == "tier":
+        raise ConfigError("--vary tier: a tier is a preset's name; choose one with --tier")
     inner = [other for other in fields if other.startswith(f"{name}.")]
     if inner:
         raise ConfigError(f"--vary {name}: a stage as a whole; vary one of {', '.join(inner)}")
-    if name == "tier":
-        raise ConfigError("--vary tier: a tier is a preset's name; choose one with --tier")
     if name not in fields:
         raise ConfigError(f"--vary: a recipe has no field {name!r}; it has {', '.join(fields)}")
     if not values:

@@ -153,7 +153,7 @@ def _load(
         whole = wanted = False
     if not (whole and wanted):
         if session.is_main:
-            what = "of another recipe or other images" if whole else "damaged"
+            what = "of another recipe, other images or other arithmetic" if whole else "damaged"
             _say(f"the stage 1 in {folder} is {what}: it is not used but trained again")
         return None
     if recipe.uses_contrastive:
