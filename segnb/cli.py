@@ -119,9 +119,11 @@ class Pretrain(Run):
 
 @dataclass(frozen=True)
 class Sweep(Run):
-    """Every combination of the choices, skipping what the ledger holds.
+    """Every combination of the choices, skipping what the ledger holds; stage 1 is shared.
 
     Attributes:
+        vary: A field of the recipe and its values, `--vary finetune.steps 25 50 100`; again for
+            each further field. The flags below are the same for the fields most often varied.
         methods: Methods to run; by default the recipe's.
         fractions: Label fractions.
         seeds: Seeds.
@@ -131,6 +133,7 @@ class Sweep(Run):
         dry_run: Only say what is left.
     """
 
+    vary: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
     methods: tuple[MethodName, ...] = ()
     fractions: tuple[float, ...] = ()
     seeds: tuple[int, ...] = ()
@@ -302,9 +305,10 @@ def finetune(options: Finetune) -> int:
 
 def sweep(options: Sweep) -> int:
     """Run a grid of recipes."""
-    from segnb.experiments.sweep import grid, remaining, sweep
+    from segnb.experiments.axes import axis
+    from segnb.experiments.sweep import grid, in_order, plan, remaining, sweep
 
-    given = {
+    given: dict[str, Sequence[Any]] = {
         "method": options.methods,
         "fraction": options.fractions,
         "seed": options.seeds,
@@ -312,10 +316,16 @@ def sweep(options: Sweep) -> int:
         "form": options.forms,
         "scope": options.scopes,
     }
-    recipes = grid(options.recipe, **{name: values for name, values in given.items() if values})
+    given = {name: values for name, values in given.items() if values}
+    for words in options.vary:
+        name, values = axis(words)
+        if name in given:
+            raise SegnbError(f"{name} is varied twice; give all of its values at once")
+        given[name] = values
+    recipes = grid(options.recipe, **given)
     if options.dry_run:
-        left = remaining(recipes, options.places.results)
-        print(f"{len(recipes)} recipes, {len(left)} to run")
+        left = in_order(remaining(recipes, options.places.results))
+        print(plan(recipes, left, runs=options.places.runs))
         for recipe in left:
             print(recipe.command())
         return 0
@@ -552,10 +562,12 @@ def _parse(options: type[Any], name: str, words: list[str]) -> Any:
 
 def _shares() -> tyro.constructors.ConstructorRegistry:
     """What lets a number be given as a share, ``1/8``: so tables and figures name fractions."""
+    from segnb.experiments.axes import number
+
     registry = tyro.constructors.ConstructorRegistry()
 
     @registry.primitive_rule
-    def number(
+    def real(
         info: tyro.constructors.PrimitiveTypeInfo,
     ) -> tyro.constructors.PrimitiveConstructorSpec[float] | None:
         if info.type is not float:
@@ -563,21 +575,12 @@ def _shares() -> tyro.constructors.ConstructorRegistry:
         return tyro.constructors.PrimitiveConstructorSpec(
             nargs=1,
             metavar="FLOAT",
-            instance_from_str=lambda words: _number(words[0]),
+            instance_from_str=lambda words: number(words[0]),
             is_instance=lambda value: isinstance(value, (float, int)),
             str_from_instance=lambda value: [str(value)],
         )
 
     return registry
-
-
-def _number(word: str) -> float:
-    above, stroke, below = word.partition("/")
-    if not stroke:
-        return float(word)
-    if float(below) == 0:
-        raise ValueError(f"{word} divides by zero")
-    return float(above) / float(below)
 
 
 def _overview() -> int:

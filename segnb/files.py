@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -37,6 +37,32 @@ def write_atomic(path: Path | str, data: str | bytes) -> None:
     """Write ``data`` to ``path`` so that a reader sees the old content or the new, never half."""
     with atomic_path(path) as side:
         side.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, *, busy: Callable[[], None]) -> Iterator[None]:
+    """Keep a folder to one process until the block ends; the end of the process ends it too.
+
+    Args:
+        folder: Made where it is missing. Halves of files that a killed process left there go.
+        busy: Called again and again while another process has the folder; it waits or raises.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            busy()
+    try:
+        for left in folder.glob(".*"):
+            if left.name != ".lock":
+                left.unlink()
+        yield
+    finally:
+        lock.release()
 
 
 def _umask() -> int:

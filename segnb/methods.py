@@ -13,18 +13,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 BLUE, SKY, GREEN = "#0072B2", "#56B4E9", "#009E73"
 ORANGE, RED, PINK, GREY = "#E69F00", "#D55E00", "#CC79A7", "#4d4d4d"
 
-#: Fields of a recipe that only stage 1, or what it leaves behind, makes use of.
-_STAGE_ONE_FIELDS = frozenset(
-    {
-        "form",
-        "scope",
-        "temperature",
-        "loss_size",
-        "loss_backend",
-        "freeze",
-        "freeze_statistics",
-    }
-)
+#: Fields of the contrastive loss, and of what stage 2 keeps of a stage 1 before it.
+_LOSS_FIELDS = frozenset({"form", "scope", "temperature", "loss_size", "loss_backend"})
+_FREEZE_FIELDS = frozenset({"freeze", "freeze_statistics"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +24,8 @@ class Kind:
 
     Attributes:
         name: What tables and legends call it.
-        stage_one: Whether the contrastive stage runs before cross-entropy.
+        stage_one: What the network is trained with before the stage that is compared, and before
+            it gets a new head; ``None`` where that stage is all.
         rounds: How often the stages are trained, each round on the last one's pseudo-labels.
         compute_of: For a baseline of cross-entropy, the kind whose image passes and colour
             distortion it gets.
@@ -44,7 +36,7 @@ class Kind:
     """
 
     name: str
-    stage_one: bool = False
+    stage_one: Literal["contrastive", "cross-entropy"] | None = None
     rounds: int = 1
     compute_of: str | None = None
     colour: str | None = None
@@ -56,11 +48,13 @@ class Kind:
     def unused(self) -> frozenset[str]:
         """Fields of a recipe that cannot change the result of this kind."""
         fields = frozenset() if self.rounds > 1 else frozenset({"pseudo_threshold"})
-        if self.stage_one:
-            return fields
-        # The compute and distortion of the stages that they match decide for the other baselines.
-        own = frozenset() if self.compute_of else frozenset({"pretrain", "distortion"})
-        return fields | _STAGE_ONE_FIELDS | own
+        if self.stage_one != "contrastive":
+            fields |= _LOSS_FIELDS
+        if self.stage_one is None:
+            fields |= _FREEZE_FIELDS
+            # The compute and distortion of the stages that they match decide for some baselines.
+            fields |= frozenset() if self.compute_of else frozenset({"pretrain", "distortion"})
+        return fields
 
 
 #: All kinds, in the order of tables and legends.
@@ -76,8 +70,17 @@ KINDS: dict[str, Kind] = {
         marker="X",
         line="-.",
     ),
-    "contrastive": Kind(name="contrastive", stage_one=True),
-    "pseudo": Kind(name="pseudo-labels", stage_one=True, rounds=2, line="--", filled=False),
+    "ce_pretrained": Kind(
+        name="cross-entropy in both stages",
+        stage_one="cross-entropy",
+        colour=GREY,
+        marker="p",
+        line="-.",
+    ),
+    "contrastive": Kind(name="contrastive", stage_one="contrastive"),
+    "pseudo": Kind(
+        name="pseudo-labels", stage_one="contrastive", rounds=2, line="--", filled=False
+    ),
 }
 
 #: Colour and marker of each form and scope of the contrastive loss, in the order of tables.

@@ -93,6 +93,9 @@ class Recipe:
         method: ``ce``: fine-tuning steps alone. ``ce_long``: cross-entropy with the same total
             number of image passes as ``contrastive`` and the same colour distortion. ``ce_double``:
             the same with the image passes of ``pseudo``, which trains both stages twice.
+            ``ce_pretrained``: stage 1 is cross-entropy with the image passes and the colour
+            distortion that ``contrastive`` has there, with the optimiser settings of ``finetune``;
+            then a new classifier and stage 2.
             ``contrastive``: stage 1, then stage 2. ``pseudo``: ``contrastive``, pseudo-labels for
             the unlabelled images, both stages again on the union.
         seed: Seeds the label subset, the initial weights, the data order and the augmentation.
@@ -104,8 +107,8 @@ class Recipe:
         crop: Crop (height, width) the network is trained on.
         scale: Range of the random scale.
         flip: Mirror half of the images left to right.
-        distortion: Strength of the colour distortion of the second view, and of ``ce_long``
-            and ``ce_double``.
+        distortion: Strength of the colour distortion of the second view, of ``ce_long`` and
+            ``ce_double``, and of stage 1 of ``ce_pretrained``.
         finetune_distortion: Strength of the colour distortion in stage 2.
         architecture: A segmentation-models-pytorch architecture.
         encoder: Encoder name.
@@ -225,8 +228,51 @@ class Recipe:
 
     @property
     def uses_contrastive(self) -> bool:
+        """Whether stage 1 trains with the contrastive loss."""
+        return self.kind.stage_one == "contrastive"
+
+    @property
+    def has_stage1(self) -> bool:
         """Whether a stage 1 runs at all."""
-        return self.kind.stage_one
+        return self.kind.stage_one is not None
+
+    def stage1(self) -> Recipe:
+        """Stage 1 as a recipe: equal for all recipes that can share one training of it.
+
+        What stage 1 does not depend on is put to one value, so that the hash of this recipe names
+        the stage. A field that is not listed here counts. ``precision`` is left to who trains: the
+        arithmetic that the device truly has decides, not the wish.
+        """
+        changes: dict[str, Any] = {
+            "tier": "quick",
+            "method": "contrastive",
+            "finetune_distortion": 0.0,
+            "freeze": False,
+            "freeze_statistics": False,
+            "pseudo_threshold": 0.0,
+            "finetune": Stage(steps=0),
+            "precision": "auto",
+        }
+        if not self.uses_contrastive:
+            # Cross-entropy is all that a recipe of method ce does.
+            changes["method"] = "ce"
+            changes["finetune"] = self.pretraining_stage()
+            changes["finetune_distortion"] = self.distortion
+        return self.replace(**changes)
+
+    def pretraining_stage(self) -> Stage:
+        """Stage 1 as this method runs it: ``ce_pretrained`` takes as many image passes."""
+        if self.uses_contrastive:
+            return self.pretrain
+        return self._finetune_for(VIEWS_PER_STEP * self.pretrain.steps * self.pretrain.batch)
+
+    def _finetune_for(self, passes: int) -> Stage:
+        """``finetune`` with the steps of so many image passes."""
+        steps = -(-passes // self.finetune.batch)  # rounded up: in the baseline's favour
+        # A stage without steps may name any warm-up; here it gets steps, if only a few.
+        return dataclasses.replace(
+            self.finetune, steps=steps, warmup=min(self.finetune.warmup, steps)
+        )
 
     def cross_entropy_stage(self) -> Stage:
         """Stage 2 as this method runs it.
@@ -238,12 +284,7 @@ class Recipe:
         matched = self.kind.compute_of
         if matched is None:
             return self.finetune
-        passes = self.replace(method=matched).image_passes()
-        steps = -(-passes // self.finetune.batch)  # rounded up: in the baseline's favour
-        # A stage without steps may name any warm-up; here it gets steps, if only a few.
-        return dataclasses.replace(
-            self.finetune, steps=steps, warmup=min(self.finetune.warmup, steps)
-        )
+        return self._finetune_for(self.replace(method=matched).image_passes())
 
     def cross_entropy_distortion(self) -> float:
         """Colour distortion that stage 2 of this method trains with."""
@@ -252,10 +293,15 @@ class Recipe:
     def image_passes(self) -> int:
         """Images through the network, forward and backward, over all stages of one round."""
         stage = self.cross_entropy_stage()
-        total = stage.steps * stage.batch
-        if self.uses_contrastive:
-            total += VIEWS_PER_STEP * self.pretrain.steps * self.pretrain.batch
-        return self.kind.rounds * total
+        total = stage.steps * stage.batch + self.stage1_passes()
+        return 2 * total if self.method == "pseudo" else total
+
+    def stage1_passes(self) -> int:
+        """Images through the network in stage 1, of the first round."""
+        if not self.has_stage1:
+            return 0
+        stage = self.pretraining_stage()
+        return (VIEWS_PER_STEP if self.uses_contrastive else 1) * stage.steps * stage.batch
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, from which :meth:`from_dict` makes the same recipe."""
@@ -295,7 +341,9 @@ class Recipe:
             values.pop("hold_out")
         if self.split_list is not None:
             values.pop("fraction")
-        if not self.uses_contrastive:
+        if self.has_stage1:
+            values["pretrain"] = dataclasses.asdict(self.pretraining_stage())
+        else:
             values["pretrain"] = None
             values["finetune"] = dataclasses.asdict(self.cross_entropy_stage())
             values["distortion"] = None

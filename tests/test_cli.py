@@ -200,7 +200,7 @@ def test_a_run_from_its_own_command_and_again(
 
     assert cli.main(["sweep", *words[1:], "--seeds", "0", "1", "--dry-run", *places]) == 0
     told = capsys.readouterr().out
-    assert "2 recipes, 1 to run" in told
+    assert "2 recipes: 1 in the ledger, 1 to run" in told
     assert recipe.replace(seed=1).command() in told
 
 
@@ -248,6 +248,43 @@ def test_a_fraction_may_be_given_as_it_is_named(capsys: pytest.CaptureFixture[st
             cli.main(["sweep", "--dry-run", "--fractions", wrong])
         assert stopped.value.code == 2
         assert "--fractions" in capsys.readouterr().err
+
+
+def test_a_sweep_varies_any_field(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["sweep", "--dry-run", "--dataset", "camvid", "--results", str(tmp_path)]
+    words += ["--runs", str(tmp_path), "--methods", "ce", "contrastive"]
+    words += ["--vary", "finetune.steps", "25", "50", "100", "--vary", "pretrain.steps", "0", "400"]
+    assert cli.main(words) == 0
+    told = capsys.readouterr().out.splitlines()
+    # Three of cross-entropy, which are also those without a stage 1, and three after one.
+    assert told[0] == "6 recipes: 0 in the ledger, 6 to run"
+    assert told[1] == "stage 1: 1 for 3 recipes (3 each); 0 held, 1 to train"
+    shared, steps = 2 * 400 * 8, 2 * (25 + 50 + 100) * 8
+    assert told[2] == f"image passes: {shared + steps:,} ({3 * shared + steps:,} without sharing)"
+    assert sum("--method ce " in line for line in told) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--vary", "finetune.epochs", "2"], "no field 'finetune.epochs'; it has dataset, method"),
+        (["--vary"], "no field ''"),
+        (["--vary", "finetune", "2"], "vary one of finetune.steps, finetune.batch"),
+        (["--vary", "tier", "quick"], "choose one with --tier"),
+        (
+            ["--vary", "finetune.steps"],
+            "finetune.steps: give its values after it; it takes a whole",
+        ),
+        (["--vary", "finetune.steps", "5", "many"], "finetune.steps: 'many' is not a whole number"),
+        (["--vary", "seed", "1", "--seeds", "2"], "seed is varied twice"),
+        (["--vary", "seed", "1", "--vary", "seed", "2"], "seed is varied twice"),
+    ],
+)
+def test_an_axis_that_cannot_be_varied_is_one_line(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["sweep", "--dry-run", *words]) == 1
+    assert said in one_line(capsys)
 
 
 def test_table_prints_the_ledger(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,7 @@ from segnb.metrics.segmentation import score_confusion
 from segnb.recipe import Recipe, Stage
 from segnb.results import ledger
 from segnb.results.overview import tables
+from segnb.training import Session, make_accelerator
 from tools import by_drive
 
 pytest_plugins = ["tiny"]
@@ -138,17 +139,17 @@ def test_subsets_are_scored_over_their_own_pixels(places: Path) -> None:
     network = runs.initial_network(recipe())
     network.attach_classifier(11)
     split, data = splits.evaluated["test"]
-    device = torch.device("cpu")
+    session = Session(accelerator=make_accelerator("fp32", cpu=True))
     parts = splits.subsets["test"]
-    score = evaluation.evaluate(network, split, data, device=device, subsets=parts)
-    alone = evaluation.evaluate(network, split, data, device=device)
+    score = evaluation.evaluate(network, split, data, session=session, subsets=parts)
+    alone = evaluation.evaluate(network, split, data, session=session)
     assert (score.miou, score.iou, alone.subsets) == (alone.miou, alone.iou, {})
     for name, ids in parts.items():
-        own = evaluation.evaluate(network, split, data.subset(sorted(ids)), device=device)
+        own = evaluation.evaluate(network, split, data.subset(sorted(ids)), session=session)
         assert score.subsets[name] == own
     # By hand: one matrix over the two unseen images, each at its own resolution.
     matrix = np.zeros((11, 11), dtype=np.int64)
-    for index, scores in evaluation.score_maps(network, data, device=device):
+    for index, scores in evaluation.score_maps(network, data, session=session):
         mask = split.mask(index).astype(np.int64)
         if data.ids[index][0] != "D":
             continue

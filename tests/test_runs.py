@@ -16,7 +16,7 @@ from tiny import COUNTS, NATIVE, STEPS, Finished, ledger_row, make_camvid, tiny_
 
 from segnb import datasets, evaluation, report
 from segnb.errors import ConfigError, DataError
-from segnb.experiments import runs
+from segnb.experiments import runs, stage1
 from segnb.methods import KINDS
 from segnb.recipe import Recipe, Stage, preset
 from segnb.results import ledger, overview
@@ -37,8 +37,8 @@ def test_a_finished_run_keeps_all_that_tells_how_it_came_about(
     names = {path.name for path in run.folder.iterdir() if not path.name.startswith(".")}
     wanted = {"recipe.json", "environment.json", "ids.json", "log.jsonl", "metrics.json"}
     wanted |= {"preview.npz", "weights.safetensors"}
-    if run.recipe.uses_contrastive:
-        wanted.add("pretrained.safetensors")
+    if run.recipe.has_stage1:
+        wanted |= {"pretrained.safetensors", "pretrained.json"}
     assert names == wanted
     assert runs.read_recipe(run.folder) == run.recipe
     machine = json.loads((run.folder / "environment.json").read_text())
@@ -65,14 +65,15 @@ def test_a_row_tells_what_was_done(method: str, finished: Callable[..., Finished
     assert (row["form"], row["scope"]) == (("paper", "cross") if contrastive else (None, None))
     assert (row["temperature"] is None) != contrastive
     assert row["image_passes"] == run.recipe.image_passes()
-    times = {"ce": 1, "ce_long": 3, "ce_double": 6, "contrastive": 2, "pseudo": 4}
+    times = {"ce": 1, "ce_long": 3, "ce_double": 6, "ce_pretrained": 3}
+    times |= {"contrastive": 2, "pseudo": 4}
     assert row["steps"] == times[method] * STEPS
     for split in ("val", "test"):
         present = [value for value in row["iou"][split] if value is not None]
         assert len(row["iou"][split]) == 11
         assert 0 <= min(present) <= max(present) <= 100
         assert row[f"miou_{split}"] == pytest.approx(np.mean(present), abs=0.01)
-    stages = {"initial", "finetuned"} | ({"pretrained"} if contrastive else set())
+    stages = {"initial", "finetuned"} | ({"pretrained"} if run.recipe.has_stage1 else set())
     assert row["compactness"].keys() == stages
     assert row["cell_rule"] == "aligned corners"
     assert row["intra"] == row["compactness"]["finetuned"]["intra"]
@@ -267,7 +268,7 @@ def test_too_little_memory_is_told_with_what_to_do(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.\nmore")
 
     recipe = tiny_recipe("contrastive")
-    monkeypatch.setattr(runs, "pretrain", greedy)
+    monkeypatch.setattr(stage1, "pretrain", greedy)
     with pytest.raises(ConfigError, match=r"--pretrain\.batch 4 .*Tried to allocate 9") as caught:
         runs.run(recipe, runs=tmp_path, results=None, cpu=True, progress_bar=False)
     assert caught.value.__context__ is None, "its frames would keep the memory from the next run"

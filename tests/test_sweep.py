@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -13,6 +14,7 @@ from tiny import ledger_row, tiny_recipe
 
 from segnb.errors import ConfigError, DataError
 from segnb.experiments import cost, sweep
+from segnb.experiments.axes import axis
 from segnb.experiments.cost import estimate_cost, readable_seconds
 from segnb.models import SegmentationNetwork
 from segnb.recipe import Method, Recipe, Stage
@@ -33,6 +35,76 @@ def test_a_grid_has_no_recipe_twice() -> None:
 
 def test_a_grid_of_nothing_is_the_recipe_itself() -> None:
     assert sweep.grid(Recipe()) == [Recipe()]
+
+
+def test_a_grid_over_fields_of_a_stage_changes_them_together() -> None:
+    base = Recipe(pretrain=Stage(steps=100, warmup=50))
+    found = sweep.grid(base, **{"pretrain.steps": [10], "pretrain.warmup": [5]})
+    assert [recipe.pretrain for recipe in found] == [Stage(steps=10, warmup=5)]
+
+
+def test_a_stage_1_without_steps_is_cross_entropy_in_a_grid() -> None:
+    methods = ["ce", "contrastive", "ce_pretrained"]
+    found = sweep.grid(Recipe(), **{"method": methods, "pretrain.steps": [0, 10]})
+    assert [recipe.method for recipe in found] == ["ce", "contrastive", "ce_pretrained"]
+    # A classifier on an untrained network is something else.
+    (frozen,) = sweep.grid(Recipe(freeze=True), **{"pretrain.steps": [0]})
+    assert frozen.method == "contrastive"
+
+
+def test_recipes_that_share_a_stage_1_come_one_after_another() -> None:
+    axes: dict[str, Any] = {"temperature": [0.1, 0.2], "method": ["ce", "contrastive"]}
+    recipes = sweep.grid(Recipe(), **{"finetune.steps": [25, 50], **axes})
+    ordered = sweep.in_order(recipes)
+    assert sorted(r.hash for r in ordered) == sorted(r.hash for r in recipes)
+    said = [(r.method, r.temperature) for r in ordered if r.uses_contrastive]
+    assert said == [("contrastive", t) for t in (0.1, 0.1, 0.2, 0.2)]
+    shared = Recipe().stage1_passes()
+    alone = sum(recipe.image_passes() for recipe in recipes)
+    assert sweep.passes_to_train(recipes) == alone - 2 * shared
+    held = {Recipe(temperature=0.2).stage1().hash}
+    assert sweep.passes_to_train(recipes, held) == alone - 3 * shared
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        ("finetune.steps 25 50", [25, 50]),
+        ("fraction 1/8 0.5", [0.125, 0.5]),
+        ("pretrain.schedule poly cosine", ["poly", "cosine"]),
+        ("flip true False", [True, False]),
+        ("crop 96,128 64,64", [(96, 128), (64, 64)]),
+        ("atrous_rates 1,2,3", [(1, 2, 3)]),
+        ("loss_size none 24,24", [None, (24, 24)]),
+        ("encoder_weights none imagenet", [None, "imagenet"]),
+        ("split_list none a.txt", [None, "a.txt"]),
+        ("output_stride 8 16", [8, 16]),
+        ("encoder resnet50", ["resnet50"]),
+    ],
+)
+def test_an_axis_has_the_type_of_its_field(words: str, values: list[Any]) -> None:
+    name, found = axis(words.split())
+    assert (name, found) == (words.split()[0], values)
+    assert [type(value) for value in found] == [type(value) for value in values]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("lr 1", "no field 'lr'"),
+        ("finetune.lr fast", "'fast' is not a number or a share such as 1/8"),
+        ("fraction 1/0", "'1/0' is not a number"),
+        ("method magic", "'magic' is not one of ce, ce_long"),
+        ("flip yes", "'yes' is not one of true, false"),
+        ("crop 96", "'96' is not 2 numbers with commas, such as 1,1"),
+        ("loss_size 9,x", "'9,x' is not 2 numbers with commas, such as 1,1, or none"),
+        ("output_stride 4", "'4' is not one of 8, 16"),
+    ],
+)
+def test_a_value_that_a_field_does_not_take_is_named(words: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)) as caught:
+        axis(words.split())
+    assert "--vary" in str(caught.value)
 
 
 def test_a_grid_refuses_a_field_that_is_none() -> None:

@@ -162,11 +162,13 @@ except TrainingStopped as stopped:
     print(stopped)
 folder = run_folder(recipe, INTERRUPTED)
 before = read_log(folder / "log.jsonl")
-for path in sorted(folder.iterdir()):
-    print(f"{path.stat().st_size / 1e6:8.2f} MB  {path.name}")
+for path in sorted(INTERRUPTED.rglob("*.*")):
+    if path.is_file():
+        print(f"{path.stat().st_size / 1e6:8.2f} MB  {path.relative_to(INTERRUPTED)}")
 
 # %% [markdown]
-# There is a checkpoint of the stage at hand and no `metrics.json`: the run is not finished.
+# There is a checkpoint of the stage at hand and no `metrics.json`: the run is not finished. Stage 1
+# is trained in a folder of its own, `stage1`, because recipes that differ in stage 2 alone share it.
 #
 # ## A fresh process, on all GPUs
 #

@@ -97,13 +97,14 @@ def _estimate(recipe: Recipe, *, cpu: bool) -> Cost:
         network.attach_projection()
         total += seconds(recipe.pretrain, contrastive_step)
     network.attach_classifier(_CLASSES)
+    if recipe.has_stage1 and not recipe.uses_contrastive:
+        total += seconds(recipe.pretraining_stage(), cross_entropy_step)
     total += seconds(recipe.cross_entropy_stage(), cross_entropy_step)
-    rounds = 2 if recipe.method == "pseudo" else 1
     return Cost(
         device=str(device),
         parameters=parameters,
         image_passes=recipe.image_passes(),
-        seconds=rounds * total,
+        seconds=recipe.kind.rounds * total,
         peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
     )
 

@@ -13,7 +13,7 @@ import datetime
 import json
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -26,7 +26,8 @@ from segnb import datasets, evaluation
 from segnb.datasets import IGNORE, DatasetInfo, SegmentationDataset, WorkingSet
 from segnb.device import describe
 from segnb.errors import ConfigError, DataError
-from segnb.files import atomic_path, write_atomic
+from segnb.experiments import stage1
+from segnb.files import atomic_path, claimed, write_atomic
 from segnb.metrics.compactness import compactness
 from segnb.metrics.segmentation import Score
 from segnb.models import SegmentationNetwork, build_network
@@ -100,7 +101,7 @@ def load_splits(recipe: Recipe, *, root: Path | None = None, progress_bar: bool 
             split,
             datasets.working_set(split, size=recipe.size, progress_bar=progress_bar),
         )
-    if recipe.method == "pseudo" and len(labelled) == len(used):
+    if recipe.kind.rounds > 1 and len(labelled) == len(used):
         raise ConfigError(
             f"all {len(labelled)} training images are labelled; pseudo-labels need some without a "
             "label: take a smaller fraction, or the method 'contrastive'"
@@ -199,7 +200,7 @@ def run(
             split list that changed since the run began, another process at work on the run, or a
             ledger that can't be read.
     """
-    if until == "pretrain" and not recipe.uses_contrastive:
+    if until == "pretrain" and not recipe.has_stage1:
         raise ConfigError(f"method {recipe.method!r} has no stage 1")
     if results is not None:
         # Better now than after the training.
@@ -264,7 +265,7 @@ def load_network(folder: Path, *, weights: str = "weights") -> SegmentationNetwo
     recipe = read_recipe(folder)
     # The weights are in the file: nothing to fetch.
     network = build_network(recipe.replace(encoder_weights=None))
-    if weights == "pretrained":
+    if weights == "pretrained" and recipe.uses_contrastive:
         network.attach_projection()
     else:
         network.attach_classifier(datasets.info(recipe.dataset).num_classes)
@@ -329,22 +330,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-@contextlib.contextmanager
-def _claimed(folder: Path) -> Iterator[None]:
+def _claimed(folder: Path) -> contextlib.AbstractContextManager[None]:
     """Keep a run to one process: two would write one log and one set of checkpoints."""
-    from filelock import FileLock, Timeout
 
-    folder.mkdir(parents=True, exist_ok=True)
-    name = ".lock"
-    try:
-        with FileLock(folder / name, timeout=0):
-            # Halves of files that a killed process left behind.
-            for left in folder.glob(".*"):
-                if left.name != name:
-                    left.unlink()
-            yield
-    except Timeout as error:
-        raise ConfigError(f"another process is at work on {folder}; wait for it") from error
+    def refuse() -> None:
+        raise ConfigError(f"another process is at work on {folder}; wait for it")
+
+    return claimed(folder, busy=refuse)
 
 
 def _check_split_list(recipe: Recipe, folder: Path, *, root: Path | None) -> None:
@@ -420,19 +412,19 @@ def _train_and_measure(
 ) -> ledger.Row | None:
     probe = _Probe(splits, session)
     logs: list[list[LogRow]] = []
+    shared: stage1.Record | None = None
 
     network = initial_network(recipe)
     probe.measure("initial", network)
-    if recipe.uses_contrastive:
-        logs.append(pretrain(network, splits.labelled_set, recipe, session=session))
+    if recipe.has_stage1:
+        shared = stage1.train_or_take(network, splits.labelled_set, recipe, session=session)
+        logs.append(shared["rows"])
         probe.measure("pretrained", network)
-        if session.is_main:
-            save_weights(folder / "pretrained.safetensors", network)
         if until == "pretrain":
             return None
     logs.append(finetune(network, splits.labelled_set, recipe, session=session))
 
-    if recipe.method == "pseudo":
+    if recipe.kind.rounds > 1:
         union = _with_pseudo_labels(network, recipe, splits, session)
         network = initial_network(recipe)
         logs.append(pretrain(network, union, recipe, session=session, name="pretrain-pseudo"))
@@ -454,7 +446,7 @@ def _train_and_measure(
         scores |= scores[name].subsets
     probe.save(folder / "preview.npz", network)
     begun = _read_json(folder / "environment.json")
-    return _row(recipe, splits, session, begun, logs, scores, probe.values)
+    return _row(recipe, splits, session, begun, logs, scores, probe.values, shared)
 
 
 def _with_pseudo_labels(
@@ -521,6 +513,7 @@ def _row(
     logs: Sequence[list[LogRow]],
     scores: dict[str, Score],
     measured: dict[str, dict[str, float | None]],
+    shared: stage1.Record | None,
 ) -> ledger.Row:
     contrastive = recipe.uses_contrastive
     machine = describe(session.device)
@@ -547,6 +540,7 @@ def _row(
             if rows
         },
         "image_passes": recipe.image_passes(),
+        "stage1": None if shared is None else stage1.of_row(shared, recipe),
         "device": machine.name,
         "processes": session.accelerator.num_processes,
         "torch": machine.torch,

@@ -1,13 +1,16 @@
-"""Sweeps: many recipes, one after another, each once."""
+"""Sweeps: many recipes, one after another, each once, and stage 1 once for all that share it."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from segnb.errors import SegnbError
+from segnb.experiments import stage1
+from segnb.experiments.axes import changed
 from segnb.experiments.cost import readable_seconds
 from segnb.experiments.runs import RUNS, run
 from segnb.recipe import Recipe
@@ -19,15 +22,75 @@ def grid(base: Recipe, **choices: Sequence[Any]) -> list[Recipe]:
     """Every combination of the choices, without recipes that would give the same result twice.
 
     ``grid(base, method=["ce", "contrastive"], temperature=[0.07, 0.2], seed=[0, 1])`` is six
-    recipes, not eight: cross-entropy has no temperature. Seeds vary slowest, so that an
+    recipes, not eight: cross-entropy has no temperature. Fields of a stage have a dot in their
+    name: ``grid(base, **{"finetune.steps": [25, 50]})``. Two stages, the first of no steps, are
+    method ``ce``, unless stage 2 keeps what stage 1 left. Seeds vary slowest, so that an
     interrupted sweep leaves whole comparisons.
     """
     names = sorted(choices, key=lambda name: name != "seed")
     found: dict[str, Recipe] = {}
     for values in itertools.product(*(choices[name] for name in names)):
-        recipe = base.replace(**dict(zip(names, values, strict=True)))
+        recipe = changed(base, dict(zip(names, values, strict=True)))
+        if (
+            recipe.method in ("contrastive", "ce_pretrained")
+            and recipe.pretrain.steps == 0
+            and not (recipe.freeze or recipe.freeze_statistics)
+        ):
+            recipe = recipe.replace(method="ce")
         found.setdefault(recipe.hash, recipe)
     return list(found.values())
+
+
+def in_order(recipes: Iterable[Recipe]) -> list[Recipe]:
+    """The same recipes, those that share a stage 1 one after another."""
+    groups: dict[str, list[Recipe]] = {}
+    for recipe in recipes:
+        groups.setdefault(_stage1_name(recipe) or recipe.hash, []).append(recipe)
+    return list(itertools.chain.from_iterable(groups.values()))
+
+
+def _stage1_name(recipe: Recipe) -> str | None:
+    """What recipes have in common where they share a stage 1; ``None`` where there is none."""
+    return recipe.stage1().hash if recipe.has_stage1 else None
+
+
+def passes_to_train(recipes: Iterable[Recipe], held: Set[str] = frozenset()) -> int:
+    """Image passes of all recipes, each stage 1 once, and not at all where its hash is held."""
+    total, known = 0, set(held)
+    for recipe in recipes:
+        name = _stage1_name(recipe)
+        total += recipe.image_passes() - (recipe.stage1_passes() if name in known else 0)
+        known |= {name} if name else set()
+    return total
+
+
+def plan(recipes: Sequence[Recipe], left: Sequence[Recipe], *, runs: Path = RUNS) -> str:
+    """What a sweep will cost and what its recipes share, in lines to print before it starts.
+
+    Args:
+        recipes: All of them.
+        left: Those that the ledger does not hold.
+        runs: The folder of the runs, and of the stage 1s that are there.
+    """
+    text = f"{len(recipes)} recipes: {len(recipes) - len(left)} in the ledger, {len(left)} to run"
+    if not left:
+        return text
+    held = stage1.held(runs)
+    sharing = Counter(name for name in map(_stage1_name, left) if name)
+    if sharing:
+        ready = len(sharing.keys() & held)
+        text += f"\nstage 1: {len(sharing)} for {sharing.total()} recipes"
+        text += (
+            f" ({_spread(sharing.values())} each); {ready} held, {len(sharing) - ready} to train"
+        )
+    alone = sum(recipe.image_passes() for recipe in left)
+    text += f"\nimage passes: {passes_to_train(left, held):,}"
+    return text + (f" ({alone:,} without sharing)" if sharing else "")
+
+
+def _spread(counts: Iterable[int]) -> str:
+    low, high = min(counts := list(counts)), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def remaining(recipes: Iterable[Recipe], results: Path) -> list[Recipe]:
@@ -47,13 +110,13 @@ def sweep(
     should_stop: Callable[[], bool] | None = None,
     say: Callable[[str], None] = print,
 ) -> list[SegnbError]:
-    """Run all recipes that the ledger does not hold yet.
+    """Run all recipes that the ledger does not hold yet, those that share a stage 1 in a row.
 
     A recipe that fails is told and left; the others go on. Interrupted, the same call goes on
     where it stopped, within a run too.
 
     Args:
-        recipes: What to run, in order.
+        recipes: What to run, in order but for what is shared.
         runs: Run folders go here.
         results: The folder of the ledger.
         root: Where the data sets are.
@@ -68,12 +131,13 @@ def sweep(
     Raises:
         TrainingStopped: A run was stopped.
     """
-    left = remaining(recipes, results)
-    say(f"{len(recipes)} recipes: {len(recipes) - len(left)} in the ledger, {len(left)} to run")
+    left = in_order(remaining(recipes, results))
+    for line in plan(recipes, left, runs=runs).splitlines():
+        say(line)
     pace = _Pace()
     failed: list[SegnbError] = []
     for index, recipe in enumerate(left):
-        say(f"[{index + 1}/{len(left)}] {recipe.command()}{pace.time_left(left[index:])}")
+        say(f"[{index + 1}/{len(left)}] {recipe.command()}{pace.time_left(left[index:], runs)}")
         try:
             row = run(
                 recipe,
@@ -108,8 +172,8 @@ class _Pace:
         self.seconds += seconds
         self.passes += recipe.image_passes()
 
-    def time_left(self, left: Iterable[Recipe]) -> str:
+    def time_left(self, left: Iterable[Recipe], runs: Path) -> str:
         if not self.passes:
             return ""
-        passes = sum(recipe.image_passes() for recipe in left)
+        passes = passes_to_train(left, stage1.held(runs))
         return f"  (about {readable_seconds(passes * self.seconds / self.passes)} left)"

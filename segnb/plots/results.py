@@ -16,7 +16,6 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 
 from segnb.errors import ConfigError
-from segnb.methods import KINDS
 from segnb.plots.style import (
     FAINT,
     QUIET,
@@ -533,7 +532,7 @@ def _panel_widths(counts: Sequence[Collection[int]]) -> list[float]:
 
 
 def _has_temperature(row: Row) -> bool:
-    return KINDS[row["method"]].stage_one and row.get("temperature") is not None
+    return row.get("temperature") is not None
 
 
 def _with_count(name: Method, labelled: int, wanted: bool) -> str:

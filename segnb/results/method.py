@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import takewhile
 from typing import Any, Literal
@@ -49,13 +49,13 @@ class Method:
 
     Attributes:
         kind: Key of :data:`segnb.methods.KINDS`.
-        form: Form of the contrastive loss; ``None`` without a stage 1, as all down to ``frozen``.
+        form: Form of the contrastive loss; ``None`` where there is none, as the next two.
         scope: Where its keys come from.
         loss_map: Height and width of the map the loss sees, where it is not the preset's; empty
             for the network's own feature map.
         frozen: What stage 2 leaves as stage 1 made it: the ``network`` but for the classifier, or
             the ``statistics`` of BatchNorm.
-        undistorted: A baseline of the same compute without its colour distortion.
+        undistorted: A baseline of more compute without its colour distortion.
         imagenet: The encoder starts from ImageNet weights.
     """
 
@@ -71,22 +71,18 @@ class Method:
     def of(cls, run: Recipe | Mapping[str, Any]) -> Method:
         """The method of a recipe or a ledger row."""
         recipe = run if isinstance(run, Recipe) else recipe_of(run)
-        imagenet = recipe.encoder_weights == "imagenet"
-        if not recipe.kind.stage_one:
-            plain = recipe.kind.compute_of is not None and recipe.distortion == 0
-            return cls(kind=recipe.method, undistorted=plain, imagenet=imagenet)
+        found = cls(kind=recipe.method, imagenet=recipe.encoder_weights == "imagenet")
+        if recipe.has_stage1 and (recipe.freeze or recipe.freeze_statistics):
+            found = replace(found, frozen="network" if recipe.freeze else "statistics")
+        if not recipe.uses_contrastive:
+            counts = "distortion" not in recipe.kind.unused
+            return replace(found, undistorted=counts and recipe.distortion == 0)
         usual = preset(recipe.dataset, recipe.tier).loss_size
-        return cls(
-            kind=recipe.method,
+        return replace(
+            found,
             form=recipe.form,
             scope=recipe.scope,
             loss_map=None if recipe.loss_size == usual else recipe.loss_size or (),
-            frozen="network"
-            if recipe.freeze
-            else "statistics"
-            if recipe.freeze_statistics
-            else None,
-            imagenet=imagenet,
         )
 
     @cached_property

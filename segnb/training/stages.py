@@ -169,9 +169,9 @@ def finetune(
     torch.manual_seed(derive_seed(recipe.seed, name, "head"))
     network.attach_classifier(data.info.num_classes)
     network.train()
-    if recipe.freeze and recipe.uses_contrastive:
+    if recipe.freeze and recipe.has_stage1:
         freeze_backbone(network)
-    if recipe.freeze_statistics and recipe.uses_contrastive:
+    if recipe.freeze_statistics and recipe.has_stage1:
         freeze_statistics(network)
     return train_stage(
         network,

@@ -40,8 +40,8 @@ _running: list[TrainingThread] = []
 def planned_steps(recipe: Recipe) -> dict[str, int]:
     """Steps of each stage of a recipe, in their order, by the stage's name in the log."""
     stages = {"finetune": recipe.cross_entropy_stage().steps}
-    if recipe.uses_contrastive:
-        stages = {"pretrain": recipe.pretrain.steps, **stages}
+    if recipe.has_stage1:
+        stages = {"pretrain": recipe.pretraining_stage().steps, **stages}
     if recipe.kind.rounds > 1:
         stages |= {f"{name}-pseudo": steps for name, steps in stages.items()}
     return stages
