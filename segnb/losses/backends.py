@@ -27,7 +27,6 @@ M_pq = -(w_p sigma_pq + w_q sigma_qp) / |P_p|.
 
 from __future__ import annotations
 
-import functools
 from typing import Literal, Protocol, get_args
 
 import torch
@@ -41,6 +40,7 @@ from segnb.losses.triton import operators as triton
 
 Backend = Literal["auto", "plain", "tiled", "triton"]
 Reduction = Literal["mean", "none"]
+Form = Literal["logsumexp", "official"]
 
 #: On the CPU, images with fewer pairs are faster with every pair in memory: below, the calls for
 #: the tiles of an image cost more than they save (measured in ``benchmarks/NOTES.md``).
@@ -53,6 +53,10 @@ CHECKED_CAPABILITIES: frozenset[tuple[int, int]] = frozenset()
 #: Largest relative errors of the Triton kernels' values and gradients in float32, and the same
 #: where ``torch.backends.cuda.matmul.allow_tf32`` lets products round.
 FLOAT32_LIMIT, TF32_LIMIT = 1e-6, 2e-3
+
+
+#: Devices and forms whose kernels have passed :func:`check_triton` in this process.
+_CHECKED: set[tuple[torch.device, Form]] = set()
 
 
 class LossBackend(Protocol):
@@ -83,9 +87,6 @@ class LossBackend(Protocol):
                 the pixels of the anchor's class in all images (itself included), negatives the
                 pixels of other classes in its own image.
         """
-
-
-Form = Literal["logsumexp", "official"]
 
 
 def logsumexp_loss(
@@ -163,14 +164,14 @@ def _checked_card(anchors: Pixels) -> bool:
     )
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-@functools.cache
 def check_triton(device: torch.device, form: Form) -> None:
     """Compare the Triton kernels with the plain form on a small problem, once a device and form.
 
     Raises:
         ConfigError: The kernels do not compile or run, or a value or gradient is wrong or NaN.
     """
+    if (device, form) in _CHECKED:
+        return
     sizes = (67, 53, 41)  # multiples of no tile
     generator = torch.Generator().manual_seed(0)
     features = [torch.randn(2, n, 19, generator=generator) for n in sizes]
@@ -214,3 +215,9 @@ def check_triton(device: torch.device, form: Form) -> None:
         raise ConfigError(
             f"the Triton kernels of the contrastive loss {what} on {card}; use backend='tiled'"
         ) from cause
+    _CHECKED.add((device, form))
+
+
+# Run, not traced, under torch.compile: what torch.compiler.assume_constant_result does, which would
+# import Triton at once.
+check_triton._dynamo_marked_constant = True  # type: ignore[attr-defined]
