@@ -92,11 +92,9 @@ def test_launches_of_the_kernels(dtype, monkeypatch):
     gradient = launch.official_anchor_losses_backward(w, packed, state, **backward)
     assert gradient.shape == f.shape
     for keys, key_labels in ((None, None), (f, y)):
-        pairs = "not_self" if keys is None else "all"
+        backward["pairs"] = pairs = "not_self" if keys is None else "all"
         logs, *packed_sets = launch.masked_logsumexp(
             f, keys, y, key_labels, temperature=0.07, pairs=pairs
         )
-        gradient, _ = launch.masked_logsumexp_backward(
-            w, logs, *packed_sets, **backward, pairs=pairs
-        )
+        gradient, _ = launch.masked_logsumexp_backward(w, logs, *packed_sets, **backward)
         assert gradient.shape == f.shape
