@@ -730,7 +730,7 @@ assert difference < 1e-5
 # %% [markdown]
 # ## 9 · Side by side
 #
-# Three back ends compute the same thing: `reference` (every pair in memory), `tiled` (linear
+# Three back ends compute the same thing: `plain` (every pair in memory), `tiled` (linear
 # memory, any device), and `triton` (the tiled idea as GPU kernels that never let a tile leave the
 # chip). `backend="auto"` picks one for you. We time forward and backward of the official
 # cross-image loss, the best of a few runs, on whatever this machine has.
