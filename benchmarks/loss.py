@@ -27,7 +27,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks import plain
 from segnb.device import describe
 from segnb.losses import official, paper, supcon_loss
 
@@ -89,6 +88,14 @@ class Inputs:
     features: tuple[Tensor, Tensor, Tensor]
     labels: tuple[Tensor, Tensor, Tensor]
 
+    def pair(self, b: int) -> Inputs:
+        """One pair of images (or three views) of the batch."""
+        part = slice(b, b + 1)
+        return Inputs(
+            tuple(f[part] for f in self.features),  # type: ignore[arg-type]
+            tuple(y[part] for y in self.labels),  # type: ignore[arg-type]
+        )
+
 
 def street_labels(size: int, shares: tuple[float, ...], void: float, seed: int) -> Tensor:
     """A street-like label map with exact class shares, in shuffled order."""
@@ -125,51 +132,33 @@ def contenders(
     form: str, inputs: Inputs, *, with_plain: bool, compiled: bool
 ) -> dict[str, Contender]:
     """Every implementation of a form on these inputs, as functions that give the loss."""
-    f, y = inputs.features, inputs.labels
-    t = TEMPERATURE
-    both, both_labels = torch.cat(f[:2], dim=1).detach().requires_grad_(), torch.cat(y[:2], dim=1)
-    pairs = range(len(f[0]))
-
-    def mean(loss: Callable[[int], Tensor]) -> Tensor:
-        return torch.stack([loss(b) for b in pairs]).mean()
-
-    ours: dict[str, Callable[[Any], Tensor]] = {
-        "official cross": lambda b: official.cross_image_loss(*f[:2], *y[:2], backend=b),
-        "paper within": lambda b: paper.within_image_loss(*f[:2], *y[:2], backend=b),
-        "paper cross": lambda b: paper.cross_image_loss(*f, *y, backend=b),
-        "supcon": lambda b: supcon_loss(both, both_labels, backend=b),
-    }
-    theirs: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
-        "official cross": (plain.official_cross, (*f[:2], *y[:2])),
-        "paper within": (plain.paper_within, (*f[:2], *y[:2])),
-        "paper cross": (plain.paper_cross, (*f, *y)),
-        "supcon": (plain.supcon, (both, both_labels)),
-    }
-    found: dict[str, Contender] = {"tiled": lambda: ours[form]("tiled")}
-    if f[0].is_cuda:
-        found["triton"] = lambda: ours[form]("triton")
+    found: dict[str, Contender] = {"tiled": lambda: _loss(form, inputs, "tiled")}
+    if inputs.features[0].is_cuda:
+        found["triton"] = lambda: _loss(form, inputs, "triton")
     if with_plain:
-        function, arguments = theirs[form]
-        found["plain"] = lambda: mean(lambda b: function(*(a[b] for a in arguments), t))
-        if form == "paper within":
-            found["plain, logsumexp"] = lambda: mean(
-                lambda b: plain.paper_within_logsumexp(f[0][b], f[1][b], y[0][b], y[1][b], t)
-            )
+        # A pair at a time, so that it fits.
+        parts = [inputs.pair(b) for b in range(len(inputs.labels[0]))]
+
+        def plain(loss: Callable[[str, Inputs, Any], Tensor]) -> Tensor:
+            return torch.stack([loss(form, part, "plain") for part in parts]).mean()
+
+        found["plain"] = lambda: plain(_loss)
         if compiled:
-            fast = torch.compile(function)
-            found["plain, compiled"] = lambda: mean(lambda b: fast(*(a[b] for a in arguments), t))
+            fast = torch.compile(_loss)
+            found["plain, compiled"] = lambda: plain(fast)
         if form == "supcon":
-            found["pytorch-metric-learning"] = _metric_learning(both, both_labels, t)
+            found["pytorch-metric-learning"] = _metric_learning(inputs)
     return found
 
 
-def _metric_learning(features: Tensor, labels: Tensor, temperature: float) -> Contender:
+def _metric_learning(inputs: Inputs) -> Contender:
     from pytorch_metric_learning.losses import SupConLoss
 
-    loss = SupConLoss(temperature=temperature)
+    loss = SupConLoss(temperature=TEMPERATURE)
 
     def run() -> Tensor:
-        values = [loss(f, y) for f, y in zip(features, labels, strict=True)]
+        sets = zip(torch.cat(inputs.features[:2], 1), torch.cat(inputs.labels[:2], 1), strict=True)
+        values = [loss(f, y) for f, y in sets]
         result: Tensor = torch.stack(values).mean()
         return result
 
@@ -388,7 +377,7 @@ def accuracy() -> dict[str, float]:
                 inputs.labels,
             )
             results = []
-            for given, backend in ((inputs, "tiled"), (exact, "reference")):
+            for given, backend in ((inputs, "tiled"), (exact, "plain")):
                 loss = _loss(form, given, backend)
                 wanted = given.features[: 3 if form == "paper cross" else 2]
                 results.append((loss.detach(), torch.autograd.grad(loss, wanted)))

@@ -22,19 +22,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import plain
-from segnb.losses import _triton
-from segnb.losses import _triton_launch as launch
-from segnb.losses._triton_launch import Tiles
+from segnb.losses import official, plain
+from segnb.losses.backends import FLOAT32_LIMIT, TF32_LIMIT, LossBackend
+from segnb.losses.pixels import IGNORED, Pixels
+from segnb.losses.triton import launch
+from segnb.losses.triton import operators as kernels
+from segnb.losses.triton.launch import Tiles
 
 TEMPERATURE = 0.07
-IGNORE = 255
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 #: Operands: type of the features, whether tf32 is allowed, limits of the relative errors of
 #: values and gradients against float64 on the same (rounded) features.
 OPERANDS = {
-    "fp32": (torch.float32, False, 1e-6, 1e-6),
-    "tf32": (torch.float32, True, 2e-3, 2e-3),
+    "fp32": (torch.float32, False, FLOAT32_LIMIT, FLOAT32_LIMIT),
+    "tf32": (torch.float32, True, TF32_LIMIT, TF32_LIMIT),
     "bf16": (torch.bfloat16, False, 1e-6, 4e-3),
     "fp16": (torch.float16, False, 1e-6, 2e-3),
 }
@@ -103,25 +104,10 @@ def needed_share(labels: Tensor, images: Tensor) -> float:
 # -------------------------------------------------------------------------------------- values
 
 
-def exact_logsumexp(anchors: Tensor, keys: Tensor, allowed: Tensor) -> Tensor:
-    """Masked logsumexp; rows without a key are zero and have no gradient."""
-    scores = (anchors @ keys.transpose(1, 2) / TEMPERATURE).masked_fill(~allowed, -torch.inf)
-    some = allowed.any(2)
-    return scores.masked_fill(~some[:, :, None], 0.0).logsumexp(2).masked_fill(~some, 0.0)
-
-
-def exact_official(features: Tensor, labels: Tensor, images: Tensor) -> Tensor:
-    """Losses of the official form in the features' own arithmetic."""
-    used = labels != IGNORE
-    both = used[:, :, None] & used[:, None, :]
-    same = labels[:, :, None] == labels[:, None, :]
-    negative = both & ~same & (images[:, :, None] == images[:, None, :])
-    logs = exact_logsumexp(features, features, negative)
-    scores = features @ features.transpose(1, 2) / TEMPERATURE
-    positive = both & same
-    terms = torch.nn.functional.softplus(logs[:, :, None] - scores, threshold=100)
-    terms = terms.masked_fill(~(positive & negative.any(2)[:, :, None]), 0.0)
-    return terms.sum(2) / positive.sum(2).clamp_min(1)
+def pixels_of(features: Tensor, labels: Tensor) -> Pixels:
+    """Pixels as the losses hand them to a back end."""
+    wide = features if features.dtype == torch.float64 else features.float()
+    return Pixels(features=wide, labels=labels, temperature=TEMPERATURE, dtype=features.dtype)
 
 
 def relative(actual: Tensor, expected: Tensor) -> float:
@@ -147,57 +133,32 @@ def check_values(pixels: int, width: int) -> bool:
     print("| form | operands | values | limit | gradients | limit | repeats bit for bit |  |")
     print("| --- " * 8 + "|")
     labels, images = pair_inputs("street", 1, pixels, seed=3)
-    labels = torch.where(torch.rand(labels.shape, device=DEVICE) < 0.1, IGNORE, labels)
+    labels = labels.masked_fill(torch.rand(labels.shape, device=DEVICE) < 0.1, IGNORED)
     size = labels.shape[1]
-    valid = (labels != IGNORE)[:, :, None] & (labels != IGNORE)[:, None, :]
-    same = labels[:, :, None] == labels[:, None, :]
-    self_pair = torch.eye(size, dtype=torch.bool, device=DEVICE)
-    rule = {"all": valid, "same": valid & same, "other": valid & ~same}
     good = True
 
-    def logsumexp(pairs: str, alone: bool) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-        def fast(a: Tensor, k: Tensor) -> Tensor:
-            values = _triton.masked_logsumexp(
-                a,
-                a if alone else k,
-                labels,
-                labels,
-                temperature=TEMPERATURE,
-                ignore_index=IGNORE,
-                pairs=pairs,  # type: ignore[arg-type]
-                exclude_self=alone,
-            )
-            return torch.where(torch.isinf(values), 0.0, values)
+    def masked(features: Tensor) -> Pixels:
+        return pixels_of(features, labels)
 
-        allowed = rule[pairs] & ~self_pair if alone else rule[pairs]
-        return fast, lambda a, k: exact_logsumexp(a, a if alone else k, allowed)
-
-    forms = {
-        "logsumexp, all keys": logsumexp("all", False),
-        "logsumexp, same class": logsumexp("same", False),
-        "logsumexp, other classes": logsumexp("other", False),
-        "logsumexp, one set without itself": logsumexp("all", True),
-        "official": (
-            lambda a, k: _triton.official_anchor_losses(
-                a, labels, images, temperature=TEMPERATURE, ignore_index=IGNORE
-            ),
-            lambda a, k: exact_official(a, labels, images),
-        ),
+    forms: dict[str, Callable[[LossBackend, Tensor, Tensor], Tensor]] = {
+        "paper within": lambda to, a, k: to.logsumexp_form(masked(a), masked(k), None),
+        "paper cross": lambda to, a, k: to.logsumexp_form(masked(a), masked(k), masked(k.flip(2))),
+        "supcon": lambda to, a, k: to.logsumexp_form(masked(a), None, None),
+        "official cross": lambda to, a, k: to.official_form(masked(a), images),
     }
-    for name, (fast, exact) in forms.items():
+    for name, loss in forms.items():
         for operands, (dtype, allow, value_limit, gradient_limit) in OPERANDS.items():
             inputs = [unit_features(1, size, width, dtype, seed=s) for s in (0, 1)]
-            weights = torch.randn(1, size, generator=torch.Generator().manual_seed(2)).to(DEVICE)
             runs = []
             for _ in range(2):
                 a, k = (f.clone().requires_grad_() for f in inputs)
                 with tf32(allow):
-                    values = fast(a, k)  # type: ignore[no-untyped-call]
-                    (values * weights).sum().backward()  # type: ignore[no-untyped-call]
-                runs.append((values.detach(), a.grad, k.grad))
+                    value = loss(kernels, a, k)
+                    value.backward()  # type: ignore[no-untyped-call]
+                runs.append((value.detach(), a.grad, k.grad))
             a, k = (f.double().requires_grad_() for f in inputs)
-            expected = exact(a, k)  # type: ignore[no-untyped-call]
-            (expected * weights).sum().backward()  # type: ignore[no-untyped-call]
+            expected = loss(plain, a, k)
+            expected.backward()  # type: ignore[no-untyped-call]
             value_error = relative(runs[0][0], expected.detach())
             gradient_error = max(
                 relative(got, wanted)
@@ -259,43 +220,29 @@ def official_step(features: Tensor, labels: Tensor, images: Tensor) -> Callable[
 
     def step() -> None:
         features.grad = None
-        losses = _triton.official_anchor_losses(
-            features, labels, images, temperature=TEMPERATURE, ignore_index=IGNORE
-        )
-        losses.mean().backward()  # type: ignore[no-untyped-call]
+        kernels.official_form(pixels_of(features, labels), images).backward()  # type: ignore[no-untyped-call]
 
     return step
 
 
-def logsumexp_step(features: Tensor, labels: Tensor) -> Callable[[], None]:
-    """Forward and backward pass of the logsumexp of a set against itself, all pairs."""
+def supcon_step(features: Tensor, labels: Tensor) -> Callable[[], None]:
+    """Forward and backward pass of SupCon: the logsumexp of a set against itself, all pairs."""
 
     def step() -> None:
         features.grad = None
-        _triton.masked_logsumexp(  # type: ignore[no-untyped-call]
-            features,
-            features,
-            labels,
-            labels,
-            temperature=TEMPERATURE,
-            ignore_index=IGNORE,
-            pairs="all",
-            exclude_self=True,
-        ).mean().backward()
+        kernels.logsumexp_form(pixels_of(features, labels), None, None).backward()  # type: ignore[no-untyped-call]
 
     return step
 
 
-def plain_step(
-    features: Tensor, labels: Tensor, images: Tensor, loss: Callable[..., Tensor]
-) -> Callable[[], None]:
+def plain_step(features: Tensor, labels: Tensor, loss: Callable[..., Tensor]) -> Callable[[], None]:
     """The plain form, a pair at a time so that it fits; ``dense`` is split into two halves."""
     half = features.shape[1] // 2
 
     def step() -> None:
         features.grad = None
-        for f, y in zip(features, labels, strict=True):
-            loss(f[:half], f[half:], y[:half], y[half:], TEMPERATURE).backward()  # type: ignore[no-untyped-call]
+        for f, y in zip(features[:, None], labels[:, None], strict=True):
+            loss(f[:, :half], f[:, half:], y[:, :half], y[:, half:], backend="plain").backward()  # type: ignore[no-untyped-call]
 
     return step
 
@@ -332,19 +279,19 @@ def report_times(batch: int, pixels: int, width: int, repeats: int) -> None:
             with tf32(allow):
                 row("official", operands, official_step(features, labels, images), share, repeats)
                 if kind == "dense":
-                    row("logsumexp", operands, logsumexp_step(features, labels), 1.0, repeats)
+                    row("supcon", operands, supcon_step(features, labels), 1.0, repeats)
         if DEVICE.type == "cuda":
             features = unit_features(batch, size, width, torch.float32, seed=0).requires_grad_()
             few = max(2, repeats // 8)
             for operands, allow in (("fp32", False), ("tf32", True)):
                 with tf32(allow):
-                    step = plain_step(features, labels, images, plain.official_cross)
+                    step = plain_step(features, labels, official.cross_image_loss)
                     row("plain, eager", operands, step, 1.0, few)
-                    compiled = torch.compile(plain.official_cross)
-                    step = plain_step(features, labels, images, compiled)
+                    compiled = torch.compile(official.cross_image_loss)
+                    step = plain_step(features, labels, compiled)
                     row("plain, torch.compile", operands, step, 1.0, few)
             features = features.detach().bfloat16().requires_grad_()
-            step = plain_step(features, labels, images, plain.official_cross)
+            step = plain_step(features, labels, official.cross_image_loss)
             row("plain, eager", "bf16", step, 1.0, few)
 
 
@@ -390,8 +337,8 @@ def passes(
     features: Tensor, labels: Tensor, images: Tensor
 ) -> Iterator[tuple[str, Callable[..., object], list[Tiles]]]:
     """Every pass over these pixels, as a function of ``tiles``, and the tiles to try."""
-    options: dict[str, Any] = {"temperature": TEMPERATURE, "ignore_index": IGNORE}
-    rules: dict[str, Any] = {"pairs": "all", "exclude_self": True}
+    options: dict[str, Any] = {"temperature": TEMPERATURE}
+    rules: dict[str, Any] = {"pairs": "not_self"}
     backward: dict[str, Any] = {
         "width": features.shape[2],
         "dtype": features.dtype,
@@ -425,7 +372,7 @@ def sweep(batch: int, pixels: int, width: int, repeats: int, dtype: torch.dtype)
     for kind in ("dense", "street", "voc"):
         labels, images = pair_inputs(kind, batch, pixels, seed=5)
         features = unit_features(batch, labels.shape[1], width, dtype, seed=0)
-        packing = partial(launch.pack, features, labels, images, IGNORE)
+        packing = partial(launch.pack, features, labels, images)
         print(f"| sort and pack | {kind} | | {milliseconds(packing, repeats=repeats)[1]:.3f} |")
         for name, call, choices in passes(features, labels, images):
             # A logsumexp over all pairs does not depend on the labels.

@@ -23,8 +23,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from segnb.losses import _triton_kernels
-from segnb.losses._triton_launch import Pass, Tiles, tiles_for
+from segnb.losses.triton import kernels
+from segnb.losses.triton.launch import Pass, Tiles, tiles_for
 
 #: Shared memory a program can have, in bytes, by compute capability.
 SHARED_MEMORY = {75: 64 << 10, 80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10}
@@ -35,11 +35,11 @@ OPERANDS = {
     "tf32": ("fp32", 4, 1),
     "fp32": ("bf16", 2, 3),
 }
-_LSE_BACKWARD = {"PAIRS": "all", "EXCLUDE_SELF": False}
+_LSE_BACKWARD = {"PAIRS": "all"}
 #: Name here, kernel, what sets it apart.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "logsumexp_forward": ("logsumexp_forward", {"PAIRS": "all", "EXCLUDE_SELF": False}),
-    "logsumexp_forward_same": ("logsumexp_forward", {"PAIRS": "same", "EXCLUDE_SELF": False}),
+    "logsumexp_forward": ("logsumexp_forward", {"PAIRS": "all"}),
+    "logsumexp_forward_same": ("logsumexp_forward", {"PAIRS": "same"}),
     "logsumexp_anchors": (
         "logsumexp_backward",
         {**_LSE_BACKWARD, "ROW_TERM": True, "COL_TERM": False},
@@ -50,7 +50,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "logsumexp_one_set": (
         "logsumexp_backward",
-        {"PAIRS": "all", "EXCLUDE_SELF": True, "ROW_TERM": True, "COL_TERM": True},
+        {"PAIRS": "not_self", "ROW_TERM": True, "COL_TERM": True},
     ),
     "official_forward": ("official_forward", {}),
     "official_backward": ("official_backward", {}),
@@ -100,7 +100,7 @@ def compile_kernel(
         tiles: How the kernel cuts the matrix of pairs.
     """
     name, constants = VARIANTS[variant]
-    kernel = getattr(_triton_kernels, name)
+    kernel = getattr(kernels, name)
     element, _, parts = OPERANDS[operands]
     constants = {
         **constants,

@@ -31,7 +31,7 @@ Form = Literal["paper", "official"]
 Scope = Literal["within", "cross", "batch"]
 Schedule = Literal["poly", "cosine"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-LossBackend = Literal["auto", "reference", "tiled", "triton"]
+LossBackend = Literal["auto", "plain", "tiled", "triton"]
 
 #: Every contrastive step sees each image twice: as it is and colour-distorted.
 VIEWS_PER_STEP = 2

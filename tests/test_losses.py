@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from segnb.losses import _core, _tiled, _tiles, official, paper, supcon_loss
-from segnb.losses._inputs import PixelSet, pixel_set, unit_length
+from segnb.losses import official, paper, supcon_loss
+from segnb.losses.pixels import pixel_sets
+from segnb.losses.tiled import operators, passes
 
 IGNORE = 255
-BACKENDS = ["reference", "tiled"]
+BACKENDS = ["plain", "tiled"]
 if os.environ.get("TRITON_INTERPRET") == "1":
     # test_losses_back_ends.py runs the edge cases so, in a process of its own.
     BACKENDS.append("triton")
@@ -31,9 +32,8 @@ def dot(f: list[float], g: list[float]) -> float:
     return math.fsum(a * b for a, b in zip(f, g, strict=True))
 
 
-def mean_over_anchors(losses: list[tuple[float, float]]) -> float:
-    weight = math.fsum(w for _, w in losses)
-    return math.fsum(loss * w for loss, w in losses) / weight if weight else 0.0
+def mean_over_anchors(losses: list[float]) -> float:
+    return math.fsum(losses) / len(losses) if losses else 0.0
 
 
 def oracle_logsumexp_form(
@@ -46,7 +46,6 @@ def oracle_logsumexp_form(
     *,
     temperature: float,
     exclude_self: bool = False,
-    weights: Tensor | None = None,
 ) -> float:
     """Paper form and SupCon for one image: plain Python numbers."""
     losses = []
@@ -68,8 +67,7 @@ def oracle_logsumexp_form(
             continue
         top = max(denominator)
         log_denominator = top + math.log(math.fsum(math.exp(s - top) for s in denominator))
-        loss = -math.fsum(s - log_denominator for s in positives) / len(positives)
-        losses.append((loss, 1.0 if weights is None else float(weights[p])))
+        losses.append(-math.fsum(s - log_denominator for s in positives) / len(positives))
     return mean_over_anchors(losses)
 
 
@@ -79,7 +77,6 @@ def oracle_official(
     images: Tensor,
     *,
     temperature: float,
-    weights: Tensor | None = None,
 ) -> float:
     """Official form for one pair of images."""
     losses = []
@@ -99,8 +96,7 @@ def oracle_official(
             for s, y in zip(scores, labels.tolist(), strict=True)
             if y == label
         ]
-        weight = 1.0 if weights is None else float(weights[p])
-        losses.append((math.fsum(terms) / len(terms), weight))
+        losses.append(math.fsum(terms) / len(terms))
     return mean_over_anchors(losses)
 
 
@@ -184,21 +180,16 @@ def test_known_values_of_the_official_form(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
-def test_values_against_loops_over_pixels(backend, weighted, temperature):
+def test_values_against_loops_over_pixels(backend, temperature):
     f = [unit(2, n, 5, seed=n) for n in (11, 9, 7)]
     y = [labels_of(2, n, seed=n) for n in (11, 9, 7)]
-    w = [torch.rand(2, n, dtype=torch.float64) for n in (11, 9)] if weighted else [None, None]
     options = {"temperature": temperature, "backend": backend}
-
-    def of_image(values: Tensor | None, b: int) -> Tensor | None:
-        return None if values is None else values[b]
 
     def mean_over_images(loss_of: Callable[[int], float]) -> float:
         return (loss_of(0) + loss_of(1)) / 2
 
-    within = paper.within_image_loss(f[0], f[1], y[0], y[1], weights=w[0], **options)
+    within = paper.within_image_loss(f[0], f[1], y[0], y[1], **options)
     assert float(within) == pytest.approx(
         mean_over_images(
             lambda b: oracle_logsumexp_form(
@@ -209,19 +200,17 @@ def test_values_against_loops_over_pixels(backend, weighted, temperature):
                 y[1][b],
                 None,
                 temperature=temperature,
-                weights=of_image(w[0], b),
             )
         ),
         rel=1e-10,
     )
-    cross = paper.cross_image_loss(*f, *y, weights=w[0], **options)
+    cross = paper.cross_image_loss(*f, *y, **options)
     assert float(cross) == pytest.approx(
         mean_over_images(
             lambda b: oracle_logsumexp_form(
                 *(x[b] for x in f),
                 *(x[b] for x in y),
                 temperature=temperature,
-                weights=of_image(w[0], b),
             )
         ),
         rel=1e-10,
@@ -236,13 +225,10 @@ def test_values_against_loops_over_pixels(backend, weighted, temperature):
         None,
         temperature=temperature,
         exclude_self=True,
-        weights=None if w[0] is None else w[0].flatten(),
     )
-    batch = paper.batch_loss(f[0], y[0], weights=w[0], **options)
+    batch = paper.batch_loss(f[0], y[0], **options)
     assert float(batch) == pytest.approx(expected_bag, rel=1e-10)
-    supcon = supcon_loss(
-        bag, bag_labels, weights=None if w[0] is None else w[0].flatten(), **options
-    )
+    supcon = supcon_loss(bag, bag_labels, **options)
     assert float(supcon) == pytest.approx(expected_bag, rel=1e-10)
 
     def official_of(b: int) -> float:
@@ -252,14 +238,11 @@ def test_values_against_loops_over_pixels(backend, weighted, temperature):
             torch.cat([y[0][b], y[1][b]]),
             images,
             temperature=temperature,
-            weights=torch.cat([w[0][b], w[1][b]]) if weighted else None,
         )
 
-    official_cross = official.cross_image_loss(
-        f[0], f[1], y[0], y[1], weights=(w[0], w[1]) if weighted else None, **options
-    )
+    official_cross = official.cross_image_loss(f[0], f[1], y[0], y[1], **options)
     assert float(official_cross) == pytest.approx(mean_over_images(official_of), rel=1e-10)
-    official_within = official.within_image_loss(f[0], y[0], weights=w[0], **options)
+    official_within = official.within_image_loss(f[0], y[0], **options)
     assert float(official_within) == pytest.approx(
         mean_over_images(
             lambda b: oracle_official(
@@ -267,7 +250,6 @@ def test_values_against_loops_over_pixels(backend, weighted, temperature):
                 y[0][b],
                 torch.zeros(11),
                 temperature=temperature,
-                weights=of_image(w[0], b),
             )
         ),
         rel=1e-10,
@@ -286,18 +268,17 @@ def test_gradients_by_finite_differences(form, reduction, backend):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize(
     ("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 5e-7), (torch.bfloat16, 2e-3)]
 )
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
-def test_tiles_against_the_plain_form_over_many_tiles(form, reduction, dtype, bound, temperature):
+def test_tiles_against_the_plain_form_over_many_tiles(form, dtype, bound, temperature):
     # Sizes that no tile divides, few and many classes together: pure, mixed and skipped tiles.
     function, features = forms((1100, 577, 641), 17, 7, dtype=dtype, batch=1)[form]
-    options = {"temperature": temperature, "reduction": reduction}
+    options = {"temperature": temperature}
     got = value_and_gradients(lambda *f: function(*f, backend="tiled", **options), *features)
     wide = [f.double() for f in features]
-    expected = value_and_gradients(lambda *f: function(*f, backend="reference", **options), *wide)
+    expected = value_and_gradients(lambda *f: function(*f, backend="plain", **options), *wide)
     value_bound = max(min(bound, 1e-6), 1e-12)
     assert relative_error(got[0], expected[0]) < value_bound
     for gradient, exact, feature in zip(got[1:], expected[1:], features, strict=True):
@@ -306,64 +287,24 @@ def test_tiles_against_the_plain_form_over_many_tiles(form, reduction, dtype, bo
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_many_small_classes_share_tiles(form, reduction):
+def test_many_small_classes_share_tiles(form):
     function, features = forms((700, 650, 600), 6, 150, batch=1)[form]
-    got = value_and_gradients(
-        lambda *f: function(*f, backend="tiled", reduction=reduction), *features
-    )
-    expected = value_and_gradients(
-        lambda *f: function(*f, backend="reference", reduction=reduction), *features
-    )
+    got = value_and_gradients(lambda *f: function(*f, backend="tiled"), *features)
+    expected = value_and_gradients(lambda *f: function(*f, backend="plain"), *features)
     for value, exact in zip(got, expected, strict=True):
         assert relative_error(value, exact) < 1e-12
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_masked_tiles_of_other_devices_and_shifted_exponents(form, reduction, monkeypatch):
+def test_masked_tiles_of_other_devices_and_shifted_exponents(form, monkeypatch):
     """What runs where the host must not wait for labels, run here."""
-    monkeypatch.setattr(_tiled, "knows_labels", lambda tensor: False)
-    monkeypatch.setattr(_tiles, "fits_unshifted", lambda first, second: False)
+    monkeypatch.setattr(operators, "knows_labels", lambda tensor: False)
+    monkeypatch.setattr(passes, "fits_unshifted", lambda first, second: False)
     function, features = forms((700, 450, 330), 6, 5, batch=1)[form]
-    got = value_and_gradients(
-        lambda *f: function(*f, backend="tiled", reduction=reduction), *features
-    )
-    expected = value_and_gradients(
-        lambda *f: function(*f, backend="reference", reduction=reduction), *features
-    )
+    got = value_and_gradients(lambda *f: function(*f, backend="tiled"), *features)
+    expected = value_and_gradients(lambda *f: function(*f, backend="plain"), *features)
     for value, exact in zip(got, expected, strict=True):
         assert relative_error(value, exact) < 1e-10
-
-
-@pytest.mark.parametrize("pairs", ["all", "same", "other"])
-@pytest.mark.parametrize("exclude_self", [False, True])
-@pytest.mark.parametrize("device_like_gpu", [False, True])
-def test_core_logsumexp_of_all_pair_rules(pairs, exclude_self, device_like_gpu, monkeypatch):
-    if device_like_gpu:
-        monkeypatch.setattr(_tiled, "knows_labels", lambda tensor: False)
-    a, k = unit(1, 600, 5), unit(1, 600 if exclude_self else 300, 5, seed=1)
-    ya, yk = labels_of(1, 600, classes=8), labels_of(1, k.shape[1], classes=7, seed=1)
-
-    def run(backend: str) -> list[Tensor]:
-        def function(first: Tensor, second: Tensor) -> Tensor:
-            anchors = PixelSet(first, ya, ya.shape, first.dtype)
-            keys = anchors if exclude_self else PixelSet(second, yk, yk.shape, second.dtype)
-            logs = _core.masked_logsumexp(
-                anchors,
-                keys,
-                temperature=0.1,
-                ignore_index=IGNORE,
-                pairs=pairs,
-                exclude_self=exclude_self,
-                backend=backend,
-            )
-            return logs.masked_fill(logs == -torch.inf, 0.0) + 0.0 * second.sum()
-
-        return value_and_gradients(function, a, k)
-
-    for value, exact in zip(run("tiled"), run("reference"), strict=True):
-        assert relative_error(value, exact) < 1e-12
 
 
 # ---------------------------------------------------------------------------------- properties
@@ -384,7 +325,7 @@ def test_back_ends_agree(form, n, m, o, channels, classes, ignored, temperature)
     function, features = forms((n, m, o), channels, classes, ignored)[form]
     got, expected = (
         value_and_gradients(lambda *f: function(*f, temperature=temperature, backend=b), *features)  # noqa: B023
-        for b in ("tiled", "reference")
+        for b in ("tiled", "plain")
     )
     for value, exact in zip(got, expected, strict=True):
         assert torch.isfinite(value).all()
@@ -497,7 +438,7 @@ def test_any_number_of_channels(form, channels):
     function, features = forms((300, 290, 280), channels, 4, dtype=torch.float32, batch=1)[form]
     got = value_and_gradients(lambda *f: function(*f, backend="tiled"), *features)
     wide = [f.double() for f in features]
-    expected = value_and_gradients(lambda *f: function(*f, backend="reference"), *wide)
+    expected = value_and_gradients(lambda *f: function(*f, backend="plain"), *wide)
     for value, exact in zip(got, expected, strict=True):
         assert relative_error(value, exact) < 1e-6
 
@@ -509,7 +450,7 @@ def test_small_temperature_is_safe_in_float32(form, backend):
     got = value_and_gradients(lambda *f: function(*f, temperature=0.01, backend=backend), *features)
     wide = [f.double() for f in features]
     expected = value_and_gradients(
-        lambda *f: function(*f, temperature=0.01, backend="reference"), *wide
+        lambda *f: function(*f, temperature=0.01, backend="plain"), *wide
     )
     for value, exact in zip(got, expected, strict=True):
         assert relative_error(value, exact) < 2e-5  # a score of 100 has a rounding error of 8e-6
@@ -521,7 +462,7 @@ def test_float16_at_the_papers_temperature(form, backend):
     function, features = forms((40, 35, 30), 64, 3, dtype=torch.float16)[form]
     got = value_and_gradients(lambda *f: function(*f, backend=backend), *features)
     wide = [f.double() for f in features]
-    expected = value_and_gradients(lambda *f: function(*f, backend="reference"), *wide)
+    expected = value_and_gradients(lambda *f: function(*f, backend="plain"), *wide)
     assert got[0].dtype == torch.float32
     assert relative_error(got[0], expected[0]) < 1e-6
     for gradient, exact in zip(got[1:], expected[1:], strict=True):
@@ -576,53 +517,11 @@ def test_strided_features_and_labels(backend):
     )
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(
-    ("scale", "tolerance"), [(1e-40, None), (1e-8, 1e-5), (1.0, 1e-5), (1e30, 1e-5)]
-)
-def test_normalize_of_subnormal_and_huge_features(backend, scale, tolerance):
-    f = unit(1, 20, 8, dtype=torch.float32)
-    y = labels_of(1, 20)
-    raw = (f * scale).requires_grad_()
-    loss = official.within_image_loss(raw, y, normalize=True, backend=backend)
-    loss.backward()
-    assert torch.isfinite(loss)
-    assert torch.isfinite(raw.grad).all()
-    if tolerance is not None:
-        torch.testing.assert_close(
-            loss, official.within_image_loss(f, y, backend=backend), rtol=tolerance, atol=0
-        )
-        # The loss does not change along a feature, so the gradient stands across it.
-        along = (raw.grad.double() * f.double()).sum(dim=2) * scale
-        assert float(along.abs().max()) < 1e-5
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_normalize_has_the_gradient_of_the_projection(backend):
-    f = (3 * torch.randn(1, 9, 4, dtype=torch.float64)).requires_grad_()
-    y = labels_of(1, 9)
-    assert torch.autograd.gradcheck(
-        lambda x: supcon_loss(x, y, normalize=True, temperature=0.3, backend=backend), (f,)
-    )
-
-
-@pytest.mark.parametrize("feature", [[3.0], [0.0, 0.0, 3.0], [1e-9, 2.0, 0.0], [3.0, -4.0]])
-def test_normalize_of_features_along_an_axis_has_no_gradient_along_them(feature):
-    length = torch.tensor(feature, dtype=torch.float64).norm()
-    unit_feature = torch.tensor(feature, dtype=torch.float64) / length
-    expected = (torch.eye(len(feature)) - torch.outer(unit_feature, unit_feature)) / length
-    jacobian = torch.autograd.functional.jacobian(
-        unit_length, torch.tensor(feature, dtype=torch.float64)
-    )
-    torch.testing.assert_close(jacobian, expected, rtol=1e-9, atol=1e-9)
-
-
 def test_maps_are_not_copied_where_pixels_lie_as_they_are_wanted():
     maps, labels = torch.randn(2, 8, 5, 6), labels_of(2, 5, 6)
     for features in (maps, maps.contiguous(memory_format=torch.channels_last)):
-        pixels = pixel_set(features, labels, normalize=False)
+        (pixels,) = pixel_sets(features=(features, labels), temperature=0.07, ignore_index=IGNORE)
         assert pixels.features.data_ptr() == features.data_ptr()
-        assert pixels.labels.data_ptr() == labels.data_ptr()
 
 
 @pytest.mark.parametrize(
@@ -651,27 +550,27 @@ def test_labels_laid_out_by_column_raise_no_warning(loss, backend):
 @pytest.mark.parametrize("device_like_gpu", [False, True])
 def test_class_sums(number, classes, device_like_gpu, monkeypatch):
     if device_like_gpu:
-        monkeypatch.setattr(_tiled, "knows_labels", lambda tensor: False)
-        monkeypatch.setattr(_tiled, "CLASS_SUM_VALUES", 2 * 3 * number)  # two images, then one
+        monkeypatch.setattr(operators, "knows_labels", lambda tensor: False)
+        monkeypatch.setattr(operators, "CLASS_SUM_VALUES", 2 * 3 * number)  # two images, then one
     generator = torch.Generator().manual_seed(number)
     values = torch.randn(3, number, 3, generator=generator, dtype=torch.float64)
     labels = torch.randint(0, classes, (3, number), generator=generator)
     labels[:, : number // 2] = 7  # a class that begins in one block and ends in a later one
     queries = torch.randint(-1, classes + 1, (3, 50), generator=generator)
     expected = (queries[:, :, None] == labels[:, None, :]).double() @ values
-    torch.testing.assert_close(_tiled.class_sums(values, labels, queries), expected)
+    torch.testing.assert_close(operators.class_sums(values, labels, queries), expected)
 
 
 def test_class_sums_of_a_small_class_beside_a_large_one(monkeypatch):
     """A difference of running sums in float32 would lose the small classes' digits."""
-    monkeypatch.setattr(_tiled, "knows_labels", lambda tensor: False)
+    monkeypatch.setattr(operators, "knows_labels", lambda tensor: False)
     values = 1 + 0.05 * torch.randn(1, 20_000, 4, generator=torch.Generator().manual_seed(0))
     labels = torch.zeros(1, 20_000, dtype=torch.long)
     labels[0, ::500] = 1 + torch.arange(40) // 2
     queries = torch.arange(21)[None]
     exact = (queries[0, :, None] == labels).double() @ values[0].double()
     torch.testing.assert_close(
-        _tiled.class_sums(values, labels, queries)[0].double(), exact, rtol=1e-6, atol=0
+        operators.class_sums(values, labels, queries)[0].double(), exact, rtol=1e-6, atol=0
     )
 
 
@@ -685,11 +584,10 @@ def test_deterministic_bit_for_bit(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_second_derivatives_are_refused_by_tiles(form, reduction):
+def test_second_derivatives_are_refused_by_tiles(form):
     function, features = forms()[form]
     leaves = [f.clone().requires_grad_() for f in features]
-    loss = function(*leaves, backend="tiled", reduction=reduction).sum()
+    loss = function(*leaves, backend="tiled").sum()
     with pytest.raises(RuntimeError, match="cannot be differentiated twice"):
         torch.autograd.grad(loss, leaves, create_graph=True)
 
@@ -700,7 +598,7 @@ def test_no_gradient_wanted(form):
     with torch.no_grad():
         quiet = function(*features, backend="tiled")
     assert not quiet.requires_grad
-    torch.testing.assert_close(quiet, function(*features, backend="reference"))
+    torch.testing.assert_close(quiet, function(*features, backend="plain"))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -762,20 +660,6 @@ def test_shapes_types_devices_and_choices():
         supcon_loss(f, y, backend="fast")
     with pytest.raises(ValueError, match="reduction must be one of"):
         supcon_loss(f, y, reduction="sum")
-    with pytest.raises(ValueError, match="weights of shape"):
-        supcon_loss(f, y, weights=torch.ones(2, 5))
-    for misfit in (
-        lambda w: paper.within_image_loss(f, f, y, y, weights=w),
-        lambda w: paper.cross_image_loss(f, f, f, y, y, y, weights=w),
-        lambda w: paper.batch_loss(f, y, weights=w),
-        lambda w: official.within_image_loss(f, y, weights=w),
-        lambda w: official.cross_image_loss(f, f, y, y, weights=(torch.ones(2, 6), w)),
-        lambda w: supcon_loss(f[0], y[0], weights=w[0]),
-    ):
-        with pytest.raises(ValueError, match=r"weights of shape .* do not fit labels"):
-            misfit(torch.ones(2, 3, 2))  # as many, in another arrangement
-    with pytest.raises(ValueError, match="weights must be finite and not negative"):
-        supcon_loss(f, y, weights=-torch.ones(2, 6))
 
 
 # ------------------------------------------------------------------------------------ compiled
@@ -803,13 +687,10 @@ def test_compiles_without_a_graph_break(form, reduction, backend):
 @pytest.mark.parametrize(
     ("operator", "sets", "arguments"),
     [
-        ("logsumexp", 2, (0.1, IGNORE, "all", 5)),
-        ("logsumexp_total", 2, (0.1, IGNORE, 5, True)),
-        ("self_logsumexp", 1, (0.1, IGNORE, "all")),
-        ("self_logsumexp_total", 1, (0.1, IGNORE, True)),
-        ("official_losses", 1, (0.1, IGNORE)),
-        ("official_total", 1, (0.1, IGNORE, True)),
-        ("positive_scores", 2, ()),
+        ("logsumexp_total", 2, (0.1, 5, True)),
+        ("self_logsumexp_total", 1, (0.1, True)),
+        ("official_total", 1, (0.1, True)),
+        ("positive_total", 2, (True,)),
     ],
 )
 def test_operators_keep_the_library_contract(operator, sets, arguments):
@@ -818,8 +699,7 @@ def test_operators_keep_the_library_contract(operator, sets, arguments):
     tensors += [labels_of(1, n, seed=n) for n in sizes]
     if operator.startswith("official"):
         tensors.append(torch.zeros(1, 9, dtype=torch.long))
-    if operator.endswith("total"):
-        tensors.append(torch.rand(1, 9, dtype=torch.float64))
+    tensors.append(torch.rand(1, 9, dtype=torch.float64))
     torch.library.opcheck(
         getattr(torch.ops.segnb, operator).default,
         (*tensors, *arguments),

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from segnb.losses import _tiled, official, paper, supcon_loss
+from segnb.losses import official, paper, supcon_loss
+from segnb.losses.tiled import operators
 
 SIZE, CHANNELS = 700, 16
 
@@ -40,19 +41,18 @@ def test_fake_tensors_tell_of_a_wait():
         weights().sum().item()
 
 
-@pytest.mark.parametrize("backend", ["reference", "tiled"])
+@pytest.mark.parametrize("backend", ["plain", "tiled"])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-@pytest.mark.parametrize("normalize", [False, True])
-def test_forms(backend, reduction, normalize):
-    f, y, w = features().requires_grad_(), labels(), weights()
-    options = {"backend": backend, "reduction": reduction, "normalize": normalize}
+def test_forms(backend, reduction):
+    f, y = features().requires_grad_(), labels()
+    options = {"backend": backend, "reduction": reduction}
     for loss in (
-        paper.within_image_loss(f, f, y, y, weights=w, **options),
-        paper.cross_image_loss(f, f, f, y, y, y, weights=w, **options),
-        paper.batch_loss(f, y, weights=w, **options),
-        official.within_image_loss(f, y, weights=w, **options),
-        official.cross_image_loss(f, f, y, y, weights=(w, w), **options),
-        supcon_loss(f, y, weights=w, **options),
+        paper.within_image_loss(f, f, y, y, **options),
+        paper.cross_image_loss(f, f, f, y, y, y, **options),
+        paper.batch_loss(f, y, **options),
+        official.within_image_loss(f, y, **options),
+        official.cross_image_loss(f, f, y, y, **options),
+        supcon_loss(f, y, **options),
     ):
         assert loss.device.type == "cuda"
 
@@ -62,20 +62,19 @@ def test_passes_of_the_tiles():
     f, y, w = features(), labels(), weights()
     images = torch.zeros_like(y)
     for results in (
-        _tiled._logsumexp_pass(f, f, y, y, w, 0.07, 255, "all", 300),
-        _tiled._self_pass(f, y, w, 0.07, 255, "all"),
-        _tiled._official_pass(f, y, images, w, 0.07, 255),
+        operators._logsumexp_pass(f, f, y, y, w, 0.07, 300),
+        operators._self_pass(f, y, w, 0.07),
+        operators._official_pass(f, y, images, w, 0.07),
     ):
         assert results[0].shape == (2, SIZE)
         assert all(gradient.shape == f.shape for gradient in results[1:])
-    assert _tiled._sums_of_sorted(f, y, y).shape == f.shape
+    assert operators._sums_of_sorted(f, y, y).shape == f.shape
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_launches_of_the_kernels(dtype, monkeypatch):
     pytest.importorskip("triton")
-    from segnb.losses import _triton_kernels as kernels
-    from segnb.losses import _triton_launch as launch
+    from segnb.losses.triton import kernels, launch
 
     class Kernel:
         def __getitem__(self, grid):
@@ -89,13 +88,13 @@ def test_launches_of_the_kernels(dtype, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_of", lambda tensor: contextlib.nullcontext())
     f, y, w = features(dtype), labels(), weights()
     backward = {"width": CHANNELS, "dtype": dtype, "temperature": 0.07}
-    _, packed, state = launch.official_anchor_losses(f, y, y, temperature=0.07, ignore_index=255)
+    _, packed, state = launch.official_anchor_losses(f, y, y, temperature=0.07)
     gradient = launch.official_anchor_losses_backward(w, packed, state, **backward)
     assert gradient.shape == f.shape
     for keys, key_labels in ((None, None), (f, y)):
-        rules = {"pairs": "all", "exclude_self": keys is None}
+        backward["pairs"] = pairs = "not_self" if keys is None else "all"
         logs, *packed_sets = launch.masked_logsumexp(
-            f, keys, y, key_labels, temperature=0.07, ignore_index=255, **rules
+            f, keys, y, key_labels, temperature=0.07, pairs=pairs
         )
-        gradient, _ = launch.masked_logsumexp_backward(w, logs, *packed_sets, **backward, **rules)
+        gradient, _ = launch.masked_logsumexp_backward(w, logs, *packed_sets, **backward)
         assert gradient.shape == f.shape

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from segnb.losses import _products
+from segnb.losses.tiled import operators
 
 needs_switch = pytest.mark.skipif(
     not hasattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision"),
@@ -15,32 +15,32 @@ needs_switch = pytest.mark.skipif(
 
 @needs_switch
 def test_products_stay_with_mkl_where_it_is_at_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_products, "is_intel_processor", lambda: True)
+    monkeypatch.setattr(operators, "is_intel_processor", lambda: True)
     monkeypatch.setattr(torch._C, "has_mkl", True)
-    assert _products._setting.__wrapped__() is None
+    assert operators._setting.__wrapped__() is None
     # Without MKL the probe decides, on Intel too.
     monkeypatch.setattr(torch._C, "has_mkl", False)
-    monkeypatch.setattr(_products, "FLOAT32_ERROR", 1.0)
-    assert _products._setting.__wrapped__() == "bf16"
+    monkeypatch.setattr(operators, "FLOAT32_ERROR", 1.0)
+    assert operators._setting.__wrapped__() == "bf16"
 
 
 @needs_switch
 def test_a_setting_that_rounds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_products, "is_intel_processor", lambda: False)
-    monkeypatch.setattr(_products, "FLOAT32_ERROR", 0.0)
-    assert _products._setting.__wrapped__() is None
+    monkeypatch.setattr(operators, "is_intel_processor", lambda: False)
+    monkeypatch.setattr(operators, "FLOAT32_ERROR", 0.0)
+    assert operators._setting.__wrapped__() is None
 
 
 @needs_switch
 def test_the_switch_is_put_back_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     switch = torch.backends.mkldnn.matmul
     before = switch.fp32_precision
-    monkeypatch.setattr(_products, "_setting", lambda: "bf16")
+    monkeypatch.setattr(operators, "_setting", lambda: "bf16")
     cpu = torch.device("cpu")
     seen = []
 
     def fail() -> None:
-        with _products.fast_products(cpu, torch.float32):
+        with operators.fast_products(cpu, torch.float32):
             seen.append(switch.fp32_precision)
             raise ZeroDivisionError
 
@@ -48,5 +48,5 @@ def test_the_switch_is_put_back_after_an_error(monkeypatch: pytest.MonkeyPatch) 
         fail()
     assert seen == ["bf16"]
     assert switch.fp32_precision == before
-    with _products.fast_products(cpu, torch.float64):
+    with operators.fast_products(cpu, torch.float64):
         assert switch.fp32_precision == before

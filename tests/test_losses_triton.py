@@ -18,7 +18,8 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from segnb.losses import _triton
+from segnb.losses import official
+from segnb.losses.triton import launch
 
 HERE = Path(__file__).parent
 
@@ -110,13 +111,14 @@ def test_turing_gets_no_tensor_cores():
     ],
 )
 def test_says_why_it_cannot_be_used(features, word):
-    assert not _triton.supported(features)
-    assert word in _triton.unsupported_reason(features)
+    assert word in launch.unsupported_reason(features, features.dtype)
     labels = torch.zeros(1, 2, dtype=torch.int64)
     with pytest.raises(ValueError, match=word):
-        _triton.official_anchor_losses(features, labels, labels, temperature=0.07, ignore_index=255)
+        official.within_image_loss(features, labels, backend="triton")
 
 
 def test_says_when_triton_is_missing(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert _triton.unsupported_reason(torch.zeros(1, 2, 8)) == "Triton is not installed"
+    assert (
+        launch.unsupported_reason(torch.zeros(1, 2, 8), torch.float32) == "Triton is not installed"
+    )

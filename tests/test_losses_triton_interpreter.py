@@ -15,46 +15,35 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("run by test_losses_triton.py with TRITON_INTERPRET=1", allow_module_level=True)
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from segnb.losses import _triton, _triton_launch
+from segnb.losses import official, paper, plain, supcon_loss
+from segnb.losses.pixels import IGNORED, Pixels
+from segnb.losses.triton import launch
 
-SMALL = _triton_launch.Tiles(rows=16, columns=16, warps=4, stages=1)
-UNEVEN = _triton_launch.Tiles(rows=32, columns=16, warps=4, stages=1)
-IGNORE = 255
+SMALL = launch.Tiles(rows=16, columns=16, warps=4, stages=1)
+UNEVEN = launch.Tiles(rows=32, columns=16, warps=4, stages=1)
+IGNORE = IGNORED
 
 
-# --- float64 oracles, as plain as can be ---
+# --- in float64, by the plain form, which test_losses.py holds against loops over pixels ---
 
 
-def allowed_pairs(anchor_labels, key_labels, pairs, exclude_self):
+def allowed_pairs(anchor_labels, key_labels, pairs):
     used = (anchor_labels != IGNORE)[:, :, None] & (key_labels != IGNORE)[:, None, :]
     same = anchor_labels[:, :, None] == key_labels[:, None, :]
-    allowed = used & {"all": torch.ones_like(same), "same": same, "other": ~same}[pairs]
-    if exclude_self:
-        allowed &= ~torch.eye(allowed.shape[1], dtype=torch.bool)
-    return allowed
+    rule = {"all": torch.ones_like(same), "same": same, "other": ~same}
+    if pairs == "not_self":
+        return used & ~torch.eye(used.shape[1], dtype=torch.bool)
+    return used & rule[pairs]
 
 
 def plain_logsumexp(anchors, keys, allowed, temperature):
-    """Masked logsumexp, with -inf and no NaN gradient for rows without a key."""
-    scores = anchors @ keys.transpose(1, 2) / temperature
-    some = allowed.any(2)
-    masked = scores.masked_fill(~allowed, -torch.inf).masked_fill(~some[:, :, None], 0.0)
-    return masked.logsumexp(2).masked_fill(~some, -torch.inf), some
+    """Masked logsumexp, -inf for rows without a key, and which rows have one."""
+    return plain._logsumexp(anchors @ keys.transpose(1, 2) / temperature, allowed), allowed.any(2)
 
 
 def plain_official(features, labels, images, temperature):
-    used = labels != IGNORE
-    used = used[:, :, None] & used[:, None, :]
-    same = labels[:, :, None] == labels[:, None, :]
-    negative = used & ~same & (images[:, :, None] == images[:, None, :])
-    positive = used & same
-    log_negatives, some = plain_logsumexp(features, features, negative, temperature)
-    scores = features @ features.transpose(1, 2) / temperature
-    some = some[:, :, None] & positive
-    terms = torch.nn.functional.softplus(
-        log_negatives.masked_fill(torch.isinf(log_negatives), 0.0)[:, :, None] - scores
-    )
-    return terms.masked_fill(~some, 0.0).sum(2) / positive.sum(2).clamp_min(1)
+    pixels = Pixels(features=features, labels=labels, temperature=temperature, dtype=features.dtype)
+    return plain.official_losses(pixels, images)[0]
 
 
 # --- inputs ---
@@ -104,26 +93,21 @@ def check_logsumexp(
     *,
     temperature=0.07,
     pairs="all",
-    exclude_self=False,
     tiles=SMALL,
 ):
     one_set = keys is None
-    values, packed_anchors, packed_keys = _triton_launch.masked_logsumexp(
+    values, packed_anchors, packed_keys = launch.masked_logsumexp(
         anchors,
         keys,
         anchor_labels,
         key_labels,
         temperature=temperature,
-        ignore_index=IGNORE,
         pairs=pairs,
-        exclude_self=exclude_self,
         tiles=tiles,
     )
     a = anchors.detach().double().requires_grad_()
     k = a if one_set else keys.detach().double().requires_grad_()
-    allowed = allowed_pairs(
-        anchor_labels, anchor_labels if one_set else key_labels, pairs, exclude_self
-    )
+    allowed = allowed_pairs(anchor_labels, anchor_labels if one_set else key_labels, pairs)
     expected, some = plain_logsumexp(a, k, allowed, temperature)
     value_tolerance, gradient_tolerance = tolerances(anchors.dtype, temperature)
     assert values.dtype == torch.float32
@@ -132,7 +116,7 @@ def check_logsumexp(
 
     grad = gradient_weights(*values.shape, seed=7)
     expected[some].backward(grad[some].double())
-    gradients = _triton_launch.masked_logsumexp_backward(
+    gradients = launch.masked_logsumexp_backward(
         grad,
         values,
         packed_anchors,
@@ -141,7 +125,6 @@ def check_logsumexp(
         dtype=anchors.dtype,
         temperature=temperature,
         pairs=pairs,
-        exclude_self=exclude_self,
         tiles=tiles,
     )
     assert gradients[0].shape == anchors.shape
@@ -155,8 +138,8 @@ def check_logsumexp(
 
 
 def check_official(features, labels, images, *, temperature=0.07, tiles=SMALL):
-    losses, packed, state = _triton_launch.official_anchor_losses(
-        features, labels, images, temperature=temperature, ignore_index=IGNORE, tiles=tiles
+    losses, packed, state = launch.official_anchor_losses(
+        features, labels, images, temperature=temperature, tiles=tiles
     )
     f = features.detach().double().requires_grad_()
     expected = plain_official(f, labels, images, temperature)
@@ -167,7 +150,7 @@ def check_official(features, labels, images, *, temperature=0.07, tiles=SMALL):
 
     grad = gradient_weights(*losses.shape, seed=8)
     expected.backward(grad.double())
-    gradient = _triton_launch.official_anchor_losses_backward(
+    gradient = launch.official_anchor_losses_backward(
         grad,
         packed,
         state,
@@ -206,16 +189,14 @@ def test_logsumexp_two_sets(pairs, dtype, tiles):
 
 
 @KINDS
-@pytest.mark.parametrize("exclude_self", [False, True])
-@pytest.mark.parametrize("pairs", ["all", "same", "other"])
-def test_logsumexp_one_set(pairs, exclude_self, dtype, tiles):
+@pytest.mark.parametrize("pairs", ["all", "not_self", "same", "other"])
+def test_logsumexp_one_set(pairs, dtype, tiles):
     check_logsumexp(
         unit(1, 50, 12, seed=0, dtype=dtype),
         None,
         random_labels(1, 50, 3, seed=2),
         None,
         pairs=pairs,
-        exclude_self=exclude_self,
         tiles=tiles,
     )
 
@@ -255,7 +236,7 @@ def test_logsumexp_of_empty_sets(anchors, keys):
 
 
 def test_one_pixel_without_itself_has_no_key():
-    check_logsumexp(unit(1, 1, 8, seed=0), None, torch.zeros(1, 1).long(), None, exclude_self=True)
+    check_logsumexp(unit(1, 1, 8, seed=0), None, torch.zeros(1, 1).long(), None, pairs="not_self")
 
 
 @DTYPES
@@ -357,8 +338,8 @@ def test_official_of_well_separated_classes_keeps_its_small_values():
     labels = torch.arange(60)[None] % 3
     features = torch.eye(8)[labels] + 0.01 * unit(1, 60, 8, seed=0)
     features = torch.nn.functional.normalize(features, dim=2)
-    losses, _, _ = _triton_launch.official_anchor_losses(
-        features, labels, two_images(1, 60), temperature=0.06, ignore_index=IGNORE, tiles=SMALL
+    losses, _, _ = launch.official_anchor_losses(
+        features, labels, two_images(1, 60), temperature=0.06, tiles=SMALL
     )
     expected = plain_official(features.double(), labels, two_images(1, 60), 0.06)
     assert expected.max() < 2e-6
@@ -376,12 +357,11 @@ def test_known_values_of_the_official_code(factor, images, expected):
     if factor is not None:
         features = torch.cat([features, factor * features], dim=1)
         labels = labels.repeat(1, 2)
-    losses, _, _ = _triton_launch.official_anchor_losses(
+    losses, _, _ = launch.official_anchor_losses(
         features,
         labels,
         torch.arange(labels.shape[1])[None] // 16,
         temperature=1.0,
-        ignore_index=IGNORE,
         tiles=SMALL,
     )
     assert losses.sum().item() / (labels != IGNORE).sum().item() == pytest.approx(
@@ -407,10 +387,10 @@ def test_what_ignored_pixels_hold_does_not_matter():
     spoilt = features.masked_fill((labels == IGNORE)[:, :, None], torch.nan)
     results = []
     for values in (features, spoilt):
-        losses, packed, state = _triton_launch.official_anchor_losses(
-            values, labels, two_images(1, 50), temperature=0.07, ignore_index=IGNORE, tiles=SMALL
+        losses, packed, state = launch.official_anchor_losses(
+            values, labels, two_images(1, 50), temperature=0.07, tiles=SMALL
         )
-        gradient = _triton_launch.official_anchor_losses_backward(
+        gradient = launch.official_anchor_losses_backward(
             torch.ones_like(losses),
             packed,
             state,
@@ -427,15 +407,13 @@ def test_what_ignored_pixels_hold_does_not_matter():
 def test_nan_in_a_used_pixel_shows():
     features = unit(1, 20, 8, seed=0)
     features[0, 5] = torch.nan
-    values, _, _ = _triton_launch.masked_logsumexp(
+    values, _, _ = launch.masked_logsumexp(
         features,
         None,
         torch.zeros(1, 20).long(),
         None,
         temperature=0.07,
-        ignore_index=IGNORE,
         pairs="all",
-        exclude_self=False,
         tiles=SMALL,
     )
     assert values.isnan().all()
@@ -450,55 +428,36 @@ def test_features_it_does_not_take():
         (torch.zeros(1, 4, 8).double(), "float64"),
         (torch.zeros(1, 4, 513), "513"),
     ):
-        with pytest.raises(ValueError, match=word):
-            _triton.official_anchor_losses(
-                features, labels, labels, temperature=0.07, ignore_index=IGNORE
-            )
+        with pytest.raises(ValueError, match=f"{word}.*use backend='tiled'"):
+            official.within_image_loss(features, labels, backend="triton")
 
 
-def test_operators_give_values_and_gradients():
+def test_gradients_of_one_tensor_used_in_several_sets_add_up():
     anchors = unit(1, 20, 8, seed=0).requires_grad_()
     keys = unit(1, 30, 8, seed=1).requires_grad_()
     anchor_labels, key_labels = torch.arange(20)[None] % 2, torch.arange(30)[None] % 2
-    options = {"temperature": 0.07, "ignore_index": IGNORE}
 
-    def total(a, k, logsumexp, official):
+    def total(a, k, backend):
         return (
-            logsumexp(a, k, anchor_labels, key_labels, False).sum()
-            + 2 * logsumexp(a, a, anchor_labels, anchor_labels, True).sum()
-            + 3 * official(k).sum()
+            paper.within_image_loss(a, k, anchor_labels, key_labels, backend=backend)
+            + 2 * supcon_loss(a, anchor_labels, backend=backend)
+            + 3 * official.within_image_loss(k, key_labels, backend=backend)
         )
 
-    total(
-        anchors,
-        keys,
-        lambda a, k, la, lk, alone: _triton.masked_logsumexp(
-            a, k, la, lk, pairs="same", exclude_self=alone, **options
-        ),
-        lambda k: _triton.official_anchor_losses(
-            k, key_labels, torch.zeros_like(key_labels), **options
-        ),
-    ).backward()
+    total(anchors, keys, "triton").backward()
     a, k = (f.detach().double().requires_grad_() for f in (anchors, keys))
-    total(
-        a,
-        k,
-        lambda a, k, la, lk, alone: plain_logsumexp(
-            a, k, allowed_pairs(la, lk, "same", alone), 0.07
-        )[0],
-        lambda k: plain_official(k, key_labels, torch.zeros_like(key_labels), 0.07),
-    ).backward()
+    total(a, k, "plain").backward()
     assert_near(anchors.grad, a.grad, 2e-6, "anchors' gradient")
     assert_near(keys.grad, k.grad, 2e-6, "keys' gradient")
 
 
 def test_differentiating_twice_is_refused():
     features, labels = unit(1, 8, 4, seed=0).requires_grad_(), torch.arange(8)[None] % 2
-    losses = _triton.official_anchor_losses(
-        features, labels, torch.zeros_like(labels), temperature=0.07, ignore_index=IGNORE
-    )
-    with pytest.raises(RuntimeError, match="twice"):
-        torch.autograd.grad(losses.sum(), features, create_graph=True)
+    for loss in (official.within_image_loss, supcon_loss):
+        with pytest.raises(RuntimeError, match="twice"):
+            torch.autograd.grad(
+                loss(features, labels, backend="triton"), features, create_graph=True
+            )
 
 
 def test_operators_keep_the_rules_for_custom_operators():
@@ -506,16 +465,15 @@ def test_operators_keep_the_rules_for_custom_operators():
     checks = ("test_schema", "test_faketensor", "test_autograd_registration")
     torch.library.opcheck(
         torch.ops.segnb.triton_official_losses,
-        (features, labels, torch.zeros_like(labels), 0.07, IGNORE),
+        (features, labels, torch.zeros_like(labels), 0.07),
         test_utils=checks,
     )
-    torch.library.opcheck(
-        torch.ops.segnb.triton_logsumexp,
-        (features, features.detach().clone(), labels, labels, 0.07, IGNORE, "all"),
-        test_utils=checks,
-    )
-    torch.library.opcheck(
-        torch.ops.segnb.triton_self_logsumexp,
-        (features, labels, 0.07, IGNORE, "all", True),
-        test_utils=checks,
-    )
+    for keys, key_labels, pairs in (
+        (features.detach().clone(), labels, "all"),
+        (None, None, "not_self"),
+    ):
+        torch.library.opcheck(
+            torch.ops.segnb.triton_logsumexp,
+            (features, keys, labels, key_labels, 0.07, pairs),
+            test_utils=checks,
+        )

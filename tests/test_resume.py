@@ -21,7 +21,8 @@ from tiny import SERVER, STEPS, Finished, tiny_recipe
 from segnb import cli
 from segnb.errors import ConfigError, DataError, SegnbError
 from segnb.experiments import runs
-from segnb.recipe import Method, Recipe, Stage
+from segnb.methods import MethodName
+from segnb.recipe import Recipe, Stage
 from segnb.training import Session, TrainingStopped, checkpoint, stages
 from segnb.training.log import TrainingLog, read_log
 
@@ -133,7 +134,7 @@ def test_a_run_killed_in_both_stages_ends_with_the_very_same_weights(
     ("method", "every"), [("ce", 1), ("contrastive", 4), ("pseudo", 5), ("ce_pretrained", 5)]
 )
 def test_a_run_stopped_again_and_again_ends_with_the_very_same_weights(
-    method: Method, every: int, tmp_path: Path, finished: Callable[..., Finished]
+    method: MethodName, every: int, tmp_path: Path, finished: Callable[..., Finished]
 ) -> None:
     recipe = tiny_recipe(method)
     stops = []

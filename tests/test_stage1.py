@@ -18,7 +18,8 @@ from test_resume import hold, same_weights, start, told, train, train_until_kill
 from tiny import SERVER, STEPS, Finished, tiny_recipe
 
 from segnb.experiments import runs, stage1, sweep
-from segnb.recipe import Method, Recipe, Stage
+from segnb.methods import MethodName
+from segnb.recipe import Recipe, Stage
 from segnb.results import ledger
 from segnb.training import Session, TrainingStopped, loop, make_accelerator
 
@@ -35,6 +36,7 @@ OTHER: dict[str, Any] = {
     "seed": 1,
     "fraction": 0.5,
     "split_list": "list.txt",
+    "hold_out": "0006R0",
     "size": (64, 64),
     "crop": (64, 64),
     "scale": (0.5, 1.0),
@@ -52,7 +54,7 @@ OTHER: dict[str, Any] = {
     "scope": "within",
     "temperature": 0.5,
     "loss_size": (9, 9),
-    "loss_backend": "reference",
+    "loss_backend": "plain",
     "freeze": True,
     "freeze_statistics": True,
     "pseudo_threshold": 0.5,
@@ -103,7 +105,7 @@ def changed(base: Recipe, name: str) -> Recipe:
     [("contrastive", SHARED), ("ce_pretrained", SHARED_BY_CROSS_ENTROPY)],
 )
 def test_stage_1_is_shared_over_exactly_the_fields_it_does_not_see(
-    method: Method, shared: set[str], name: str
+    method: MethodName, shared: set[str], name: str
 ) -> None:
     """A new field needs a value in OTHER and, if stage 1 does not see it, a place in SHARED."""
     base = Recipe(method=method)
@@ -181,7 +183,7 @@ def check_like(row: ledger.Row | None, recipe: Recipe, folder: Path, whole: Fini
 
 @pytest.mark.parametrize("method", ["contrastive", "ce_pretrained"])
 def test_a_sweep_over_stage_2_trains_stage_1_once(
-    method: Method, tmp_path: Path, trained: list[str], finished: Callable[..., Finished]
+    method: MethodName, tmp_path: Path, trained: list[str], finished: Callable[..., Finished]
 ) -> None:
     base = tiny_recipe(method)
     finished(method, finetune=SHORT)

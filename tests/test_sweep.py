@@ -6,7 +6,7 @@ import contextlib
 import re
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +16,9 @@ from segnb.errors import ConfigError, DataError
 from segnb.experiments import cost, sweep
 from segnb.experiments.axes import axis
 from segnb.experiments.cost import estimate_cost, readable_seconds
+from segnb.methods import KINDS
 from segnb.models import SegmentationNetwork
-from segnb.recipe import Method, Recipe, Stage
+from segnb.recipe import Recipe, Stage
 from segnb.results import ledger
 from segnb.training import TrainingStopped, stages
 
@@ -187,7 +188,7 @@ def test_a_real_sweep(tmp_path: Path) -> None:
     assert [row["recipe_hash"] for row in ledger.read(tmp_path / "ledger.jsonl")] == [base.hash]
 
 
-@pytest.mark.parametrize("method", get_args(Method))
+@pytest.mark.parametrize("method", KINDS)
 def test_the_cost_is_estimated(method: Any) -> None:
     recipe = tiny_recipe(method)
     estimate = estimate_cost(recipe, cpu=True)

@@ -546,7 +546,7 @@ for side in (33, 65, 97, 129, 257):
 # %% [markdown]
 # And one matrix is not enough. To go backwards, autograd keeps whatever the chain rule will ask
 # for: scores, masks, softmax. We can count those bytes exactly, by listening to autograd as it
-# saves tensors. Below: the plain form (`backend="reference"`, the formula as it stands, with every
+# saves tensors. Below: the plain form (`backend="plain"`, the formula as it stands, with every
 # pair in memory) against the linear-memory version (`backend="tiled"`) that comes next.
 
 # %%
@@ -594,16 +594,16 @@ def loss_of(vectors: torch.Tensor, names: torch.Tensor, backend: str) -> torch.T
 # %%
 counts = {
     backend: [saved_bytes(pixels, backend) / 2**20 for pixels in TIMED_PIXELS]
-    for backend in ("reference", "tiled")
+    for backend in ("plain", "tiled")
 }
 places = [timing_case(pixels)[1].numel() * 2 for pixels in TIMED_PIXELS]
 far = 2 * 257 * 257
-last, at = counts["reference"][-1], places[-1]
+last, at = counts["plain"][-1], places[-1]
 estimated = last * (far / at) ** 2
 display(
     lines(
         {
-            "plain form": (places, counts["reference"]),
+            "plain form": (places, counts["plain"]),
             "plain form, estimated": ([at, far], [last, estimated]),
             "tiled": (places, counts["tiled"]),
         },
@@ -716,12 +716,12 @@ def streaming_logsumexp(tiles: Iterable[torch.Tensor]) -> torch.Tensor:
 # %%
 vectors, names = timing_case(TIMED_PIXELS[0])
 found = {}
-for backend in ("reference", "tiled"):
+for backend in ("plain", "tiled"):
     value = loss_of(vectors, names, backend)
     (gradient,) = torch.autograd.grad(value, vectors)
     found[backend] = (float(value.detach()), gradient)
-difference = (found["tiled"][1] - found["reference"][1]).norm() / found["reference"][1].norm()
-print("loss, plain form:", found["reference"][0])
+difference = (found["tiled"][1] - found["plain"][1]).norm() / found["plain"][1].norm()
+print("loss, plain form:", found["plain"][0])
 print("loss, tiled:     ", found["tiled"][0])
 print(f"relative difference of the gradients: {float(difference):.1e}")
 assert difference < 1e-5
@@ -729,7 +729,7 @@ assert difference < 1e-5
 # %% [markdown]
 # ## 9 · Side by side
 #
-# Three back ends compute the same thing: `reference` (every pair in memory), `tiled` (linear
+# Three back ends compute the same thing: `plain` (every pair in memory), `tiled` (linear
 # memory, any device), and `triton` (the tiled idea as GPU kernels that never let a tile leave the
 # chip). `backend="auto"` picks one for you. We time forward and backward of the official
 # cross-image loss, the best of a few runs, on whatever this machine has.
@@ -750,9 +750,9 @@ def seconds(pixels: int, backend: str, device: str, repeats: int = 3) -> float:
     return best
 
 
-contenders = [("reference", "cpu"), ("tiled", "cpu")]
+contenders = [("plain", "cpu"), ("tiled", "cpu")]
 if best_device().type == "cuda":
-    contenders += [("reference", "cuda"), ("tiled", "cuda")]
+    contenders += [("plain", "cuda"), ("tiled", "cuda")]
     if torch.cuda.get_device_capability() >= (8, 0):
         contenders.append(("triton", "cuda"))
     else:

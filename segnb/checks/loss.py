@@ -193,7 +193,7 @@ def _wanted(
         anchor_labels[None],
         key_labels[None],
         temperature=temperature,
-        backend="reference",
+        backend="plain",
     )
 
 

@@ -18,11 +18,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from segnb.losses import _tiled, _tiles
-from segnb.losses._differentiation import once_differentiable
-from segnb.losses._inputs import check_temperature, class_counts, pixel_set
-from segnb.losses._reduction import anchor_weights, flat_weights
-from segnb.losses._tiles import Band
+from segnb.losses.pixels import (
+    IGNORED,
+    Pixels,
+    class_counts,
+    mean_factors,
+    once_differentiable,
+    pixel_sets,
+)
+from segnb.losses.tiled import operators as tiled
+from segnb.losses.tiled import passes
+from segnb.losses.tiled.passes import Band
 
 
 def batch_loss(
@@ -31,8 +37,6 @@ def batch_loss(
     *,
     temperature: float = 0.07,
     ignore_index: int = 255,
-    normalize: bool = False,
-    weights: Tensor | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
     """:func:`segnb.losses.paper.batch_loss` over the pixels of all processes, as one bag.
@@ -44,8 +48,6 @@ def batch_loss(
         labels: Integer ``[B, N]`` or ``[B, H, W]``.
         temperature: Divides the scores.
         ignore_index: Label of pixels that do not take part.
-        normalize: Project the features to unit length first.
-        weights: Factor of each anchor's loss, shaped as ``labels``.
         group: The processes; None for all.
 
     Returns:
@@ -57,19 +59,10 @@ def batch_loss(
         ValueError: As in :func:`segnb.losses.paper.within_image_loss`.
         TypeError: Types that do not fit.
     """
-    check_temperature(temperature)
-    pixels = pixel_set(features, labels, normalize=normalize)
-    flat = flat_weights(weights, labels)
-    own_weights = torch.ones_like(pixels.labels) if flat is None else flat.detach()
-    loss: Tensor = _BatchLoss.apply(  # type: ignore[no-untyped-call]
-        pixels.features.flatten(0, 1),
-        pixels.labels.flatten(),
-        own_weights.to(pixels.features.dtype).flatten(),
-        pixels.dtype,
-        temperature,
-        ignore_index,
-        group,
+    (pixels,) = pixel_sets(
+        features=(features, labels), temperature=temperature, ignore_index=ignore_index
     )
+    loss: Tensor = _BatchLoss.apply(pixels.features, pixels, group)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -78,31 +71,23 @@ class _BatchLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        features: Tensor,
-        labels: Tensor,
-        weights: Tensor,
-        dtype: torch.dtype,
-        temperature: float,
-        ignore_index: int,
-        group: dist.ProcessGroup | None,
+        ctx: Any, features: Tensor, pixels: Pixels, group: dist.ProcessGroup | None
     ) -> Tensor:
+        temperature, labels = pixels.temperature, pixels.labels.flatten()
         with torch.autocast(features.device.type, enabled=False):
-            everyone = _gather_own_first(features.to(dtype), group).to(features.dtype)
+            own_features = features.flatten(0, 1).to(pixels.dtype)
+            everyone = _gather_own_first(own_features, group).to(features.dtype)
             all_labels = _gather_own_first(labels, group)
-            all_weights = _gather_own_first(weights, group)
             number = len(labels)
             own = slice(0, number)
 
             positives = class_counts(all_labels, all_labels) - 1
-            counts = (all_labels != ignore_index) & (positives > 0)
-            factors = anchor_weights(
-                counts[None], all_weights[None], reduction="mean", dtype=features.dtype
-            )[0]
+            counts = (all_labels != IGNORED) & (positives > 0)
+            factors = mean_factors(counts[None], features.dtype)[0]
             # c_p f_p / |P_p| summed over a class gives what its pixels get as positives.
             shares = (factors / positives.clamp_min(1))[:, None]
             sums, shared = (
-                _tiled.class_sums(values[None], all_labels[None], labels[None])[0]
+                tiled.class_sums(values[None], all_labels[None], labels[None])[0]
                 for values in (everyone, shares * everyone)
             )
             mine = everyone[own]
@@ -110,20 +95,19 @@ class _BatchLoss(torch.autograd.Function):
             positive_gradient = shares[own] * (sums - mine) + shared - shares[own] * mine
 
             logs, gradient = _denominators(
-                everyone, all_labels, factors, number, temperature, ignore_index, group
+                everyone, all_labels, factors, number, temperature, group
             )
             losses = torch.where(counts[own], logs - positive_scores / temperature, 0.0)
             loss = (factors[own] * losses).sum()
             dist.all_reduce(loss, group=group)
-            ctx.save_for_backward(
-                (gradient - positive_gradient / temperature) * dist.get_world_size(group)
-            )
+            gradient = (gradient - positive_gradient / temperature) * dist.get_world_size(group)
+            ctx.save_for_backward(gradient.view_as(features))
         return loss
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         once_differentiable()
-        return (gradients[0] * ctx.saved_tensors[0], *(None,) * 6)
+        return (gradients[0] * ctx.saved_tensors[0], None, None)
 
 
 def _denominators(
@@ -132,46 +116,44 @@ def _denominators(
     factors: Tensor,
     number: int,
     temperature: float,
-    ignore_index: int,
     group: dist.ProcessGroup | None,
 ) -> tuple[Tensor, Tensor]:
     """Log denominators of the first ``number`` pixels, and their complete gradient."""
     theirs = torch.arange(len(labels), device=labels.device) >= number
     own = slice(0, number)
-    anchors = _tiled.sort_pixels(everyone[own], labels[own], temperature, ignore_index, None)
-    keys = _tiled.sort_pixels(everyone, labels, temperature, ignore_index, theirs)
-    bands = list(_bands(anchors.labels, keys.labels, ignore_index, everyone.element_size()))
-    logs, _, _ = _tiles.band_pass(
+    anchors = tiled.sort_pixels(everyone[own], labels[own], temperature)
+    keys = tiled.sort_pixels(everyone, labels, temperature, theirs)
+    bands = list(_bands(anchors.labels, keys.labels, everyone.element_size()))
+    logs, _, _ = passes.band_pass(
         anchors.features,
         keys.features,
         bands,
-        unshifted=_tiles.fits_unshifted(anchors.features, keys.features),
+        unshifted=passes.fits_unshifted(anchors.features, keys.features),
     )
-    own_logs = _tiled.put_back(logs, anchors.order, number, -math.inf)
+    own_logs = anchors.put_back(logs, -math.inf)
     all_logs = _gather_own_first(own_logs, group)
-    gradient = _tiles.band_products(
+    gradient = passes.band_products(
         anchors.features,
         keys.features,
         (factors[own][anchors.order], logs),
         (factors[keys.order], all_logs[keys.order]),
         bands,
     )
-    gradient.mul_(_tiled.gradient_scale(temperature))
-    return own_logs * math.log(2), _tiled.put_back(gradient, anchors.order, number)
+    return own_logs * math.log(2), anchors.gradient(gradient)
 
 
-def _bands(own_labels: Tensor, labels: Tensor, ignore_index: int, size: int) -> list[Band]:
+def _bands(own_labels: Tensor, labels: Tensor, size: int) -> list[Band]:
     """All pairs but a pixel with itself; the process's own pixels come first among the keys."""
-    if _tiled.knows_labels(labels):
-        return list(_tiles.bands_without_self(len(own_labels), len(labels), size))
+    if tiled.knows_labels(labels):
+        return list(passes.bands_without_self(len(own_labels), len(labels), size))
     rows_of = torch.arange(len(own_labels), device=labels.device)
     cols_of = torch.arange(len(labels), device=labels.device)
 
     def allowed(rows: slice, cols: slice) -> Tensor:
-        both = (own_labels[rows, None] != ignore_index) & (labels[None, cols] != ignore_index)
+        both = (own_labels[rows, None] != IGNORED) & (labels[None, cols] != IGNORED)
         return both & (rows_of[rows, None] != cols_of[None, cols])
 
-    return list(_tiles.masked_bands(len(own_labels), len(labels), size, allowed))
+    return list(passes.masked_bands(len(own_labels), len(labels), size, allowed))
 
 
 def _gather_own_first(values: Tensor, group: dist.ProcessGroup | None) -> Tensor:

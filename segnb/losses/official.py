@@ -10,10 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segnb.losses import _core
-from segnb.losses._core import Backend
-from segnb.losses._inputs import PixelSet, check_temperature, pixel_set, same_space
-from segnb.losses._reduction import Reduction, anchor_weights, check_reduction, flat_weights
+from segnb.losses.backends import Backend, Reduction, official_loss
+from segnb.losses.pixels import joined, pixel_sets
 
 
 def within_image_loss(
@@ -22,9 +20,7 @@ def within_image_loss(
     *,
     temperature: float = 0.07,
     ignore_index: int = 255,
-    normalize: bool = False,
     reduction: Reduction = "mean",
-    weights: Tensor | None = None,
     backend: Backend = "auto",
 ) -> Tensor:
     """Within-image loss: one set of pixels against itself.
@@ -39,11 +35,8 @@ def within_image_loss(
         labels: Integer ``[B, N]`` or ``[B, H, W]``.
         temperature: Divides the scores.
         ignore_index: Label of pixels that do not take part.
-        normalize: Project the features to unit length first.
         reduction: ``mean`` over anchors, then images; ``none`` gives a loss for each pixel.
-        weights: Factor of each anchor's loss, shaped as ``labels``; ``mean`` is then the
-            weighted mean.
-        backend: ``auto``, ``reference``, ``tiled`` or ``triton``.
+        backend: ``auto``, ``plain``, ``tiled`` or ``triton``.
 
     Returns:
         A scalar, or with ``reduction="none"`` the shape of ``labels``; float32 (float64 for
@@ -54,17 +47,12 @@ def within_image_loss(
             non-finite features. On other devices those give a NaN loss.
         TypeError: Types that do not fit.
     """
-    pixels = pixel_set(features, labels, normalize=normalize)
-    loss = _official_loss(
-        pixels,
-        torch.zeros_like(pixels.labels),
-        temperature=temperature,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        weights=flat_weights(weights, labels),
-        backend=backend,
+    (pixels,) = pixel_sets(
+        features=(features, labels), temperature=temperature, ignore_index=ignore_index
     )
-    return loss if reduction == "mean" else loss.reshape(pixels.shape)
+    images = torch.zeros_like(pixels.labels)
+    loss = official_loss(pixels, images, reduction=reduction, backend=backend)
+    return loss if reduction == "mean" else loss.reshape(labels.shape)
 
 
 def cross_image_loss(
@@ -75,9 +63,7 @@ def cross_image_loss(
     *,
     temperature: float = 0.07,
     ignore_index: int = 255,
-    normalize: bool = False,
     reduction: Reduction = "mean",
-    weights: tuple[Tensor, Tensor] | None = None,
     backend: Backend = "auto",
 ) -> Tensor:
     """Cross-image loss: anchors in both images, positives in both, negatives in the anchor's own.
@@ -91,10 +77,8 @@ def cross_image_loss(
         labels2: The same of the second images.
         temperature: Divides the scores.
         ignore_index: Label of pixels that do not take part.
-        normalize: Project the features to unit length first.
         reduction: ``mean`` over the anchors of both images, then over pairs, or ``none``.
-        weights: Factors of the anchors' losses, shaped as ``labels1`` and ``labels2``.
-        backend: ``auto``, ``reference``, ``tiled`` or ``triton``.
+        backend: ``auto``, ``plain``, ``tiled`` or ``triton``.
 
     Returns:
         A scalar, or with ``reduction="none"`` ``[B, N1 + N2]``, the first images' pixels first.
@@ -103,54 +87,11 @@ def cross_image_loss(
         ValueError: As in :func:`within_image_loss`.
         TypeError: Types that do not fit.
     """
-    first = pixel_set(features1, labels1, normalize=normalize, name="features1")
-    second = pixel_set(features2, labels2, normalize=normalize, name="features2")
-    same_space(first, second, "features1", "features2")
-    labels = torch.cat([first.labels, second.labels], dim=1)
-    both = PixelSet(
-        torch.cat([first.features, second.features], dim=1), labels, labels.shape, first.dtype
-    )
-    flat = None
-    if weights is not None:
-        pairs = zip(weights, (labels1, labels2), strict=True)
-        flat = torch.cat([flat_weights(w, y) for w, y in pairs], dim=1)
-    images = torch.cat([torch.zeros_like(first.labels), torch.ones_like(second.labels)], dim=1)
-    return _official_loss(
-        both,
-        images,
+    first, second = pixel_sets(
+        features1=(features1, labels1),
+        features2=(features2, labels2),
         temperature=temperature,
         ignore_index=ignore_index,
-        reduction=reduction,
-        weights=flat,
-        backend=backend,
     )
-
-
-def _official_loss(
-    pixels: PixelSet,
-    images: Tensor,
-    *,
-    temperature: float,
-    ignore_index: int,
-    reduction: Reduction,
-    weights: Tensor | None,
-    backend: Backend,
-) -> Tensor:
-    check_temperature(temperature)
-    check_reduction(reduction)
-    # Every pixel that is not ignored is its own positive.
-    counts = pixels.labels != ignore_index
-    factors = anchor_weights(counts, weights, reduction=reduction, dtype=pixels.features.dtype)
-    if reduction == "mean":
-        return _core.official_total(
-            pixels,
-            images,
-            factors,
-            temperature=temperature,
-            ignore_index=ignore_index,
-            backend=backend,
-        )
-    losses = _core.official_anchor_losses(
-        pixels, images, temperature=temperature, ignore_index=ignore_index, backend=backend
-    )
-    return factors * losses
+    images = torch.cat([torch.zeros_like(first.labels), torch.ones_like(second.labels)], dim=1)
+    return official_loss(joined(first, second), images, reduction=reduction, backend=backend)

@@ -7,12 +7,12 @@ without a positive are left out of the mean; an image without any counts as 0.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
-from segnb.losses._core import Backend
-from segnb.losses._inputs import pixel_set, same_space
-from segnb.losses._logsumexp_form import logsumexp_form_loss
-from segnb.losses._reduction import Reduction, flat_weights
+from segnb.losses.backends import Backend, Reduction, logsumexp_loss
+from segnb.losses.pixels import pixel_sets
 
 
 def within_image_loss(
@@ -23,9 +23,7 @@ def within_image_loss(
     *,
     temperature: float = 0.07,
     ignore_index: int = 255,
-    normalize: bool = False,
     reduction: Reduction = "mean",
-    weights: Tensor | None = None,
     backend: Backend = "auto",
 ) -> Tensor:
     """Within-image loss: anchors in an image, keys in its distorted version.
@@ -41,11 +39,8 @@ def within_image_loss(
         key_labels: The same of the keys.
         temperature: Divides the scores.
         ignore_index: Label of pixels that do not take part.
-        normalize: Project the features to unit length first.
         reduction: ``mean`` over anchors, then images; ``none`` gives a loss for each anchor.
-        weights: Factor of each anchor's loss, shaped as ``anchor_labels``; ``mean`` is then the
-            weighted mean.
-        backend: ``auto``, ``reference``, ``tiled`` or ``triton``.
+        backend: ``auto``, ``plain``, ``tiled`` or ``triton``.
 
     Returns:
         A scalar, or with ``reduction="none"`` the shape of ``anchor_labels``; float32 (float64
@@ -56,21 +51,14 @@ def within_image_loss(
             non-finite features. On other devices those give a NaN loss.
         TypeError: Types that do not fit.
     """
-    anchor_set = pixel_set(anchors, anchor_labels, normalize=normalize, name="anchors")
-    key_set = pixel_set(keys, key_labels, normalize=normalize, name="keys")
-    same_space(anchor_set, key_set, "anchors", "keys")
-    loss = logsumexp_form_loss(
-        anchor_set,
-        key_set,
-        None,
+    anchor_set, key_set = pixel_sets(
+        anchors=(anchors, anchor_labels),
+        keys=(keys, key_labels),
         temperature=temperature,
         ignore_index=ignore_index,
-        exclude_self=False,
-        reduction=reduction,
-        weights=flat_weights(weights, anchor_labels),
-        backend=backend,
     )
-    return loss if reduction == "mean" else loss.reshape(anchor_set.shape)
+    loss = logsumexp_loss(anchor_set, key_set, reduction=reduction, backend=backend)
+    return loss if reduction == "mean" else loss.reshape(anchor_labels.shape)
 
 
 def cross_image_loss(
@@ -83,9 +71,7 @@ def cross_image_loss(
     *,
     temperature: float = 0.07,
     ignore_index: int = 255,
-    normalize: bool = False,
     reduction: Reduction = "mean",
-    weights: Tensor | None = None,
     backend: Backend = "auto",
 ) -> Tensor:
     """Cross-image loss: another distorted image gives extra positives, and no negatives.
@@ -102,10 +88,8 @@ def cross_image_loss(
         other_labels: The same of the other keys.
         temperature: Divides the scores.
         ignore_index: Label of pixels that do not take part.
-        normalize: Project the features to unit length first.
         reduction: ``mean`` over anchors, then images; ``none`` gives a loss for each anchor.
-        weights: Factor of each anchor's loss, shaped as ``anchor_labels``.
-        backend: ``auto``, ``reference``, ``tiled`` or ``triton``.
+        backend: ``auto``, ``plain``, ``tiled`` or ``triton``.
 
     Returns:
         A scalar, or with ``reduction="none"`` the shape of ``anchor_labels``.
@@ -114,23 +98,15 @@ def cross_image_loss(
         ValueError: As in :func:`within_image_loss`.
         TypeError: Types that do not fit.
     """
-    anchor_set = pixel_set(anchors, anchor_labels, normalize=normalize, name="anchors")
-    key_set = pixel_set(keys, key_labels, normalize=normalize, name="keys")
-    other_set = pixel_set(other_keys, other_labels, normalize=normalize, name="other_keys")
-    same_space(anchor_set, key_set, "anchors", "keys")
-    same_space(anchor_set, other_set, "anchors", "other_keys")
-    loss = logsumexp_form_loss(
-        anchor_set,
-        key_set,
-        other_set,
+    anchor_set, key_set, other_set = pixel_sets(
+        anchors=(anchors, anchor_labels),
+        keys=(keys, key_labels),
+        other_keys=(other_keys, other_labels),
         temperature=temperature,
         ignore_index=ignore_index,
-        exclude_self=False,
-        reduction=reduction,
-        weights=flat_weights(weights, anchor_labels),
-        backend=backend,
     )
-    return loss if reduction == "mean" else loss.reshape(anchor_set.shape)
+    loss = logsumexp_loss(anchor_set, key_set, other_set, reduction=reduction, backend=backend)
+    return loss if reduction == "mean" else loss.reshape(anchor_labels.shape)
 
 
 def batch_loss(
@@ -139,9 +115,7 @@ def batch_loss(
     *,
     temperature: float = 0.07,
     ignore_index: int = 255,
-    normalize: bool = False,
     reduction: Reduction = "mean",
-    weights: Tensor | None = None,
     backend: Backend = "auto",
 ) -> Tensor:
     """Batch loss: all pixels of the batch in one bag, each against all others.
@@ -154,10 +128,8 @@ def batch_loss(
         labels: Integer ``[B, N]`` or ``[B, H, W]``.
         temperature: Divides the scores.
         ignore_index: Label of pixels that do not take part.
-        normalize: Project the features to unit length first.
         reduction: ``mean`` over all anchors, or ``none``.
-        weights: Factor of each anchor's loss, shaped as ``labels``.
-        backend: ``auto``, ``reference``, ``tiled`` or ``triton``.
+        backend: ``auto``, ``plain``, ``tiled`` or ``triton``.
 
     Returns:
         A scalar, or with ``reduction="none"`` the shape of ``labels``.
@@ -166,20 +138,13 @@ def batch_loss(
         ValueError: As in :func:`within_image_loss`.
         TypeError: Types that do not fit.
     """
-    pixels = pixel_set(features, labels, normalize=normalize)
-    bag = pixels._replace(
-        features=pixels.features.flatten(0, 1)[None], labels=pixels.labels.flatten()[None]
+    (pixels,) = pixel_sets(
+        features=(features, labels), temperature=temperature, ignore_index=ignore_index
     )
-    flat = flat_weights(weights, labels)
-    loss = logsumexp_form_loss(
-        bag,
-        bag,
-        None,
-        temperature=temperature,
-        ignore_index=ignore_index,
-        exclude_self=True,
-        reduction=reduction,
-        weights=None if flat is None else flat.flatten()[None],
-        backend=backend,
+    bag = replace(
+        pixels,
+        features=pixels.features.flatten(0, 1)[None],
+        labels=pixels.labels.flatten()[None],
     )
-    return loss if reduction == "mean" else loss.reshape(pixels.shape)
+    loss = logsumexp_loss(bag, None, reduction=reduction, backend=backend)
+    return loss if reduction == "mean" else loss.reshape(labels.shape)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from segnb.losses._core import Backend
-from segnb.losses._inputs import pixel_set
-from segnb.losses._logsumexp_form import logsumexp_form_loss
-from segnb.losses._reduction import Reduction, flat_weights
+from segnb.losses.backends import Backend, Reduction, logsumexp_loss
+from segnb.losses.pixels import pixel_sets
 
 
 def supcon_loss(
@@ -16,9 +14,7 @@ def supcon_loss(
     *,
     temperature: float = 0.07,
     ignore_index: int = 255,
-    normalize: bool = False,
     reduction: Reduction = "mean",
-    weights: Tensor | None = None,
     backend: Backend = "auto",
 ) -> Tensor:
     """SupCon: all pairs of a set, the pixel itself left out of positives and denominator.
@@ -31,12 +27,9 @@ def supcon_loss(
         labels: Integer ``[N]``, ``[B, N]`` or ``[B, H, W]``.
         temperature: Divides the scores.
         ignore_index: Label of pixels that do not take part.
-        normalize: Project the features to unit length first.
         reduction: ``mean`` over anchors with a positive, then over sets; ``none`` gives a loss
             for each pixel.
-        weights: Factor of each anchor's loss, shaped as ``labels``; ``mean`` is then the
-            weighted mean.
-        backend: ``auto``, ``reference``, ``tiled`` or ``triton``.
+        backend: ``auto``, ``plain``, ``tiled`` or ``triton``.
 
     Returns:
         A scalar, or with ``reduction="none"`` the shape of ``labels``; float32 (float64 for
@@ -50,17 +43,8 @@ def supcon_loss(
     shape = labels.shape
     if features.dim() == 2 and labels.dim() == 1:
         features, labels = features[None], labels[None]
-        weights = weights if weights is None else weights[None]
-    pixels = pixel_set(features, labels, normalize=normalize)
-    loss = logsumexp_form_loss(
-        pixels,
-        pixels,
-        None,
-        temperature=temperature,
-        ignore_index=ignore_index,
-        exclude_self=True,
-        reduction=reduction,
-        weights=flat_weights(weights, labels),
-        backend=backend,
+    (pixels,) = pixel_sets(
+        features=(features, labels), temperature=temperature, ignore_index=ignore_index
     )
+    loss = logsumexp_loss(pixels, None, reduction=reduction, backend=backend)
     return loss if reduction == "mean" else loss.reshape(shape)

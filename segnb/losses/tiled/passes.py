@@ -15,7 +15,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,6 @@ BAND_BYTES = 8 << 20
 #: Largest exponent, in units of log 2, that float32 sums of exp2 are trusted with, unshifted.
 MAX_EXPONENT = 120.0
 
-Pairs = Literal["all", "same", "other"]
 Clear = Callable[[Tensor, float], None]
 
 
@@ -172,36 +171,40 @@ def masked(tiles: Iterable[Tile], allowed: Callable[[slice, slice], Tensor]) -> 
 
 
 def bands_by_class(
-    anchor_runs: list[Run], parts: list[tuple[Pairs, list[Run]]], size: int
+    anchor_runs: list[Run], key_runs: list[Run], other_runs: list[Run], size: int
 ) -> Iterator[Band]:
-    """Bands over keys in parts, each with its own rule about classes.
+    """Bands over keys of every class, and behind them keys for anchors of their class alone.
 
     Args:
         anchor_runs: Classes of the sorted anchors.
-        parts: For each stretch of the keys its rule and the classes of its sorted pixels.
+        key_runs: Classes of the keys that every anchor needs.
+        other_runs: Classes of the keys that anchors of their class need.
         size: Bytes of an element.
     """
-    number = sum(runs[-1].stop - runs[0].start for _, runs in parts if runs)
+    number = sum(runs[-1].stop - runs[0].start for runs in (key_runs, other_runs) if runs)
     for rows, inside in row_groups(anchor_runs, band_rows(number, size)):
         ranges: list[slice] = []
         rectangles: list[tuple[slice, slice]] = []
         width = 0
+        if key_runs:
+            ranges.append(slice(key_runs[0].start, key_runs[-1].stop))
+            width = key_runs[-1].stop - key_runs[0].start
         labels = {run.label for run in inside}
-        for pairs, runs in parts:
-            needed = [run for run in runs if pairs != "same" or run.label in labels]
-            if not needed:
-                continue
+        needed = [run for run in other_runs if run.label in labels]
+        if needed:
             start, stop = needed[0].start, needed[-1].stop
-            own = {run.label: (run.start - start, run.stop - start) for run in runs}
-            for run in inside if pairs != "all" else ():
+            ranges.append(slice(start, stop))
+            own = {run.label: (run.start - start, run.stop - start) for run in needed}
+            for run in inside:
                 first, last = own.get(run.label, (0, 0))
-                edges = [(first, last)] if pairs == "other" else [(0, first), (last, stop - start)]
                 stretch = slice(
                     max(run.start, rows.start) - rows.start, min(run.stop, rows.stop) - rows.start
                 )
-                rectangles += [(stretch, slice(width + a, width + b)) for a, b in edges if b > a]
-            ranges.append(slice(start, stop))
-            width += stop - start
+                rectangles += [
+                    (stretch, slice(width + a, width + b))
+                    for a, b in ((0, first), (last, stop - start))
+                    if b > a
+                ]
         if ranges:
             yield Band(rows, tuple(ranges), holes(rectangles))
 

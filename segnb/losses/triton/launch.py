@@ -1,6 +1,6 @@
 """Sorts, packs and launches: the forward and backward passes of the ``triton`` back end.
 
-The kernels are in ``segnb.losses._triton_kernels``; ``segnb.losses._core`` states the mathematics.
+The kernels are in ``segnb.losses.triton.kernels``, the mathematics in ``segnb.losses.backends``.
 Here the pixels are sorted by batch element, ignored or not, image and class, packed into rows the
 kernels can read without a mask, and the kernels launched with tiles that suit the chip. Nothing
 waits for the device, and every sum runs in a fixed order: results repeat bit for bit.
@@ -20,7 +20,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from segnb.losses._tiles import Pairs
+from segnb.losses.pixels import IGNORED
+
+#: Which keys count for an anchor: all, all but itself (where the keys are the anchors), those of
+#: its class, or those of the other classes of its image.
+Pairs = Literal["all", "not_self", "same", "other"]
 
 #: The kernels whose tiles are chosen apart: a forward pass keeps no gradient in registers.
 Pass = Literal["forward", "backward"]
@@ -60,7 +64,7 @@ class PackedPixels(NamedTuple):
     Attributes:
         features: ``[parts, B, N + padding, width]`` in the operands' type, the width a power of
             two; the features are the sum of the parts.
-        keys: int64 ``[B, N + padding]``; see ``segnb.losses._triton_kernels``.
+        keys: int64 ``[B, N + padding]``; see ``segnb.losses.triton.kernels``.
         order: int32 ``[B, N]``: the pixel at each sorted place.
     """
 
@@ -83,14 +87,12 @@ class OfficialState(NamedTuple):
     counts: Tensor
 
 
-def unsupported_reason(features: Tensor) -> str | None:
-    """Why these features cannot take this back end, in words for a user; None if they can."""
+def unsupported_reason(features: Tensor, dtype: torch.dtype) -> str | None:
+    """Why features of this type cannot take this back end, for a user; None if they can."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
-    if features.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        return (
-            f"the Triton kernels take float32, float16 and bfloat16 features, not {features.dtype}"
-        )
+    if dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"the Triton kernels take float32, float16 and bfloat16 features, not {dtype}"
     if features.shape[-1] > MAX_WIDTH:
         return f"the Triton kernels take up to {MAX_WIDTH} channels, not {features.shape[-1]}"
     if _interpreted():
@@ -104,20 +106,13 @@ def unsupported_reason(features: Tensor) -> str | None:
             f"Triton uses the tensor cores from compute capability 8.0 on, "
             f"this GPU has {major}.{minor}"
         )
-    (parts, _, _, width), _ = packed_layout(
-        1, 1, features.shape[-1], features.dtype, features.device
-    )
+    (parts, _, _, width), _ = packed_layout(1, 1, features.shape[-1], dtype, features.device)
     if parts == 3 and width > 256 and _shared_memory(features.device) < 113 << 10:
         return (
             "this GPU's shared memory is too small for float32 features of more than 256 channels; "
             "torch.backends.cuda.matmul.allow_tf32 = True makes them fit"
         )
     return None
-
-
-def supported(features: Tensor) -> bool:
-    """Whether :func:`unsupported_reason` has nothing to say."""
-    return unsupported_reason(features) is None
 
 
 def masked_logsumexp(
@@ -127,9 +122,7 @@ def masked_logsumexp(
     key_labels: Tensor | None,
     *,
     temperature: float,
-    ignore_index: int,
     pairs: Pairs,
-    exclude_self: bool,
     tiles: Tiles | None = None,
 ) -> tuple[Tensor, PackedPixels, PackedPixels]:
     """Logsumexp of the scores of each anchor over its allowed keys.
@@ -140,24 +133,22 @@ def masked_logsumexp(
         anchor_labels: Integer ``[B, N]``, values within 32 bits.
         key_labels: Integer ``[B, M]``, or None where the keys are the anchors.
         temperature: Divides the scores.
-        ignore_index: Label of pixels that are neither anchor nor key.
-        pairs: Allow keys of any class, of the anchor's class, or of the other classes.
-        exclude_self: Leave key p out for anchor p. Anchors and keys must be one set.
+        pairs: Which keys count; the keys are the anchors for ``not_self``.
         tiles: In place of the choice made for the device.
 
     Returns:
         float32 ``[B, N]``, ``-inf`` for anchors that are ignored or have no key, and the packed
         anchors and keys for the backward pass (the same object twice where they are one set).
     """
-    packed_anchors = pack(anchors, anchor_labels, None, ignore_index)
+    packed_anchors = pack(anchors, anchor_labels, None)
     if keys is None or key_labels is None:
         packed_keys = packed_anchors
     else:
-        packed_keys = pack(keys, key_labels, None, ignore_index)
+        packed_keys = pack(keys, key_labels, None)
     tiles = tiles or choose_tiles("forward", packed_anchors.features)
     batch, size, _ = anchors.shape
     lse = torch.empty((batch, size), dtype=torch.float32, device=anchors.device)
-    plan = _plan(packed_anchors, packed_keys, pairs, exclude_self, tiles)
+    plan = _plan(packed_anchors, packed_keys, pairs, tiles)
     _launch(
         "logsumexp_forward",
         tiles,
@@ -177,7 +168,6 @@ def masked_logsumexp(
         plan.shape[1],
         _LOG2E / temperature,
         PAIRS=pairs,
-        EXCLUDE_SELF=exclude_self,
         D=packed_anchors.features.shape[3],
         PARTS=packed_anchors.features.shape[0],
     )
@@ -194,7 +184,6 @@ def masked_logsumexp_backward(
     dtype: torch.dtype,
     temperature: float,
     pairs: Pairs,
-    exclude_self: bool,
     needs: tuple[bool, bool] = (True, True),
     tiles: Tiles | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
@@ -212,7 +201,6 @@ def masked_logsumexp_backward(
         dtype: Type of the features, and of the gradients.
         temperature: As in the forward pass.
         pairs: As in the forward pass.
-        exclude_self: As in the forward pass.
         needs: Whether the anchors' and the keys' gradients are wanted.
         tiles: In place of the choice made for the device.
 
@@ -231,7 +219,7 @@ def masked_logsumexp_backward(
     def gradient(rows: PackedPixels, cols: PackedPixels, row_term: bool, col_term: bool) -> Tensor:
         batch, size = rows.order.shape
         out = torch.empty((batch, size, width), dtype=dtype, device=rows.order.device)
-        plan = _plan(rows, cols, pairs, exclude_self, tiles)
+        plan = _plan(rows, cols, pairs, tiles)
         row_shift, row_weight, factor = anchor_shift, anchor_weight, scale / temperature
         if not row_term:
             # The kernel reads these, but does not use them.
@@ -264,7 +252,6 @@ def masked_logsumexp_backward(
             width,
             _LOG2E / temperature,
             PAIRS=pairs,
-            EXCLUDE_SELF=exclude_self,
             ROW_TERM=row_term,
             COL_TERM=col_term,
             D=rows.features.shape[3],
@@ -286,7 +273,6 @@ def official_anchor_losses(
     images: Tensor,
     *,
     temperature: float,
-    ignore_index: int,
     tiles: Tiles | None = None,
 ) -> tuple[Tensor, PackedPixels, OfficialState]:
     """Loss of every anchor in the official form.
@@ -297,13 +283,12 @@ def official_anchor_losses(
         images: Integer ``[B, N]``: which image a pixel belongs to, from 0. With more than two
             images the result is right, but no tile is skipped for the positives.
         temperature: Divides the scores.
-        ignore_index: Label of pixels that are neither anchor nor key.
         tiles: In place of the choice made for the device.
 
     Returns:
         float32 ``[B, N]``, 0 for ignored anchors, and what the backward pass needs.
     """
-    packed = pack(features, labels, images, ignore_index)
+    packed = pack(features, labels, images)
     tiles = tiles or choose_tiles("forward", packed.features)
     batch, size, _ = features.shape
     padded = packed.keys.shape[1]
@@ -311,8 +296,8 @@ def official_anchor_losses(
     state = OfficialState(
         *(torch.zeros_like(packed.keys, dtype=torch.float32) for _ in OfficialState._fields)
     )
-    negative_plan = _plan(packed, packed, "other", False, tiles)
-    positive_plan = _plan(packed, packed, "same", False, tiles)
+    negative_plan = _plan(packed, packed, "other", tiles)
+    positive_plan = _plan(packed, packed, "same", tiles)
     _launch(
         "official_forward",
         tiles,
@@ -362,8 +347,8 @@ def official_anchor_losses_backward(
     out = torch.empty((batch, size, width), dtype=dtype, device=packed.order.device)
     weight, scale = _scaled(grad.float())
     weight = _sorted_values(weight, packed, 0.0)
-    negative_plan = _plan(packed, packed, "other", False, tiles)
-    positive_plan = _plan(packed, packed, "same", False, tiles)
+    negative_plan = _plan(packed, packed, "other", tiles)
+    positive_plan = _plan(packed, packed, "same", tiles)
     _launch(
         "official_backward",
         tiles,
@@ -393,14 +378,15 @@ def packed_layout(
 ) -> tuple[tuple[int, int, int, int], torch.dtype]:
     """Shape (parts, B, padded N, padded D) and type of packed features."""
     parts = 1
-    if dtype == torch.float32 and not _tf32_allowed():
+    if dtype == torch.float32 and not tf32_allowed():
         # The interpreter cannot multiply bf16.
         parts, dtype = 3, torch.bfloat16 if device.type == "cuda" else torch.float16
     padded_width = 1 << (width - 1).bit_length() if width > 16 else 16
     return (parts, batch, size + _PADDING, padded_width), dtype
 
 
-def _tf32_allowed() -> bool:
+def tf32_allowed() -> bool:
+    """Whether products of float32 features may round to tf32."""
     matmul = torch.backends.cuda.matmul
     # The newer of PyTorch's two names for it; reading the older one may then be an error.
     if hasattr(matmul, "fp32_precision"):
@@ -474,23 +460,21 @@ def _interpreted() -> bool:
     """Whether Triton runs its kernels in Python, on the CPU (``TRITON_INTERPRET=1``)."""
     from triton.runtime.interpreter import InterpretedFunction
 
-    from segnb.losses import _triton_kernels
+    from segnb.losses.triton import kernels
 
-    return isinstance(_triton_kernels.pack, InterpretedFunction)
+    return isinstance(kernels.pack, InterpretedFunction)
 
 
-def pack(
-    features: Tensor, labels: Tensor, images: Tensor | None, ignore_index: int
-) -> PackedPixels:
+def pack(features: Tensor, labels: Tensor, images: Tensor | None) -> PackedPixels:
     """Sort the pixels and lay them out for the kernels."""
-    from segnb.losses import _triton_kernels as kernels
+    from segnb.losses.triton import kernels
 
     batch, size, width = features.shape
     device = features.device
     key = labels.long() + _LABEL_OFFSET
     if images is not None:
         key = key + images.long() * kernels.IMAGE.value
-    key = torch.where(labels == ignore_index, kernels.IGNORED.value, key)
+    key = torch.where(labels == IGNORED, kernels.IGNORED.value, key)
     key = key + (torch.arange(batch, device=device) << kernels.BATCH_SHIFT.value)[:, None]
     # One sort of all, since a sort along a dimension is done a slice at a time.
     key, place = torch.sort(key.flatten(), stable=True)
@@ -526,11 +510,9 @@ def pack(
     return packed
 
 
-def _plan(
-    rows: PackedPixels, cols: PackedPixels, pairs: Pairs, exclude_self: bool, tiles: Tiles
-) -> Tensor:
+def _plan(rows: PackedPixels, cols: PackedPixels, pairs: Pairs, tiles: Tiles) -> Tensor:
     """Which tiles each block of rows needs: int32 ``[B, blocks, 8]``."""
-    from segnb.losses import _triton_kernels as kernels
+    from segnb.losses.triton import kernels
 
     batch, size = rows.order.shape
     blocks = -(-size // tiles.rows)
@@ -550,7 +532,6 @@ def _plan(
             blocks,
             max(size, cols.order.shape[1]).bit_length(),
             PAIRS=pairs,
-            EXCLUDE_SELF=exclude_self,
             BM=tiles.rows,
             BN=tiles.columns,
             LANES=lanes,
@@ -561,7 +542,7 @@ def _plan(
 
 def _launch(name: str, tiles: Tiles, plan: Tensor, *arguments: Any, **constants: Any) -> None:
     """One program for each block of rows of each batch element."""
-    from segnb.losses import _triton_kernels as kernels
+    from segnb.losses.triton import kernels
 
     batch, blocks, _ = plan.shape
     # Triton launches on the current device, which need not be the tensors'.

@@ -1,7 +1,7 @@
 # mypy: ignore-errors
-"""Triton kernels of the pixel contrastive losses. ``segnb.losses._triton`` launches them.
+"""Triton kernels of the pixel contrastive losses. ``segnb.losses.triton.launch`` launches them.
 
-The notation is that of ``segnb.losses._core``. All scores are kept in base 2, so that every
+The notation is that of ``segnb.losses.backends``. All scores are kept in base 2, so that every
 exponential is one ``exp2``: ``c = log2(e) / tau`` turns ``f_p . f_k`` into them.
 
 The pixels come sorted (:func:`pack`), so that the keys of one class of one image lie side by side.
@@ -24,7 +24,7 @@ import triton
 import triton.language as tl
 
 # A sorted key: batch << 50 | ignored << 49 | image << 32 | (label + 2**31). A batch's ignored
-# pixels come last. `segnb.losses._triton` builds it.
+# pixels come last. `segnb.losses.triton.launch` builds it.
 IGNORED = tl.constexpr(1 << 49)
 IMAGE = tl.constexpr(1 << 32)
 LABEL_MASK = tl.constexpr((1 << 32) - 1)
@@ -122,7 +122,6 @@ def plan_tiles(
     blocks,
     steps,
     PAIRS: tl.constexpr,
-    EXCLUDE_SELF: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     LANES: tl.constexpr,
@@ -130,8 +129,8 @@ def plan_tiles(
     """For every block of rows: which stretches of keys are needed, and which of them are pure.
 
     Writes first pure key and number of pure tiles, twice; then first and past-the-end key of a
-    mixed stretch, twice. ``PAIRS`` is ``all``, ``same`` (the row's class, in all images) or
-    ``other`` (the other classes of the row's image).
+    mixed stretch, twice. ``PAIRS`` is ``all``, ``not_self`` (all keys but the row's own pixel),
+    ``same`` (the row's class, in all images) or ``other`` (the other classes of the row's image).
     """
     batch = tl.program_id(1).to(tl.int64)
     block = tl.program_id(0) * LANES + tl.arange(0, LANES)
@@ -155,26 +154,14 @@ def plan_tiles(
 
     # Two stretches [left0, left1) and [right0, right1). `pure`: their whole tiles need no mask.
     # `joined`: what lies between them is needed too, under the mask.
-    if PAIRS == "all":
-        left0 = cols * 0
-        right1 = cols
-        if EXCLUDE_SELF:
-            left1 = row0
-            right0 = row1
-            joined = active
-        else:
-            left1 = cols
-            right0 = cols
-            joined = left0 != left0
-        pure = active
-    elif PAIRS == "other":
+    if PAIRS == "other":
         left0 = _lower_bound(col_keys, col_size, (first // IMAGE) * IMAGE, steps)
         right1 = _lower_bound(col_keys, col_size, (last // IMAGE + 1) * IMAGE, steps)
         left1 = tl.where(one_image, inner0, left0)
         right0 = tl.where(one_image, inner1, right1)
         joined = ~one_class
         pure = active
-    else:
+    elif PAIRS == "same":
         # The same classes in the other image of a pair: image 0's partner is 1 and the reverse.
         other0 = _lower_bound(col_keys, col_size, first ^ IMAGE, steps)
         other1 = _lower_bound(col_keys, col_size, (last ^ IMAGE) + 1, steps)
@@ -186,13 +173,18 @@ def plan_tiles(
         right1 = tl.where(tight, other1, cols)
         joined = left0 != left0
         pure = one_class & tight
-        if EXCLUDE_SELF:
-            # One set against itself has one image: the place of the partner's keys is free.
-            split = pure
-            right1 = tl.where(split, left1, right1)
-            left1 = tl.where(split, row0, left1)
-            right0 = tl.where(split, row1, right0)
-            joined = split
+    else:
+        left0 = cols * 0
+        right1 = cols
+        if PAIRS == "not_self":
+            left1 = row0
+            right0 = row1
+            joined = active
+        else:
+            left1 = cols
+            right0 = cols
+            joined = left0 != left0
+        pure = active
 
     left_tiles = tl.where(pure, tl.maximum(left1 - left0, 0) // BN, 0)
     right_tiles = tl.where(pure, tl.maximum(right1 - right0, 0) // BN, 0)
@@ -305,13 +297,14 @@ def _allowed(
     start,
     stop,
     PAIRS: tl.constexpr,
-    EXCLUDE_SELF: tl.constexpr,
     BN: tl.constexpr,
 ):
     """Which pairs of a mixed tile count."""
     col_index = start + tl.arange(0, BN)
     allowed = (col_index < stop)[None, :]
-    if PAIRS != "all":
+    if PAIRS == "not_self":
+        allowed = allowed & (row_index[:, None] != col_index[None, :])
+    elif PAIRS != "all":
         col_key = tl.load(col_keys + col_index)
         row_label = (row_key & LABEL_MASK).to(tl.int32)[:, None]
         col_label = (col_key & LABEL_MASK).to(tl.int32)[None, :]
@@ -321,8 +314,6 @@ def _allowed(
             row_image = (row_key // IMAGE).to(tl.int32)[:, None]
             col_image = (col_key // IMAGE).to(tl.int32)[None, :]
             allowed = allowed & (row_label != col_label) & (row_image == col_image)
-    if EXCLUDE_SELF:
-        allowed = allowed & (row_index[:, None] != col_index[None, :])
     return allowed
 
 
@@ -349,7 +340,6 @@ def _row_logsumexp(
     plan,
     c,
     PAIRS: tl.constexpr,
-    EXCLUDE_SELF: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     D: tl.constexpr,
@@ -370,7 +360,7 @@ def _row_logsumexp(
         start, stop = _mixed_tile(tile, a0, a1, b0, b1, first, BN)
         k0, k1, k2 = _load_rows(cols, start, col_parts, BN, D, PARTS)
         scores = _scores(f0, f1, f2, k0, k1, k2, c, PARTS, PRECISION)
-        allowed = _allowed(row_key, row_index, col_keys, start, stop, PAIRS, EXCLUDE_SELF, BN)
+        allowed = _allowed(row_key, row_index, col_keys, start, stop, PAIRS, BN)
         top, total = _add_to_logsumexp(top, total, tl.where(allowed, scores, float("-inf")))
     return top + tl.log2(total)
 
@@ -392,7 +382,6 @@ def logsumexp_forward(
     blocks,
     c,
     PAIRS: tl.constexpr,
-    EXCLUDE_SELF: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     D: tl.constexpr,
@@ -417,7 +406,6 @@ def logsumexp_forward(
         plan + (batch * blocks + block) * PLAN,
         c,
         PAIRS,
-        EXCLUDE_SELF,
         BM,
         BN,
         D,
@@ -477,7 +465,6 @@ def _softmax_product(
     plan,
     c,
     PAIRS: tl.constexpr,
-    EXCLUDE_SELF: tl.constexpr,
     ROW_TERM: tl.constexpr,
     COL_TERM: tl.constexpr,
     BN: tl.constexpr,
@@ -503,7 +490,7 @@ def _softmax_product(
         gradient = _softmax_gradient(
             scores, row_shift, row_weight, col_shift, col_weight, start, ROW_TERM, COL_TERM, BN
         )
-        allowed = _allowed(row_key, row_index, col_keys, start, stop, PAIRS, EXCLUDE_SELF, BN)
+        allowed = _allowed(row_key, row_index, col_keys, start, stop, PAIRS, BN)
         gradient = tl.where(allowed, gradient, 0.0)
         acc = _add_product(acc, gradient, k0, k1, k2, PARTS, PRECISION)
     return acc
@@ -554,7 +541,6 @@ def logsumexp_backward(
     width,
     c,
     PAIRS: tl.constexpr,
-    EXCLUDE_SELF: tl.constexpr,
     ROW_TERM: tl.constexpr,
     COL_TERM: tl.constexpr,
     BM: tl.constexpr,
@@ -592,7 +578,6 @@ def logsumexp_backward(
         plan + (batch * blocks + block) * PLAN,
         c,
         PAIRS,
-        EXCLUDE_SELF,
         ROW_TERM,
         COL_TERM,
         BN,
@@ -683,7 +668,6 @@ def official_forward(
         negative_plan,
         c,
         "other",
-        False,
         BM,
         BN,
         D,
@@ -707,7 +691,7 @@ def official_forward(
         start, stop = _mixed_tile(tile, a0, a1, b0, b1, first, BN)
         k0, k1, k2 = _load_rows(packed, start, parts, BN, D, PARTS)
         scores = _scores(f0, f1, f2, k0, k1, k2, c, PARTS, PRECISION)
-        allowed = _allowed(row_key, row_index, keys, start, stop, "same", False, BN)
+        allowed = _allowed(row_key, row_index, keys, start, stop, "same", BN)
         log_terms, sigma_terms = _positive_terms(negative[:, None] - scores, allowed, True)
         total += log_terms
         sigma += sigma_terms
@@ -798,7 +782,7 @@ def official_backward(
         gradient = _sigmoid_gradient(
             scores, row_shift, weight, negatives, positive_weights, start, BN
         )
-        allowed = _allowed(row_key, row_index, keys, start, stop, "same", False, BN)
+        allowed = _allowed(row_key, row_index, keys, start, stop, "same", BN)
         gradient = tl.where(allowed, gradient, 0.0)
         acc = _add_product(acc, gradient, k0, k1, k2, PARTS, PRECISION)
     acc = _softmax_product(
@@ -818,7 +802,6 @@ def official_backward(
         negative_plan + (batch * blocks + block) * PLAN,
         c,
         "other",
-        False,
         True,
         True,
         BN,

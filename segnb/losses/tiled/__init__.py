@@ -1,0 +1,1 @@
+"""The ``tiled`` back end: exact, linear in memory, pure PyTorch, any device."""

@@ -1,0 +1,1 @@
+"""The ``triton`` back end: exact and linear in memory, on NVIDIA GPUs."""
