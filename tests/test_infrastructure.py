@@ -61,6 +61,7 @@ def test_imports_go_one_way() -> None:
         ("recipe", "def f():\n    import segnb.cli\n", "is not allowed to import segnb.cli"),
         ("losses/paper", "from segnb import plots\n", "is not allowed to import segnb.plots"),
         ("stray", "", "segnb.stray"),
+        ("losses/plain", "import segnb.losses.tiled\n", "to import segnb.losses.tiled"),
     ],
 )  # fmt: skip
 def test_a_forbidden_import_is_seen(
