@@ -168,6 +168,30 @@ def test_the_first_notebook_runs_and_shows_its_pictures(
     assert pictures.count() >= 3
     assert pictures.evaluate_all("all => all.every(one => one.naturalWidth > 100)")
     assert "mIoU" in page.locator(".jp-Notebook").inner_text()
+
+    # The playground: steps move the pixels, and so does the slider that moves the chosen one.
+    step = page.locator("button.widget-button", has_text=re.compile("^step$"))
+    play = page.locator(".widget-vbox", has=step).first
+    picture = play.locator(".jp-OutputArea-output img")
+    page.screenshot(path=tmp_path / "00-playground.png")
+    for press in (
+        step.click,
+        page.locator("button.widget-button", has_text="25 steps").click,
+        lambda: (
+            play.locator(".noUi-handle").nth(2).focus(),
+            page.keyboard.press("ArrowRight"),
+        ),
+    ):
+        before = picture.get_attribute("src")
+        press()
+        page.wait_for_function(
+            "old => { const one = [...document.querySelectorAll('.widget-vbox img')]"
+            ".map(img => img.src); return one.length && !one.includes(old); }",
+            arg=before,
+        )
+    assert "pixel views" in (picture.get_attribute("alt") or "")
+    play.scroll_into_view_if_needed()
+    page.screenshot(path=tmp_path / "00-gathered.png")
     pictures.last.scroll_into_view_if_needed()
     page.screenshot(path=tmp_path / "00.png")
 

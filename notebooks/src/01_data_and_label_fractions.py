@@ -77,10 +77,10 @@ plots.contact_sheet(list(data.images[:8]), list(data.masks[:8]), info)
 
 # %% [markdown]
 # **How to read it.** Each image stands above its mask; a mask gives every pixel one class, in the
-# colours of the legend. In shapes, what a toy is called depends on its outline *and* its pattern
-# together: a striped disc is a ball, a dotted disc a cookie. Colour tells nothing. A disc with a
-# pattern that no class has is clutter and counts as the sand, sea or sky behind it. So a network
-# has to combine two cues, and a few labelled toys do not show all the ways they can look.
+# colours of the legend. In shapes a toy's class shows in its outline and in its pattern: a ball has
+# wedges, a swim ring blocks, a towel stripes, a starfish dots and a kite checks. Colour says nothing.
+# Light, sand and sky, the toys' colours and their size differ from scene to scene, so a few labelled
+# scenes cover only a small part of what the network will meet.
 #
 # Light grey pixels, where you find any, are **void**: toys too hidden to be named. A void pixel has
 # the value 255 in the mask. It is not a class, and every loss and every score must leave it out;

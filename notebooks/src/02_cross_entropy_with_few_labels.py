@@ -343,9 +343,8 @@ Picture(
 # **How to read it.** The diagonal is what was right. A column that is dark in many rows is a class
 # that the network falls back on: where it is unsure, cross-entropy makes it bet on what is
 # frequent, sand first, and among the toys one that it has seen often. Only then look for pairs.
-# Balls, crates and swim rings are striped, kites and blankets checked; balls and cookies are discs.
-# Is a toy taken for one that shares its pattern or its outline *more often* than its row and column
-# would have it?
+# Balls and swim rings are round, towels and kites have four corners. Is a toy taken for one of a
+# similar outline *more often* than its row and column suggest?
 #
 # And the IoU of each class, from the same matrix. (Its mIoU may be a tenth of a point beside that
 # of the last look: on hardware that trains in bf16, so did the looks in between; this is float32.)

@@ -237,8 +237,7 @@ show_anchor(0.1, 0.3)
 
 # %% [markdown]
 # **How to read it.** As above. The large areas come first: what is sky and what is not takes few
-# steps. Telling a striped disc from a dotted one takes many more than we took, as the map before
-# shows.
+# steps. Telling a towel from a kite takes many more than we took, as the map before shows.
 
 # %% [markdown]
 # ## 4 · The formula, by hand

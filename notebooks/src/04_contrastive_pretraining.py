@@ -116,7 +116,7 @@ def distorted_views(strength: float, seed: int):
 
 
 # %% [markdown]
-# Move the slider. At which strength would *you* no longer know a ball from a cookie?
+# Move the slider. At which strength would *you* no longer know a ball from a swim ring?
 
 # %%
 live(
