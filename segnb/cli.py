@@ -206,12 +206,14 @@ class Table(Results):
         tier: Only this tier.
         classes: The IoU of each class on this split, in place of mIoU and gains.
         measures: Where mIoU is shown: test also as drives that train holds, and others.
+        brief: One line for each number of labelled images: three methods and two gains.
     """
 
     dataset: DatasetName | None = None
     tier: Tier | None = None
     classes: MeasuredSplit | None = None
     measures: tuple[Measure, ...] = ("miou_val", "miou_test")
+    brief: bool = False
 
 
 @dataclass(frozen=True)
@@ -386,6 +388,7 @@ def table(options: Table) -> int:
             tier=options.tier,
             classes=options.classes,
             measures=options.measures,
+            brief=options.brief,
         )
     )
     return 0

@@ -14,6 +14,7 @@ from segnb.results import ledger
 from segnb.results.method import Method
 from segnb.results.table import (
     beside_baselines,
+    brief_table,
     classes_table,
     fraction_name,
     gain_rise,
@@ -394,3 +395,34 @@ def test_the_same_compute_as_pseudo_labels_is_that_of_two_rounds() -> None:
         (over_same, pseudo): 5.0,
         (over_plain, pseudo): 4.0,
     }
+
+
+def test_the_brief_table_by_hand() -> None:
+    official = {"method": "contrastive", "form": "official", "scope": "cross"}
+    rows = []
+    for seed, (ce, long, ours) in enumerate(((10, 14, 12), (20, 22, 23), (30, 36, 34))):
+        rows += [
+            row(0.0, test=ce, method="ce", seed=seed),
+            row(0.0, test=long, method="ce_long", seed=seed),
+            row(0.0, test=ours, seed=seed, **official),
+            # Another form is no part of it.
+            row(0.0, test=99.0, seed=seed, method="contrastive", form="paper", scope="cross"),
+        ]
+    lines = brief_table(rows, measure="miou_test").splitlines()
+    assert len(lines) == 3
+    cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
+    assert cells[:5] == ["18 (1/16)", "3", "20.0", "23.0", "24.0"]
+    # Differences 2, 3, 4 and -2, 1, -2; t(0.975, 2) is 4.30265.
+    assert cells[5] == "+3.0 (+0.5 to +5.5)"
+    assert cells[6] == "-1.0 (-5.3 to +3.3)"
+
+
+def test_the_brief_table_leaves_out_what_was_not_run() -> None:
+    official = {"method": "contrastive", "form": "official", "scope": "cross"}
+    rows = [row(0.0, test=10.0, method="ce"), row(0.0, test=12.0, **official)]
+    assert brief_table(rows, measure="miou_test").splitlines()[2].split("|")[4:8] == [
+        " 12.0 ",
+        " – ",
+        " +2.0 ",
+        " – ",
+    ]

@@ -98,7 +98,7 @@ def circle_forces(
                 )
         left.plot([x], [y], "o", markersize=17, markerfacecolor="none", color="black", zorder=5)
         left.set_title(
-            f"{circle.LOSS_NAMES[loss]}, τ = {temperature:g}\n"
+            f"{circle.LOSS_NAMES[loss]}, τ = {temperature:.2g}\n"
             f"loss {found.loss:.2f}, Fisher ratio {_ratio(scene)}"
         )
         _draw_parts(right, scene, pixel, pull, vectors=vectors)
@@ -274,7 +274,7 @@ def _alt(
     pulls, pushes = float(pull[pull > 0].sum()), float(-pull[pull < 0].sum())
     return (
         f"{len(scene.angles)} pixel views of {len(scene.vectors)} classes on a circle under "
-        f"{circle.LOSS_NAMES[loss]}, temperature {temperature:g}, loss {value:.2f}. Pixel {pixel}: "
-        f"{int((pull > 1e-12).sum())} partners pull it with {pulls:.2f} in all, "
+        f"{circle.LOSS_NAMES[loss]}, temperature {temperature:.2g}, loss {value:.2f}. "
+        f"Pixel {pixel}: {int((pull > 1e-12).sum())} partners pull it with {pulls:.2f} in all, "
         f"{int((pull < -1e-12).sum())} push it with {pushes:.2f}."
     )

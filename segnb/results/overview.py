@@ -11,8 +11,10 @@ from segnb.recipe import Recipe, preset
 from segnb.results import ledger
 from segnb.results.method import recipe_of
 from segnb.results.table import (
+    MEASURE_NAMES,
     Measure,
     MeasuredSplit,
+    brief_table,
     classes_table,
     each_run_once,
     gains_table,
@@ -28,6 +30,7 @@ def tables(
     tier: str | None = None,
     classes: MeasuredSplit | None = None,
     measures: Sequence[Measure] = ("miou_val", "miou_test"),
+    brief: bool = False,
 ) -> str:
     """Markdown: for each data set and tier the comparison of methods.
 
@@ -41,6 +44,7 @@ def tables(
         tier: Only this tier.
         classes: The IoU of each class on this split, in place of mIoU and gains.
         measures: Where mIoU is shown; rows that have none of them are left out.
+        brief: One line a number of labelled images, on the last of the measures that there is.
 
     Raises:
         ConfigError: Nothing to show.
@@ -59,7 +63,12 @@ def tables(
     for name, size in sorted({(row["dataset"], row["tier"]) for row in chosen}):
         these = select(chosen, dataset=name, tier=size)
         title = f"**{name}**, {size} tier"
-        if classes is None:
+        if brief:
+            measure = [m for m in measures if any(row.get(m) is not None for row in these)][-1]
+            with contextlib.suppress(ConfigError):  # nothing to compare
+                made = brief_table(these, measure=measure)
+                parts.append(f"{title}, {MEASURE_NAMES[measure]} (%)\n\n{made}")
+        elif classes is None:
             parts.append(f"{title}\n\n{results_table(these, measures=measures)}")
             with contextlib.suppress(ConfigError):  # nothing to compare
                 gained = gains_table(these, measures=measures)

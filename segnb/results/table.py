@@ -516,6 +516,52 @@ def gains_table(
     )
 
 
+def brief_table(
+    rows: Iterable[Row], *, measure: Measure, form: str = "official", scope: str = "cross"
+) -> str:
+    """A markdown table of the three methods of the comparison, one line a number of labels.
+
+    Means over seeds, and the gains of ``contrastive`` as in :func:`gains_table`.
+
+    Args:
+        rows: Ledger rows of one data set and tier.
+        measure: Which mIoU.
+        form: Form of the contrastive loss.
+        scope: Its scope.
+
+    Raises:
+        ConfigError: See :func:`gains`.
+    """
+    rows = list(rows)
+    ours = Method(kind="contrastive", form=form, scope=scope)
+    baselines = [*ours.baselines.values()][:2]  # cross-entropy, and the same compute
+    means = {(g.labelled, g.method): g.summary for g in groups(rows, measure)}
+    found = {
+        (gain.group.labelled, gain.baseline): gain
+        for gain in gains(rows, measure)
+        if gain.group.method == ours
+    }
+    names = {gain.group.labelled: _labelled_name(gain.group) for gain in found.values()}
+    head = ["labelled images", "seeds", baselines[0].name, ours.kind, baselines[1].name]
+    head += ["gain over the same fine-tuning", "gain over the same compute"]
+    lines = []
+    for labelled in sorted(names):
+        of_baseline = [found.get((labelled, name)) for name in [*ours.baselines][:2]]
+        differences = [summarise(g.differences.values()) if g else None for g in of_baseline]
+        lines.append(
+            [
+                names[labelled],
+                _seeds_cell(one for one in differences if one),
+                *(
+                    "–" if (mean := means.get((labelled, method))) is None else f"{mean.mean:.1f}"
+                    for method in (baselines[0], ours, baselines[1])
+                ),
+                *map(_gain_cell, differences),
+            ]
+        )
+    return _markdown(head, lines, left=1)
+
+
 def _field(row: Row, name: str) -> Any:
     if name in row:
         return row[name]
