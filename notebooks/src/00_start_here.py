@@ -134,6 +134,8 @@ preset_recipe = preset("shapes", "smoke" if TINY else "quick")
 recipe = preset_recipe.replace(
     seed=SEED,
     fraction=FRACTION,
+    form="paper",
+    scope="cross",
     pretrain=dataclasses.replace(
         preset_recipe.pretrain, steps=PRETRAIN_STEPS, warmup=min(50, PRETRAIN_STEPS)
     ),
