@@ -118,7 +118,7 @@ def test_the_command_tells_inner_fields_and_switches() -> None:
 
 
 STAGE_ONE = {
-    "form": "official",
+    "form": "paper",
     "scope": "within",
     "temperature": 0.5,
     "loss_size": (9, 9),

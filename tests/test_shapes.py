@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import hashlib
+import itertools
+import math
+import time
+
 import numpy as np
 import pytest
 
-from segnb.datasets.base import IGNORE
-from segnb.datasets.shapes import INFO, ShapesDataset
+from segnb.datasets.shapes import _TOYS, INFO, ShapesDataset, _lay_out
 from segnb.errors import DataError
 
 STUFF = 3
@@ -29,8 +33,6 @@ def test_samples_have_the_promised_form(train):
     assert sample.image.dtype == np.uint8
     assert sample.mask.shape == (96, 128)
     assert sample.mask.dtype == np.uint8
-    labels = set(np.unique([s.mask for s in train]))
-    assert labels == {*range(INFO.num_classes), IGNORE}
     assert np.array_equal(dataset.mask(7), sample.mask)
     assert dataset[-1].id == "train-0511"
     with pytest.raises(IndexError, match="512"):
@@ -81,14 +83,64 @@ def test_odd_sizes(size):
     assert sample.image.std() > 5
 
 
-def test_frequencies_are_uneven_but_no_class_is_hard_to_meet(train):
-    masks = np.stack([sample.mask for sample in train])
-    present = [(masks == label).any((1, 2)).mean() for label in range(INFO.num_classes)]
-    assert min(present) > 0.2
-    toys = [(masks == label).mean() for label in range(STUFF, INFO.num_classes)]
-    assert max(toys) > 3 * min(toys)
-    assert 0.15 < sum(toys) < 0.45
-    assert (masks == IGNORE).mean() < 0.01
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_every_class_has_a_fair_share_of_every_split(split):
+    masks = np.stack([sample.mask for sample in ShapesDataset(split, count=64)])
+    classes = range(INFO.num_classes)
+    present = [(masks == label).any((1, 2)).mean() for label in classes]
+    shares = [(masks == label).mean() for label in classes]
+    assert min(present[STUFF:]) > 0.4
+    assert min(present[:STUFF]) > 0.5
+    assert min(shares) > 0.02
+    assert 0.2 < sum(shares[STUFF:]) < 0.5
+
+
+def test_scenes_have_two_to_four_kinds_of_toys_and_no_void(train):
+    kinds = [np.unique(sample.mask[sample.mask >= STUFF]) for sample in train]
+    assert {len(one) for one in kinds} == {2, 3, 4}
+    assert max(sample.mask.max() for sample in train) == INFO.num_classes - 1
+
+
+def test_toys_hide_little_of_one_another():
+    hidden = []
+    for index in range(64):
+        toys = [t for t in _lay_out(np.random.default_rng(index), 0.2) if t.label is not None]
+        for one, other in itertools.combinations(toys, 2):
+            apart = math.hypot(one.x - other.x, one.y - other.y)
+            hidden.append(apart < 0.6 * (one.radius + other.radius))
+    assert np.mean(hidden) < 0.05
+
+
+def test_a_scene_stays_as_it_was_published():
+    """Rows of the ledger name these scenes: another one needs another name and other rows."""
+    sample = ShapesDataset("train")[7]
+    mask = hashlib.sha256(sample.mask.tobytes()).hexdigest()[:16]
+    assert mask == "9aeed9b9eaf332f1"
+    # Rounding differs between processors, so that the image is compared by what it looks like.
+    blocks = sample.image.reshape(3, 32, 4, 32, 3).mean((1, 3)).round().astype(int)
+    assert (
+        np.abs(
+            blocks
+            - [
+                [[125, 98, 106], [126, 125, 132], [105, 98, 110], [129, 139, 148]],
+                [[140, 124, 118], [144, 129, 121], [132, 129, 120], [140, 147, 137]],
+                [[173, 134, 122], [159, 132, 121], [126, 123, 113], [140, 145, 133]],
+            ]
+        ).max()
+        <= 1
+    )
+
+
+def test_a_scene_is_drawn_fast():
+    dataset = ShapesDataset("train")
+    dataset[0]
+    times = []
+    for index in range(20):
+        start = time.process_time()
+        dataset[index]
+        times.append(time.process_time() - start)
+    # 5 ms on a busy core; all 704 scenes within seconds.
+    assert np.median(times) < 0.05
 
 
 def test_colour_alone_does_not_tell_the_toys(train, test):
@@ -113,20 +165,13 @@ def test_colour_alone_does_not_tell_the_toys(train, test):
     for classifier in (KNeighborsClassifier(15), LogisticRegression(max_iter=300)):
         classifier.fit(*fit)
         score = balanced_accuracy_score(held_out[1], classifier.predict(held_out[0]))
-        # Chance is 1/8, and even told that a pixel is a toy's, its colour gives little more.
-        assert score < 0.25
+        # Chance is 1/5; among the pixels of toys, colour gives little more.
+        assert score < 0.3
 
 
-def test_shape_and_pattern_together_name_a_toy_and_neither_alone():
-    from segnb.datasets.shapes import _DECOYS, _TOYS
-
-    pairs = [(shape, pattern) for shape, pattern, _ in _TOYS.values()]
-    assert len(set(pairs)) == len(pairs)
-    assert not set(pairs) & set(_DECOYS)
-    for shape, pattern in pairs:
-        rivals = set(pairs) | set(_DECOYS)
-        assert any(s == shape and p != pattern for s, p in rivals)
-        assert any(p == pattern and s != shape for s, p in rivals)
+def test_every_toy_has_a_shape_and_a_pattern_of_its_own():
+    shapes, patterns = zip(*_TOYS.values(), strict=True)
+    assert len(set(shapes)) == len(shapes) == len(set(patterns))
 
 
 # Machado, Oliveira and Fernandes (2009), severity 1, on linear red, green and blue.
