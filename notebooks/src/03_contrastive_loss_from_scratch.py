@@ -89,6 +89,7 @@ if TIER == "quick":
     small |= {"crop": (64, 64), "scale": (0.75, 2.0)}
 recipe = preset(DATASET, TIER).replace(
     **small,
+    form="paper",
     scope="within",
     temperature=TEMPERATURE,
     distortion=STRENGTH,

@@ -156,7 +156,8 @@ crops, masks = Batches(data=labelled, recipe=recipe, batch=4).at(0, generator)
 network = runs.initial_network(recipe)
 with torch.inference_mode():
     grid = tuple(network.eval().features(crops[:1]).shape[-2:])
-print(f"crops of {recipe.crop}, feature map of {grid}: {grid[0] * grid[1]} pixels an image")
+grid = recipe.loss_size or grid
+print(f"crops of {recipe.crop}, the loss sees {grid}: {grid[0] * grid[1]} pixels an image")
 display(contact_sheet(list(crops), list(masks), val.info))
 coarse = nearest_labels(masks, grid)
 display(contact_sheet(list(crops), list(coarse), val.info))
@@ -164,7 +165,7 @@ display(contact_sheet(list(crops), list(coarse), val.info))
 # %% [markdown]
 # **How to read it.** Above, four crops of the first batch with their masks; pale grey is what lies
 # outside of the image, or is labelled by nobody: neither anchor nor key. Below, the same masks at
-# the size of the feature map. These blocks are all that the loss ever knows of a label; toys
+# the size at which the loss sees them. These blocks are all that it ever knows of a label; what is
 # smaller than a block may vanish.
 #
 # ### Exercise 1 · labels at the features' size
@@ -407,7 +408,7 @@ def floor_of(step: int) -> float:
     batches = Batches(data=labelled, recipe=recipe, batch=recipe.pretrain.batch)
     crops, masks = batches.at(step - 1, generator)
     colour_distortion(crops, recipe.distortion, generator=generator)  # draws as training drew
-    labels = nearest_labels(masks, recipe.loss_size or grid)
+    labels = nearest_labels(masks, grid)
     classes = val.info.num_classes
     perfect = F.one_hot(labels.clamp(max=classes), classes + 1).permute(0, 3, 1, 2).float()
     return float(contrastive_loss(perfect, perfect, labels, recipe, generator=generator))

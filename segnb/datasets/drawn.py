@@ -29,13 +29,22 @@ SHAPES = Entry(
     open=_open,
     presets={
         "smoke": {"size": (48, 64), "crop": (48, 48)},
-        # Colours mean nothing here, so that a strong distortion does no harm; and a run that
-        # every notebook waits for has to be short.
+        # Every notebook waits for these runs: a network and a schedule that learn the scenes in
+        # minutes, chosen on val with seed 90. Cross-entropy's 1000 steps reached 74 mIoU with all
+        # labels and 42 with 1/32 of them. The loss sees a quarter of the features' 24x24 places:
+        # all of them would add two thirds of the network's own time. Colours mean nothing here, so
+        # that a strong distortion does no harm.
         "quick": {
             "size": (96, 128),
             "crop": (96, 96),
+            "scale": (0.7, 1.4),
             "distortion": 1.0,
+            "architecture": "DeepLabV3Plus",
+            "output_stride": 16,
+            "form": "official",
+            "loss_size": (12, 12),
             "pretrain": {"steps": 400},
+            "finetune": {"lr": 0.1, "warmup": 50},
         },
         "colab": {"size": (192, 256), "crop": (192, 192)},
         "paper": {"size": (384, 512), "crop": (384, 384)},
