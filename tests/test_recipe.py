@@ -329,13 +329,14 @@ def test_a_data_set_may_change_any_field_of_its_presets(
     dataset: str, tier: Tier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usual, entry = preset(dataset, tier), datasets.get(dataset)
-    own = {**entry.presets[tier], "output_stride": 16, "finetune": {"steps": 7}}
+    own = {**entry.presets[tier], "output_stride": 16}
+    own["finetune"] = {**own.get("finetune", {}), "steps": 70}
     changed = dataclasses.replace(entry, presets={tier: own})
     monkeypatch.setitem(datasets._ENTRIES, dataset, changed)
     assert preset(dataset, tier) == usual.replace(
         output_stride=16,
         atrous_rates=fitting_rates(usual.crop, 16),
-        finetune=dataclasses.replace(usual.finetune, steps=7),
+        finetune=dataclasses.replace(usual.finetune, steps=70),
     )
 
 
