@@ -29,7 +29,7 @@ class Session:
     """Where and how a run trains and evaluates; ``Session()`` takes the best device here.
 
     Folder, progress bar and listeners never change a result. Precision and processes do: a process
-    normalises over its own images, and pairs pixels within them.
+    normalises over its own images (BatchNorm), and pairs an image with another of its own.
 
     Attributes:
         accelerator: Device, precision and processes; see :func:`make_accelerator`.

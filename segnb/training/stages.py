@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from segnb.datasets import IGNORE, WorkingSet
-from segnb.losses import official, paper
+from segnb.losses import distributed, official, paper
 from segnb.models import SegmentationNetwork, freeze_backbone, freeze_statistics
 from segnb.recipe import Recipe
 from segnb.training.log import LogRow
@@ -96,6 +97,10 @@ def contrastive_loss(
 ) -> Tensor:
     """The recipe's contrastive loss of a batch in two views.
 
+    Of several processes each has its share of the images. The losses within an image and across a
+    pair are means over images, which DistributedDataParallel averages as they are; scope ``batch``
+    gathers the pixels of all processes, and always computes by tiles there.
+
     Args:
         first: Embeddings of the images I, unit-normalised ``[B, D, h, w]``.
         second: Embeddings of their distorted views Î, ``[B, D, h, w]``.
@@ -126,12 +131,11 @@ def contrastive_loss(
                 temperature=tau,
                 backend=backend,
             )
-        return paper.batch_loss(
-            torch.cat([first, second]),
-            torch.cat([labels, labels]),
-            temperature=tau,
-            backend=backend,
-        )
+        both = torch.cat([first, second]), torch.cat([labels, labels])
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            # The bag is the whole batch's, however many processes share it.
+            return distributed.batch_loss(*both, temperature=tau)
+        return paper.batch_loss(*both, temperature=tau, backend=backend)
     if recipe.scope == "within":
         return official.within_image_loss(
             first, labels, temperature=tau, backend=backend
