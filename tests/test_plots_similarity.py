@@ -82,7 +82,7 @@ def test_lines_tell_their_ends_and_levels() -> None:
     assert "Level line floor at 1.5." in drawn.alt
     axes = drawn.figure.axes[0]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
-    with pytest.raises(ValueError, match="'a' has 2 places and 1 values"):
+    with pytest.raises(ValueError, match="'a' has 2 positions and 1 values"):
         lines({"a": ([1, 2], [3.0])}, xlabel="x", ylabel="y")
     with pytest.raises(ValueError, match="no points"):
         lines({"a": ([], [])}, xlabel="x", ylabel="y")
