@@ -147,7 +147,8 @@ def temperature_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> 
     A line for every method and number of labelled images that was run at two temperatures or
     more; a level line for each cross-entropy baseline with as many labelled images.
     """
-    baselines, heated = [], []
+    baselines: list[Row] = []
+    heated: list[Row] = []
     for row in require_rows(rows, measure):
         (baselines if row.get("temperature") is None else heated).append(row)
     lines: dict[tuple[Method, int], Line] = {}
