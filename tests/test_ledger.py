@@ -56,7 +56,7 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str, words: str) -> None:
             act()
         assert words in str(caught.value)
         assert str(path) in str(caught.value)
-        assert "mend or delete that line" in str(caught.value)
+        assert "correct or delete that line" in str(caught.value)
     assert path.read_text() == text  # nothing is lost by trying
 
 

@@ -98,11 +98,11 @@ def test_tables_show_gains_where_there_is_a_baseline() -> None:
 def test_tables_of_classes_are_of_the_split_that_was_asked_for() -> None:
     camvid = row(BASE) | {"miou_test": 20.0, "iou": {"val": [50.0] * 11, "test": [40.0] * 11}}
     voc = row(preset("voc-animals", "quick")) | {"iou": {"val": [60.0] * 8}}
-    told = tables([camvid, voc], classes="test")
-    assert told.startswith("**camvid**, quick tier, IoU on test, %")
-    assert "| sky | building |" in told
-    assert "| 40 | 40 |" in told
-    assert "voc-animals" not in told  # the labels of its test split are not public
+    text = tables([camvid, voc], classes="test")
+    assert text.startswith("**camvid**, quick tier, IoU on test, %")
+    assert "| sky | building |" in text
+    assert "| 40 | 40 |" in text
+    assert "voc-animals" not in text  # the labels of its test split are not public
     assert "| 60 | 60 |" in tables([camvid, voc], classes="val")
-    with pytest.raises(ConfigError, match="none of these runs was measured on test"):
+    with pytest.raises(ConfigError, match="none of these runs has miou_test"):
         tables([voc], classes="test")

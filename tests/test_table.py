@@ -16,12 +16,11 @@ from segnb.results.table import (
     beside_baselines,
     brief_table,
     classes_table,
+    combined_gain,
     fraction_name,
-    gain_rise,
     gains,
     gains_table,
     groups,
-    mean_gain,
     most_compared,
     one_device,
     one_of_each_method,
@@ -133,7 +132,11 @@ def test_every_kind_has_a_baseline_with_its_compute_but_the_weakest() -> None:
     assert baselines(method="ce") == []
     assert baselines(method="ce_long") == ["cross-entropy"]
     assert baselines(method="ce_double", distortion=0) == ["cross-entropy", two]
-    assert baselines() == ["cross-entropy", same, f"{same}, undistorted"]
+    assert baselines(method="ce_pretrained") == ["cross-entropy"]
+    stages = "cross-entropy in both stages"
+    assert baselines() == ["cross-entropy", same, f"{same}, undistorted", stages]
+    assert baselines(freeze=True)[-1] == f"{stages}, frozen"
+    assert baselines(encoder_weights="imagenet")[-1] == f"{stages}, ImageNet"
     assert baselines(method="pseudo", encoder_weights="imagenet") == [
         "cross-entropy, ImageNet",
         f"{two}, ImageNet",
@@ -279,6 +282,18 @@ def test_gains_are_paired_by_seed() -> None:
         gains_table([row(40.0)])
 
 
+def test_contrastive_gains_over_cross_entropy_in_both_stages_where_it_was_run() -> None:
+    rows = [row(30.0, method="ce"), row(34.0, method="ce_long"), row(41.0)]
+    assert "both stages" not in gains_table(rows)
+    rows.append(row(36.5, method="ce_pretrained"))
+    head, _, *lines = gains_table(rows).splitlines()
+    assert head.endswith("over the same compute | mIoU, val: over cross-entropy in both stages |")
+    assert lines[-2:] == [
+        "| 18 (1/16) | cross-entropy in both stages | 1 | +6.5 | – | – |",
+        "| 18 (1/16) | contrastive (paper, cross) | 1 | +11.0 | +7.0 | +4.5 |",
+    ]
+
+
 def test_a_mean_over_numbers_of_labelled_images_repeats_seeds_alone() -> None:
     gained = {  # seed 3 has no pair at 40
         10: {0: 1.0, 1: 2.0, 2: 0.0, 3: 9.0},
@@ -295,8 +310,8 @@ def test_a_mean_over_numbers_of_labelled_images_repeats_seeds_alone() -> None:
     at_one = gains_table([one for one in rows if one["labelled"] == 10])
     assert "mean of" not in at_one
     assert "less" not in at_one
-    assert mean_gain(gains(rows)[1:], [10, 40, 90]) is None
-    assert gain_rise(gains(rows)[1:], few=10, many=90) is None
+    assert combined_gain(gains(rows)[1:], dict.fromkeys([10, 40, 90], 1 / 3)) is None
+    assert combined_gain(gains(rows)[1:], {10: 1.0, 90: -1.0}) is None
 
 
 def test_lines_over_several_numbers_keep_the_order_of_the_methods() -> None:
@@ -305,8 +320,8 @@ def test_lines_over_several_numbers_keep_the_order_of_the_methods() -> None:
         for method, extra in (("contrastive", 3.0), ("ce_long", 2.0), ("ce", 0.0))
         for n in (10, 40, 90)
     ]
-    told = [line.split("|")[1:3] for line in gains_table(rows).splitlines()[-4:]]
-    assert [[cell.strip() for cell in line] for line in told] == [
+    found = [line.split("|")[1:3] for line in gains_table(rows).splitlines()[-4:]]
+    assert [[cell.strip() for cell in line] for line in found] == [
         ["mean of 10, 40, 90", "cross-entropy, same compute"],
         ["mean of 10, 40, 90", "contrastive (paper, cross)"],
         ["10 less 90", "cross-entropy, same compute"],
@@ -355,10 +370,10 @@ def test_a_method_with_more_image_passes_gains_nothing_over_the_same_compute() -
         row(42.0),
         row(50.0, method="pseudo"),  # stages 1 and 2 twice
     ]
-    told = {(gain.baseline, gain.group.method.name): gain.differences for gain in gains(rows)}
-    assert told["the same compute", "contrastive (paper, cross)"] == {0: 2.0}
-    assert told["cross-entropy", "pseudo-labels (paper, cross)"] == {0: 20.0}
-    assert ("the same compute", "pseudo-labels (paper, cross)") not in told
+    found = {(gain.baseline, gain.group.method.name): gain.differences for gain in gains(rows)}
+    assert found["the same compute", "contrastive (paper, cross)"] == {0: 2.0}
+    assert found["cross-entropy", "pseudo-labels (paper, cross)"] == {0: 20.0}
+    assert ("the same compute", "pseudo-labels (paper, cross)") not in found
 
 
 def test_the_same_compute_as_pseudo_labels_is_that_of_two_rounds() -> None:
@@ -371,12 +386,12 @@ def test_the_same_compute_as_pseudo_labels_is_that_of_two_rounds() -> None:
         row(41.0),
         row(50.0, method="pseudo"),
     ]
-    told = {(gain.baseline, gain.group.method.name): gain.differences[0] for gain in gains(rows)}
+    found = {(gain.baseline, gain.group.method.name): gain.differences[0] for gain in gains(rows)}
     same, plain = "cross-entropy, same compute", "cross-entropy, same compute, undistorted"
     contrastive, pseudo = "contrastive (paper, cross)", "pseudo-labels (paper, cross)"
     over_same, over_plain = "the same compute", "the same compute, undistorted"
     double = "cross-entropy, compute of two rounds"
-    assert told == {
+    assert found == {
         **{
             ("cross-entropy", name): gain
             for name, gain in (

@@ -1,14 +1,16 @@
 """Figures of results, from ledger rows alone.
 
-In all of them a large mark is the mean over seeds, a small dot one of several seeds, and a bar,
-from three seeds on, the 95 % Student-t interval of the mean.
+A large mark is the mean over seeds, a small dot one of several seeds, and a bar, from three seeds
+on, the 95 % Student-t interval of the mean. ``rows`` are ledger rows of one data set and tier,
+``measure`` is the mIoU to show. All figures raise :class:`~segnb.errors.ConfigError` where no row
+can be shown, and where :func:`segnb.results.table.groups` refuses to average the rows.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,13 +26,13 @@ from segnb.plots.style import (
     legend_below,
     marks,
     new_figure,
+    panel_grid,
     panel_title,
     styled,
 )
 from segnb.results.method import Baseline, Mark, Method
 from segnb.results.table import (
     MEASURE_NAMES,
-    Group,
     Measure,
     Row,
     fraction_name,
@@ -44,7 +46,10 @@ from segnb.results.table import (
 
 Name = TypeVar("Name", bound=Hashable)
 
-#: The compactness numbers of a row, as they are called where people read them.
+#: Points of a curve: position, and one value a seed.
+Line = list[tuple[float, list[float]]]
+
+#: The compactness numbers of a row and their titles.
 COMPACTNESS_NAMES: dict[str, str] = {
     "intra": "intra-class variance",
     "inter": "inter-class distance",
@@ -54,14 +59,11 @@ COMPACTNESS_NAMES: dict[str, str] = {
     "probe_miou": "linear probe, mIoU %",
 }
 
-
-#: The stages a row measures compactness at, as they are called where people read them.
+#: The stages at which a row measures compactness and their titles.
 _STAGES = {"initial": "before", "pretrained": "stage 1", "finetuned": "stage 2"}
 
 #: Fewer runs than this order themselves by chance too often for a correlation to be given.
 _FEWEST_RUNS = 5
-
-_BREAK = "\n"
 
 #: Room beside the outermost numbers of labelled images, as a factor.
 _BESIDE = 1.35
@@ -75,7 +77,7 @@ _FILLED = 0.75
 #: Width of a panel with few labelled images, as a part of the widest one's.
 _NARROWEST = 0.4
 
-#: How the line of a level that has no marks is dashed, by the line of the method's curves.
+#: Dashes of a baseline's level line, by the line style of its curves.
 _LEVEL_LINES = {
     "-": (0, (4, 2)),
     "--": (0, (1, 1.5)),
@@ -85,35 +87,19 @@ _LEVEL_LINES = {
 
 
 def label_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
-    """MIoU against the number of labelled images, one line a method.
-
-    Args:
-        rows: Ledger rows of one data set and tier.
-        measure: Which mIoU.
-
-    Raises:
-        ConfigError: See :func:`segnb.results.table.groups`.
-    """
+    """MIoU against the number of labelled images, one line a method."""
     found = groups(rows, measure)
-    methods: dict[Method, list[Group]] = {}
+    lines: dict[Method, Line] = {}
     for group in found:
-        methods.setdefault(group.method, []).append(group)
+        lines.setdefault(group.method, []).append((group.labelled, [*group.values.values()]))
     alt = f"{MEASURE_NAMES[measure]} against the number of labelled images. " + " ".join(
-        f"{name}: "
-        + ", ".join(f"{g.labelled} images {_in_words(g.values.values())}" for g in line)
-        + "."
-        for name, line in methods.items()
+        f"{method}: {_in_words(line, '{} images')}." for method, line in lines.items()
     )
     with styled():
         figure = new_figure(WIDTH, 4.2)
         axes = figure.subplots()
-        counts = [group.labelled for group in found]
-        standing = {name: [g.labelled for g in line] for name, line in methods.items()}
-        at = _side_by_side(standing, counts, share=0.015)
-        for name, line in methods.items():
-            points = [(at[name, g.labelled], [*g.values.values()]) for g in line]
-            _curve(axes, points, name.mark, name.name)
-        _labelled_axis(axes, found, positions=at.values())
+        shares = {group.labelled: fraction_name(group.fraction) for group in found}
+        _draw_over_labels(axes, lines, shares, apart=0.015)
         axes.set_xlabel("labelled images (share of the training images)")
         axes.set_ylabel(f"{MEASURE_NAMES[measure]}, %")
         legend_below(figure, [axes])
@@ -125,52 +111,33 @@ def gain(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
 
     Runs are paired by seed (:func:`segnb.results.table.gains`), and the interval is of the paired
     differences.
-
-    Args:
-        rows: Ledger rows of one data set and tier, baselines among them.
-        measure: Which mIoU.
-
-    Raises:
-        ConfigError: See :func:`segnb.results.table.gains`.
     """
-    panels: dict[Baseline, dict[Method, list[tuple[Group, list[float]]]]] = {}
-    for one in gains(rows, measure):
+    found = gains(rows, measure)
+    shares = {one.group.labelled: fraction_name(one.group.fraction) for one in found}
+    panels: dict[Baseline, dict[Method, Line]] = {}
+    for one in found:
         line = panels.setdefault(one.baseline, {}).setdefault(one.group.method, [])
-        line.append((one.group, list(one.differences.values())))
-    shown_as = marks(name for lines in panels.values() for name in lines)
-    alt = f"Gain in {MEASURE_NAMES[measure]}, in points. " + " ".join(
-        f"Over {baseline}: "
-        + "; ".join(
-            f"{name} " + ", ".join(f"{g.labelled} images {_in_words(p)}" for g, p in line)
-            for name, line in lines.items()
-        )
-        + "."
-        for baseline, lines in panels.items()
+        line.append((one.group.labelled, [*one.differences.values()]))
+    alt = f"Gain in {MEASURE_NAMES[measure]}, in points. " + _panels_in_words(
+        {f"Over {baseline}": lines for baseline, lines in panels.items()},
+        lambda line: _in_words(line, "{} images"),
     )
+    widths = _panel_widths([_ticks(lines) for lines in panels.values()])
     with styled():
-        figure = new_figure(WIDTH, 4.3)
-        standing = [
-            {name: [group.labelled for group, _ in line] for name, line in lines.items()}
-            for lines in panels.values()
-        ]
-        shares = _panel_widths([{*itertools.chain(*its.values())} for its in standing])
-        drawn = figure.subplots(
-            1, len(panels), sharey=True, squeeze=False, gridspec_kw={"width_ratios": shares}
-        )[0]
-        for axes, (baseline, lines), its, share in zip(
-            drawn, panels.items(), standing, shares, strict=True
-        ):
+        figure, drawn = panel_grid(
+            len(panels),
+            height=4.3,
+            columns=len(panels),
+            sharey=True,
+            gridspec_kw={"width_ratios": widths},
+        )
+        for axes, (baseline, lines), width in zip(drawn, panels.items(), widths, strict=True):
             axes.axhline(0, color="#888888", linewidth=1)
-            at = _side_by_side(its, itertools.chain(*its.values()), share=0.012 / share)
-            for name, line in lines.items():
-                points = [(at[name, group.labelled], pairs) for group, pairs in line]
-                _curve(axes, points, name.mark, name.name)
-            shown = [group for line in lines.values() for group, _ in line]
-            _labelled_axis(axes, shown, positions=at.values())
+            _draw_over_labels(axes, lines, shares, apart=0.012 / width)
             axes.set_xlabel("labelled images")
-            axes.set_title(panel_title(f"over {baseline}", share))
+            axes.set_title(panel_title(f"over {baseline}", width))
         drawn[0].set_ylabel(f"gain in {MEASURE_NAMES[measure]}, points")
-        legend_below(figure, drawn, shown_as)
+        legend_below(figure, drawn, marks(itertools.chain(*panels.values())))
         return Picture(figure, alt)
 
 
@@ -179,283 +146,216 @@ def temperature_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> 
 
     A line for every method and number of labelled images that was run at two temperatures or
     more; a level line for each cross-entropy baseline with as many labelled images.
-
-    Args:
-        rows: Ledger rows of one data set and tier.
-        measure: Which mIoU.
-
-    Raises:
-        ConfigError: See :func:`~segnb.results.table.groups`; or no method has two
-            temperatures.
     """
-    usable = require_rows(rows, measure)
-    lines: dict[tuple[Method, int], dict[float, list[float]]] = {}
-    for temperature in sorted({row["temperature"] for row in usable if _has_temperature(row)}):
-        for group in groups(
-            [r for r in usable if _has_temperature(r) and r["temperature"] == temperature], measure
-        ):
-            line = lines.setdefault((group.method, group.labelled), {})
-            line[float(temperature)] = [*group.values.values()]
+    baselines: list[Row] = []
+    heated: list[Row] = []
+    for row in require_rows(rows, measure):
+        (baselines if row.get("temperature") is None else heated).append(row)
+    lines: dict[tuple[Method, int], Line] = {}
+    for temperature in sorted({row["temperature"] for row in heated}):
+        for group in groups((r for r in heated if r["temperature"] == temperature), measure):
+            line = lines.setdefault((group.method, group.labelled), [])
+            line.append((float(temperature), [*group.values.values()]))
     lines = {key: line for key, line in lines.items() if len(line) > 1}
     if not lines:
         raise ConfigError("no method was run at two temperatures or more")
     counts = {labelled for _, labelled in lines}
-    baselines = [row for row in usable if not _has_temperature(row) and row["labelled"] in counts]
+    baselines = [row for row in baselines if row["labelled"] in counts]
     levels = groups(baselines, measure) if baselines else []
-    several = len(counts) > 1
     alt = f"{MEASURE_NAMES[measure]} against the temperature. " + " ".join(
-        f"{_with_count(name, labelled, True)}: "
-        + ", ".join(f"{t:g} {_in_words(values)}" for t, values in line.items())
-        + "."
-        for (name, labelled), line in lines.items()
+        [
+            f"{method}, {labelled} images: {_in_words(line, '{:g}')}."
+            for (method, labelled), line in lines.items()
+        ]
+        + [
+            f"{level.method}, {level.labelled} images: {_values_in_words(level.values.values())}."
+            for level in levels
+        ]
     )
-    alt += "".join(
-        f" {_with_count(g.method, g.labelled, True)}: {_in_words(g.values.values())}."
-        for g in levels
-    )
+
+    def name(method: Method, labelled: int) -> str:
+        return f"{method}, {labelled} images" if len(counts) > 1 else method.name
+
     with styled():
         figure = new_figure(WIDTH, 3.9)
         axes = figure.subplots()
-        for rank, group in enumerate(levels):
-            summary, mark = group.summary, group.method.mark
+        for rank, level in enumerate(levels):
+            summary, mark = level.summary, level.method.mark
             axes.axhline(
                 summary.mean,
                 color=mark.colour,
                 linestyle=_LEVEL_LINES[mark.line],
                 linewidth=1.3,
-                label=_with_count(group.method, group.labelled, several),
+                label=name(level.method, level.labelled),
             )
             if summary.interval is not None:
                 edge = [1 - 0.012 * (len(levels) - rank)] * 2
                 across = axes.get_yaxis_transform()
                 axes.plot(edge, summary.interval, transform=across, **_bar(mark))
-        ticks = sorted({temperature for line in lines.values() for temperature in line})
-        at = _side_by_side(lines, ticks, share=0.015)
-        for key, line in lines.items():
-            points = [(at[key, temperature], values) for temperature, values in line.items()]
-            _curve(axes, points, key[0].mark, _with_count(*key, several))
+        for (method, labelled), line in _side_by_side(lines, share=0.015).items():
+            _curve(axes, line, method.mark, name(method, labelled))
+        ticks = _ticks(lines)
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set_xticks([], minor=True)
         # Room on the right for the intervals of the level lines.
         wide = ticks[-1] / ticks[0]
         axes.set_xlim(ticks[0] / wide**0.06, ticks[-1] * wide**0.12)
-        count = "" if several else f", {next(iter(counts))} labelled images"
+        count = "" if len(counts) > 1 else f", {next(iter(counts))} labelled images"
         axes.set(xlabel=f"temperature τ{count}", ylabel=f"{MEASURE_NAMES[measure]}, %")
         legend_below(figure, [axes])
         return Picture(figure, alt)
 
 
-def compactness_scatter(
-    rows: Iterable[Row],
-    *,
-    against: Sequence[str] = ("intra", "inter", "fisher", "silhouette", "knn_miou", "probe_miou"),
-    measure: Measure = "miou_val",
-) -> Picture:
+def compactness_scatter(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
     """Each compactness number of the trained network against its mIoU, one mark a run.
 
-    Over each panel stands Spearman's rank correlation ρ over all runs, and, where the runs differ
-    in their number of labelled images, ρ at equal labels: ranks are taken within each number of
-    labelled images and centred there, so that "more labels help both" does not count. A larger
-    mark then has more labelled images.
-
-    Args:
-        rows: Ledger rows of one data set and tier, of any recipes.
-        against: Which compactness numbers, as a row names them.
-        measure: Which mIoU.
-
-    Raises:
-        ConfigError: No row has the measure and one of the numbers.
+    Above each panel stands Spearman's rank correlation ρ over all runs. Where the runs differ in
+    labels or method, ρ within labels and method stands below it: ranks are taken and centred among
+    runs of one method with equally many labelled images, so that "more labels help both" and "this
+    method raises both" do not count. A larger mark has more labelled images.
     """
     usable = require_rows(rows, measure)
-    panels = {
-        name: [row for row in usable if row.get(name) is not None]
-        for name in against
-        if any(row.get(name) is not None for row in usable)
-    }
+    held = {name: [r for r in usable if r.get(name) is not None] for name in COMPACTNESS_NAMES}
+    panels = {name: runs for name, runs in held.items() if runs}
     if not panels:
-        raise ConfigError(f"none of the {len(usable)} rows has any of {', '.join(against)}")
-    texts = {name: _correlations(held, name, measure) for name, held in panels.items()}
+        raise ConfigError(f"none of the {len(usable)} rows has {' or '.join(COMPACTNESS_NAMES)}")
+    texts = {name: _correlations(runs, name, measure) for name, runs in panels.items()}
     alt = f"{MEASURE_NAMES[measure]} against compactness, one mark a run. " + " ".join(
-        f"{COMPACTNESS_NAMES.get(name, name)}: {text.replace(_BREAK, ', ')}."
-        for name, text in texts.items()
+        f"{COMPACTNESS_NAMES[name]}: {', '.join(text)}." for name, text in texts.items()
     )
-    columns = min(3, len(panels))
-    lines = -(-len(panels) // columns)
     counts = sorted({int(row["labelled"]) for row in usable})
-    sizes = dict(zip(counts, np.linspace(3, 6.5, len(counts)), strict=True))
-    if len(counts) == 1:
-        sizes = {counts[0]: 4.0}
+    sizes = np.linspace(3, 6.5, len(counts)) if len(counts) > 1 else [4.0]
+    size_of = dict(zip(counts, sizes, strict=True))
     with styled():
-        figure = new_figure(WIDTH, 2.35 * lines + (0.5 if len(counts) == 1 else 0.8))
-        drawn = figure.subplots(lines, columns, sharey=True, squeeze=False)
-        for axes, (name, held) in zip(drawn.ravel(), panels.items(), strict=False):
+        below = 0.5 if len(counts) == 1 else 0.8
+        figure, drawn = panel_grid(len(panels), height=2.35, below=below, sharey=True)
+        for axes, (name, runs) in zip(drawn, panels.items(), strict=True):
             points: dict[tuple[Method, int], list[tuple[float, float]]] = {}
-            for row in held:
+            for row in runs:
                 key = Method.of(row), int(row["labelled"])
                 points.setdefault(key, []).append((row[name], row[measure]))
-            for (method, count), pairs in sorted(points.items(), key=_by_method_and_count):
+            for method, count in sorted(points, key=lambda key: (key[0].order, key[1])):
                 axes.plot(
-                    *np.array(pairs, dtype=float).T,
+                    *np.array(points[method, count], dtype=float).T,
                     linestyle="",
-                    markersize=sizes[count],
+                    markersize=size_of[count],
                     alpha=0.75,
                     label=method.name,
                     **{**method.mark.keywords(), "markeredgewidth": 0.8},
                 )
-            axes.set_xlabel(COMPACTNESS_NAMES.get(name, name), fontsize=8.5)
-            axes.set_title(texts[name], fontsize=8, color=QUIET)
-        for axes in drawn.ravel()[len(panels) :]:
-            axes.remove()
-        for axes in drawn[:, 0]:
+            axes.set_xlabel(COMPACTNESS_NAMES[name], fontsize=8.5)
+            axes.set_title("\n".join(texts[name]), fontsize=8, color=QUIET)
+        for axes in drawn[::3]:
             axes.set_ylabel(f"{MEASURE_NAMES[measure]}, %")
         if len(counts) > 1:
-            for count, size in sizes.items():
-                words = f"size: {count} labelled images"
-                drawn[0, 0].plot([], [], "o", color=FAINT, markersize=size, label=words)
-        legend_below(figure, drawn.ravel()[: len(panels)], marks(map(Method.of, usable)))
+            for count, size in size_of.items():
+                label = f"size: {count} labelled images"
+                drawn[0].plot([], [], "o", color=FAINT, markersize=size, label=label)
+        legend_below(figure, drawn, marks(map(Method.of, usable)))
         return Picture(figure, alt)
 
 
-def compactness_stages(
-    rows: Iterable[Row],
-    *,
-    against: Sequence[str] = ("intra", "inter", "fisher", "silhouette", "knn_miou", "probe_miou"),
-) -> Picture:
+def compactness_stages(rows: Iterable[Row]) -> Picture:
     """Each compactness number before training, after stage 1 and after stage 2.
 
-    All are of the same pixels of the same validation images. Cross-entropy has no stage 1: its
-    line goes straight on.
-
-    Args:
-        rows: Ledger rows of one data set and tier, at one number of labelled images.
-        against: Which compactness numbers.
-
-    Raises:
-        ConfigError: See :func:`~segnb.results.table.groups`; or rows at several numbers of
-            labelled images.
+    All are of the same pixels of the same validation images. Plain cross-entropy has no stage 1:
+    its line goes straight on. The rows must be at one number of labelled images.
     """
     found = groups(row for row in rows if row.get("compactness"))
     count = one_count(found)
-    panels: dict[str, dict[Method, list[tuple[float, list[float]]]]] = {}
-    for name in against:
+    panels: dict[str, dict[Method, Line]] = {}
+    for name, title in COMPACTNESS_NAMES.items():
         for group in found:
-            line = []
+            line: Line = []
             for step, stage in enumerate(_STAGES):
-                held = [row["compactness"].get(stage, {}).get(name) for row in group.rows.values()]
-                if any(value is not None for value in held):
-                    line.append((float(step), [value for value in held if value is not None]))
+                values = [
+                    row["compactness"].get(stage, {}).get(name) for row in group.rows.values()
+                ]
+                if present := [value for value in values if value is not None]:
+                    line.append((step, present))
             if line:
-                panels.setdefault(name, {})[group.method] = line
+                panels.setdefault(title, {})[group.method] = line
     if not panels:
-        raise ConfigError(f"none of the rows has any of {', '.join(against)} by stage")
-    alt = f"Compactness by stage, {count} labelled images. " + " ".join(
-        f"{COMPACTNESS_NAMES.get(name, name)}: "
-        + "; ".join(
-            f"{method} "
-            + ", ".join(f"{[*_STAGES.values()][int(x)]} {summarise(v).mean:.3g}" for x, v in line)
-            for method, line in lines.items()
-        )
-        + "."
-        for name, lines in panels.items()
+        raise ConfigError(f"none of the rows has {' or '.join(COMPACTNESS_NAMES)} by stage")
+    titles = [*_STAGES.values()]
+    alt = f"Compactness by stage, {count} labelled images. " + _panels_in_words(
+        panels,
+        lambda line: ", ".join(f"{titles[int(x)]} {summarise(v).mean:.3g}" for x, v in line),
     )
-    columns = min(3, len(panels))
-    deep = -(-len(panels) // columns)
     with styled():
-        figure = new_figure(WIDTH, 2.1 * deep + 0.5)
-        drawn = figure.subplots(deep, columns, squeeze=False).ravel()
-        for axes, (name, lines) in zip(drawn, panels.items(), strict=False):
+        figure, drawn = panel_grid(len(panels), height=2.1, below=0.5)
+        for axes, (title, lines) in zip(drawn, panels.items(), strict=True):
             for rank, (method, line) in enumerate(lines.items()):
                 shift = 0.05 * (rank - (len(lines) - 1) / 2)
-                points = [(x + shift, values) for x, values in line]
-                _curve(axes, points, method.mark, method.name)
-            axes.set_xticks(range(len(_STAGES)), [*_STAGES.values()])
-            axes.set_xlim(-0.3, len(_STAGES) - 0.7)
-            axes.set_title(COMPACTNESS_NAMES.get(name, name))
-        for axes in drawn[len(panels) :]:
-            axes.remove()
-        legend_below(figure, drawn[: len(panels)])
+                _curve(axes, [(x + shift, values) for x, values in line], method.mark, method.name)
+            axes.set_xticks(range(len(titles)), titles)
+            axes.set_xlim(-0.3, len(titles) - 0.7)
+            axes.set_title(title)
+        legend_below(figure, drawn)
         return Picture(figure, alt)
 
 
 def cost(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
     """Seconds of training against mIoU: what does a point of mIoU cost?
 
-    One panel a number of labelled images. A mark is one recipe: the mean mIoU of its seeds at
-    their median seconds, which a run that was paused (a laptop closed, another program let by)
+    One panel for each number of labelled images. A mark is one recipe: the mean mIoU of its seeds
+    at their median seconds, which a run that was paused (a laptop closed, another program running)
     does not move. Recipes of one method that differ in length are joined in the order of their
-    cost.
-
-    Args:
-        rows: Ledger rows of one data set and tier, all trained on one device.
-        measure: Which mIoU.
-
-    Raises:
-        ConfigError: No row has the measure and seconds; or rows of several devices, whose seconds
-            cannot be compared.
+    cost. All rows must be of one device: seconds of two devices can't be compared.
     """
     usable = [row for row in require_rows(rows, measure) if row.get("seconds")]
     if not usable:
-        raise ConfigError("none of the rows tells the seconds of its training")
+        raise ConfigError("none of the rows has the seconds of its training")
     devices = sorted({str(row.get("device")) for row in usable})
     if len(devices) > 1:
         raise ConfigError(
             f"seconds on {' and on '.join(devices)} cannot be compared; choose with "
             f"segnb.results.table.select(rows, device={devices[0]!r})"
         )
-    panels: dict[int, dict[Method, list[tuple[float, list[float]]]]] = {}
     recipes: dict[tuple[int, Method, str], dict[int, Row]] = {}
     for row in usable:
         key = (int(row["labelled"]), Method.of(row), recipe_identity(row))
         recipes.setdefault(key, {})[int(row["seed"])] = row
+    panels: dict[str, dict[Method, Line]] = {}
     for labelled, method, identity in sorted(recipes, key=lambda k: (k[0], k[1].order)):
         runs = recipes[labelled, method, identity].values()
         seconds = float(np.median([row["seconds"] for row in runs]))
-        line = panels.setdefault(labelled, {}).setdefault(method, [])
+        line = panels.setdefault(f"{labelled} labelled images", {}).setdefault(method, [])
         line.append((seconds, [float(row[measure]) for row in runs]))
-    alt = f"{MEASURE_NAMES[measure]} against seconds of training on {devices[0]}. " + " ".join(
-        f"{labelled} labelled images: "
-        + "; ".join(
-            f"{name} " + ", ".join(f"{s:.0f} s {_in_words(v)}" for s, v in sorted(line))
-            for name, line in lines.items()
-        )
-        + "."
-        for labelled, lines in panels.items()
-    )
+        line.sort()
+    alt = f"{MEASURE_NAMES[measure]} against seconds of training on {devices[0]}. "
+    alt += _panels_in_words(panels, lambda line: _in_words(line, "{:.0f} s"))
     # Four stand two by two: the panels share their axes, and only the lowest are labelled.
     columns = 2 if len(panels) == 4 else min(3, len(panels))
-    deep = -(-len(panels) // columns)
     with styled():
-        figure = new_figure(
-            WIDTH if columns > 1 else 0.8 * WIDTH,
-            (2.3 if columns > 1 else 3.2) * deep + 0.6,
+        figure, drawn = panel_grid(
+            len(panels),
+            width=WIDTH if columns > 1 else 0.8 * WIDTH,
+            height=2.3 if columns > 1 else 3.2,
+            below=0.6,
+            columns=columns,
+            sharex=True,
+            sharey=True,
         )
-        drawn = figure.subplots(deep, columns, sharex=True, sharey=True, squeeze=False)
-        for axes, (labelled, lines) in zip(drawn.ravel(), panels.items(), strict=False):
-            for name, line in lines.items():
-                _curve(axes, sorted(line), name.mark, name.name)
-            axes.set_title(f"{labelled} labelled images")
-        for axes in drawn.ravel()[len(panels) :]:
-            axes.remove()
-        spent = [s for lines in panels.values() for line in lines.values() for s, _ in line]
+        for axes, (title, lines) in zip(drawn, panels.items(), strict=True):
+            for method, line in lines.items():
+                _curve(axes, line, method.mark, method.name)
+            axes.set_title(title)
+        spent = [tick for lines in panels.values() for tick in _ticks(lines)]
         if max(spent) > 4 * min(spent):
-            _plain_log_axis(drawn[0, 0])
-        for axes in drawn.ravel()[max(0, len(panels) - columns) : len(panels)]:
+            _plain_log_axis(drawn[0])
+        for axes in drawn[-columns:]:
             axes.tick_params(labelbottom=True)
             axes.set_xlabel("seconds of training")
-        for axes in drawn[:, 0]:
+        for axes in drawn[::columns]:
             axes.set_ylabel(f"{MEASURE_NAMES[measure]}, %")
         figure.suptitle(f"on {devices[0]}", fontsize=8, color=QUIET)
-        methods = marks(method for _, method, _ in recipes)
-        legend_below(figure, drawn.ravel()[: len(panels)], methods)
+        legend_below(figure, drawn, marks(method for _, method, _ in recipes))
         return Picture(figure, alt)
 
 
-def _by_method_and_count(item: tuple[tuple[Method, int], Any]) -> tuple[Any, int]:
-    return item[0][0].order, item[0][1]
-
-
-def _curve(axes: Axes, points: Sequence[tuple[float, list[float]]], mark: Mark, label: str) -> None:
+def _curve(axes: Axes, points: Line, mark: Mark, label: str) -> None:
     """Means joined by a line, with intervals and single seeds."""
     summaries = [summarise(values) for _, values in points]
     for (x, values), summary in zip(points, summaries, strict=True):
@@ -478,15 +378,27 @@ def _bar(mark: Mark) -> dict[str, Any]:
     return {"color": mark.colour, "alpha": 0.5, "linewidth": 1.6}
 
 
-def _labelled_axis(axes: Axes, found: Iterable[Group], *, positions: Collection[float]) -> None:
-    """A logarithmic axis with a tick at each number of labelled images, and room for all marks."""
-    names = {group.labelled: fraction_name(group.fraction) for group in found}
+def _draw_over_labels(
+    axes: Axes, lines: Mapping[Method, Line], shares: Mapping[int, str], *, apart: float
+) -> None:
+    """Curves over numbers of labelled images, on a logarithmic axis with room for all marks.
+
+    Args:
+        axes: The panel.
+        lines: The curves.
+        shares: Numbers of labelled images as shares of the training images, for the ticks.
+        apart: See ``share`` of :func:`_side_by_side`.
+    """
+    moved = _side_by_side(lines, share=apart)
+    for method, line in moved.items():
+        _curve(axes, line, method.mark, method.name)
+    ticks, positions = _ticks(lines), _ticks(moved)
     axes.set_xscale("log", base=2)
-    axes.set_xticks([*names], [f"{n}\n{share}" if share else str(n) for n, share in names.items()])
+    axes.set_xticks(ticks, [f"{n}\n{shares[int(n)]}".strip() for n in ticks])
     axes.set_xticks([], minor=True)
-    low, high = min(names) / _BESIDE, max(names) * _BESIDE
+    low, high = ticks[0] / _BESIDE, ticks[-1] * _BESIDE
     room = (high / low) ** _MARK
-    axes.set_xlim(min(low, min(positions) / room), max(high, max(positions) * room))
+    axes.set_xlim(min(low, positions[0] / room), max(high, positions[-1] * room))
 
 
 def _plain_log_axis(axes: Axes) -> None:
@@ -499,48 +411,58 @@ def _plain_log_axis(axes: Axes) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _side_by_side(
-    lines: Mapping[Name, Collection[float]], ticks: Iterable[float], *, share: float
-) -> dict[tuple[Name, float], float]:
-    """Where each line's mark stands on a logarithmic axis: beside those of the others at its tick.
+def _ticks(lines: Mapping[Any, Line]) -> list[float]:
+    """All positions of some curves, ascending."""
+    return sorted({x for line in lines.values() for x, _ in line})
+
+
+def _side_by_side(lines: Mapping[Name, Line], *, share: float) -> dict[Name, Line]:
+    """The curves, with the marks at one tick of a logarithmic axis moved beside each other.
 
     Args:
-        lines: The ticks at which each line has a mark.
-        ticks: All ticks of the axis.
+        lines: The curves, all their points at ticks.
         share: Distance of neighbours as a part of the axis, whatever that spans: a fixed factor
             would pile marks up where the ticks lie far apart. It is less where so many marks would
             run into those of the next tick.
     """
-    order = sorted({*ticks})
-    across = _BESIDE**2 * order[-1] / order[0]
-    positions: dict[tuple[Name, float], float] = {}
-    for index, tick in enumerate(order):
-        here = [name for name, its in lines.items() if tick in its]
-        around = order[max(0, index - 1) : index + 2]
+    ticks = _ticks(lines)
+    across = _BESIDE**2 * ticks[-1] / ticks[0]
+    moved: dict[Name, Line] = {name: [] for name in lines}
+    for index, tick in enumerate(ticks):
+        here = {name: dict(line)[tick] for name, line in lines.items() if tick in dict(line)}
+        around = ticks[max(0, index - 1) : index + 2]
         gap = min((b / a for a, b in itertools.pairwise(around)), default=across)
         step = min(across**share, gap ** (_FILLED / max(len(here) - 1, 1)))
-        for k, name in enumerate(here):
-            positions[name, tick] = tick * step ** (k - (len(here) - 1) / 2)
-    return positions
+        for k, (name, values) in enumerate(here.items()):
+            moved[name].append((tick * step ** (k - (len(here) - 1) / 2), values))
+    return moved
 
 
-def _panel_widths(counts: Sequence[Collection[int]]) -> list[float]:
+def _panel_widths(counts: Sequence[Collection[float]]) -> list[float]:
     """Each panel's share of the width: that of its axis, and room for a title at the least."""
     octaves = [math.log2(_BESIDE**2 * max(its) / min(its)) for its in counts]
     wanted = [max(own, _NARROWEST * max(octaves)) for own in octaves]
     return [own / sum(wanted) for own in wanted]
 
 
-def _has_temperature(row: Row) -> bool:
-    return row.get("temperature") is not None
+def _panels_in_words(
+    panels: Mapping[str, Mapping[Method, Line]], in_words: Callable[[Line], str]
+) -> str:
+    return " ".join(
+        f"{title}: "
+        + "; ".join(f"{method} {in_words(line)}" for method, line in lines.items())
+        + "."
+        for title, lines in panels.items()
+    )
 
 
-def _with_count(name: Method, labelled: int, wanted: bool) -> str:
-    return f"{name}, {labelled} images" if wanted else name.name
+def _in_words(line: Line, position: str) -> str:
+    """A curve for the alternative text; ``position`` formats where each point stands."""
+    return ", ".join(f"{position.format(x)} {_values_in_words(values)}" for x, values in line)
 
 
-def _in_words(values: Collection[float]) -> str:
-    """A mean for the alternative text, with its interval, or the seeds where there are but two."""
+def _values_in_words(values: Collection[float]) -> str:
+    """A mean with its interval, or with the seeds where there are only two."""
     summary = summarise(values)
     if summary.interval is not None:
         return "{:.1f} ({:.1f} to {:.1f})".format(summary.mean, *summary.interval)
@@ -548,16 +470,16 @@ def _in_words(values: Collection[float]) -> str:
     return f"{summary.mean:.1f} ({seeds})"
 
 
-def _correlations(rows: Sequence[Row], name: str, measure: str) -> str:
+def _correlations(rows: Sequence[Row], name: str, measure: str) -> list[str]:
+    if len(rows) < _FEWEST_RUNS:
+        return [f"{len(rows)} runs, too few for ρ"]
     x = np.array([row[name] for row in rows], dtype=float)
     y = np.array([row[measure] for row in rows], dtype=float)
-    labelled = np.array([row["labelled"] for row in rows])
-    if len(rows) < _FEWEST_RUNS:
-        return f"{len(rows)} runs, too few for ρ"
-    text = f"ρ = {_signed(spearman(x, y))}, {len(rows)} runs"
-    if len(np.unique(labelled)) > 1:
-        text += f"{_BREAK}at equal labels ρ = {_signed(spearman(x, y, within=labelled))}"
-    return text
+    texts = [f"ρ = {_signed(spearman(x, y))}, {len(rows)} runs"]
+    within = np.array([f"{row['labelled']} {Method.of(row)}" for row in rows])
+    if len(np.unique(within)) > 1:
+        texts.append(f"within labels and method ρ = {_signed(spearman(x, y, within=within))}")
+    return texts
 
 
 def spearman(

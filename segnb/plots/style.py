@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from segnb.files import atomic_path
@@ -137,6 +138,36 @@ def new_figure(width: float, height: float, *, tight: bool = True, pixels: int =
         pixels: Pixels of a PNG an inch.
     """
     return Figure(figsize=(width, height), dpi=pixels, layout="constrained" if tight else None)
+
+
+def panel_grid(
+    count: int,
+    *,
+    height: float,
+    below: float = 0.0,
+    width: float = WIDTH,
+    columns: int = 3,
+    pixels: int = PIXELS,
+    **options: Any,
+) -> tuple[Figure, list[Axes]]:
+    """A figure with panels in rows, the last row shorter where they do not fill it.
+
+    Args:
+        count: How many panels.
+        height: Inches of a row.
+        below: Inches below all rows, for a legend.
+        width: Inches of the figure.
+        columns: Most panels in a row.
+        pixels: Pixels of a PNG an inch.
+        **options: See :meth:`matplotlib.figure.Figure.subplots`.
+    """
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = new_figure(width, height * rows + below, pixels=pixels)
+    panels = [*figure.subplots(rows, columns, squeeze=False, **options).ravel()]
+    for axes in panels[count:]:
+        axes.remove()
+    return figure, panels[:count]
 
 
 def panel_title(text: str, share: float) -> str:

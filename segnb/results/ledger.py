@@ -1,4 +1,4 @@
-"""The ledger: one JSON line a finished run, written by runs alone, read by tables and plots."""
+"""The ledger: one JSON line for each finished run, which only runs write."""
 
 from __future__ import annotations
 
@@ -15,36 +15,16 @@ Row = dict[str, Any]
 #: Where the repository keeps its reported results.
 RESULTS = Path("results")
 
-#: What every row holds, at least.
+#: Fields that every row has.
 REQUIRED = (
-    "dataset",
-    "tier",
-    "method",
-    "form",
-    "scope",
-    "fraction",
-    "labelled",
-    "seed",
-    "temperature",
-    "miou_val",
-    "miou_test",
-    "iou",
-    "intra",
-    "inter",
-    "fisher",
-    "silhouette",
-    "knn_miou",
-    "probe_miou",
-    "steps",
-    "seconds",
-    "device",
-    "recipe_hash",
-    "version",
+    *("dataset", "tier", "method", "form", "scope", "fraction", "labelled", "seed", "temperature"),
+    *("miou_val", "miou_test", "iou"),
+    *("intra", "inter", "fisher", "silhouette", "knn_miou", "probe_miou"),
+    *("steps", "seconds", "device", "recipe_hash", "version"),
 )
 
-
-#: A finished run whose folder is still there adds its row again when its command is given again.
-_MEND_LINE = "mend or delete that line; its run's command writes it again"
+#: A finished run whose folder still exists adds its row again when its command is repeated.
+_REPAIR = "correct or delete that line; the command of its run writes it again"
 
 
 def ledger_path(results: Path) -> Path:
@@ -65,42 +45,36 @@ def read(path: Path | str = RESULTS / "ledger.jsonl") -> list[Row]:
     for number, line in enumerate(source.read_text().splitlines(), 1):
         if not line.strip():
             continue
+        where = f"{source} line {number}"
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise DataError(
-                f"{source} line {number} is not JSON ({error}); {_MEND_LINE}"
-            ) from error
+            raise DataError(f"{where} is not JSON ({error}); {_REPAIR}") from error
         if not isinstance(row, dict):
-            raise DataError(
-                f"{source} line {number} is not a row but {line.strip()[:40]!r}; {_MEND_LINE}"
-            )
-        missing = [name for name in REQUIRED if name not in row]
-        if missing:
-            raise DataError(f"{source} line {number} has no {missing[0]!r}; {_MEND_LINE}")
+            raise DataError(f"{where} is not a row but {line.strip()[:40]!r}; {_REPAIR}")
+        if missing := [name for name in REQUIRED if name not in row]:
+            raise DataError(f"{where} has no {missing[0]!r}; {_REPAIR}")
         rows.append(row)
     return rows
 
 
 def add(path: Path, row: Row) -> None:
-    """Add a row; one of the same recipe gives way to it.
+    """Add a row; it replaces one of the same recipe.
 
     Raises:
         DataError: The row lacks a field.
     """
-    missing = [name for name in REQUIRED if name not in row]
-    if missing:
+    if missing := [name for name in REQUIRED if name not in row]:
         raise DataError(f"a ledger row needs {missing[0]!r}")
-    rewrite(
-        path, lambda rows: [old for old in rows if old["recipe_hash"] != row["recipe_hash"]] + [row]
-    )
+    same = row["recipe_hash"]
+    rewrite(path, lambda rows: [*(old for old in rows if old["recipe_hash"] != same), row])
 
 
 def rewrite(path: Path, change: Callable[[list[Row]], list[Row]]) -> None:
-    """Write the rows that ``change`` makes of those that are held.
+    """Replace the ledger's rows by what ``change`` makes of them.
 
-    The file is locked, so that several sweeps can share a ledger, and renamed into place, so
-    that a reader never sees half of it.
+    The file is locked, so that several sweeps can share it, and renamed into place, so that a
+    reader never sees half of it.
     """
     from filelock import FileLock
 

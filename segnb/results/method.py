@@ -1,4 +1,4 @@
-"""What a run is a run of: one record, which tables, figures and the explorer all go by."""
+"""The method of a run: one record that tables, figures and the explorer share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from segnb.methods import KINDS, LOSSES, same_compute
 from segnb.recipe import Recipe, preset
 
 #: What a gain is measured over, the weakest first.
-Baseline = Literal["cross-entropy", "the same compute", "the same compute, undistorted"]
+Baseline = Literal[
+    "cross-entropy",
+    "the same compute",
+    "the same compute, undistorted",
+    "cross-entropy in both stages",
+]
 
 
 @dataclass(frozen=True)
@@ -117,21 +122,19 @@ class Method:
     def baselines(self) -> dict[Baseline, Method]:
         """What its gain is measured over: neither itself nor, for a baseline, a stronger one.
 
-        Of the same compute is what takes as many image passes: for pseudo-labels twice those for
-        one round. ImageNet weights are compared with ImageNet weights.
+        The same compute means as many image passes: for pseudo-labels twice those of one round.
+        Cross-entropy in both stages differs from ``contrastive`` in the loss of stage 1 alone, so
+        stage 2 freezes the same. ImageNet weights are compared with ImageNet weights.
         """
-        found: list[tuple[Baseline, Method]] = [
-            ("cross-entropy", Method(kind="ce", imagenet=self.imagenet))
-        ]
+        like = Method(kind="ce", imagenet=self.imagenet)
+        found: dict[Baseline, Method] = {"cross-entropy": like}
         if (long := same_compute(self.kind)) is not None:
-            found += [
-                ("the same compute", Method(kind=long, imagenet=self.imagenet)),
-                (
-                    "the same compute, undistorted",
-                    Method(kind=long, imagenet=self.imagenet, undistorted=True),
-                ),
-            ]
-        return dict(takewhile(lambda one: one[1] != self, found))
+            found["the same compute"] = replace(like, kind=long)
+            found["the same compute, undistorted"] = replace(like, kind=long, undistorted=True)
+        if self.kind == "contrastive":
+            two_stages = replace(like, kind="ce_pretrained", frozen=self.frozen)
+            found["cross-entropy in both stages"] = two_stages
+        return dict(takewhile(lambda one: one[1] != self, found.items()))
 
     @property
     def mark(self) -> Mark:
@@ -163,5 +166,5 @@ def recipe_of(row: Mapping[str, Any]) -> Recipe:
 
 @cache
 def _recipe(text: str) -> Recipe:
-    # Kept: a table asks for each row's recipe many times, and reviving it takes a millisecond.
+    # Cached: a table needs each row's recipe many times, and reading it takes a millisecond.
     return Recipe.from_dict(json.loads(text))

@@ -1,4 +1,4 @@
-"""All tables of a ledger: one for each data set, tier and question asked of them."""
+"""All tables of a ledger, for each data set and tier."""
 
 from __future__ import annotations
 
@@ -34,31 +34,29 @@ def tables(
 ) -> str:
     """Markdown: for each data set and tier the comparison of methods.
 
-    Only runs of the presets' own recipes stand in the comparison, with any seed, fraction,
-    method, form, scope and map of the loss; studies that change something else are the business
-    of their figures.
+    Only runs of the presets' own recipes are compared, with any seed, fraction, method, form,
+    scope and map of the loss (:func:`comparable`).
 
     Args:
         rows: The ledger.
         dataset: Only this data set.
         tier: Only this tier.
-        classes: The IoU of each class on this split, in place of mIoU and gains.
-        measures: Where mIoU is shown; rows that have none of them are left out.
+        classes: Show the IoU of each class on this split, in place of mIoU and gains.
+        measures: Show these mIoU; rows that have none of them are left out.
         brief: One line a number of labelled images, on the last of the measures that there is.
 
     Raises:
         ConfigError: Nothing to show.
     """
-    chosen = comparable(rows, dataset=dataset, tier=tier)
-    if classes is not None:
-        # Not every data set has a test split with public labels.
-        chosen = [row for row in chosen if row.get(f"miou_{classes}") is not None]
-        if not chosen:
-            raise ConfigError(f"none of these runs was measured on {classes}")
-    else:
-        chosen = [row for row in chosen if any(row.get(name) is not None for name in measures)]
-        if not chosen:
-            raise ConfigError(f"none of these runs has {' or '.join(measures)}")
+    # Not every data set has a test split with public labels.
+    fields = [f"miou_{classes}"] if classes else measures
+    chosen = [
+        row
+        for row in comparable(rows, dataset=dataset, tier=tier)
+        if any(row.get(name) is not None for name in fields)
+    ]
+    if not chosen:
+        raise ConfigError(f"none of these runs has {' or '.join(fields)}")
     parts: list[str] = []
     for name, size in sorted({(row["dataset"], row["tier"]) for row in chosen}):
         these = select(chosen, dataset=name, tier=size)
@@ -80,8 +78,8 @@ def tables(
     return "\n\n".join(parts)
 
 
-#: Fields of a recipe that the comparison of methods is made over; and the arithmetic asked for,
-#: since ``auto`` means another one on another machine.
+#: Fields of a recipe that differ between compared runs; and the requested arithmetic, since
+#: ``auto`` means another one on another machine.
 _COMPARED = ("method", "seed", "fraction", "form", "scope", "loss_size", "precision")
 
 
@@ -92,13 +90,12 @@ def comparable(
     tier: str | None = None,
     varied: Collection[str] = (),
 ) -> list[ledger.Row]:
-    """Rows of the presets' own recipes: those that the comparison of methods is made of.
+    """Rows of the presets' own recipes, which the comparison of methods is made of.
 
-    What counts is what a run did, not how it was asked for: cross-entropy with the same compute is
-    one run however that compute is shared out between the two stages of the others. It counts with
-    the preset's colour distortion and without any: distortion can hurt, and a baseline that it
-    holds back flatters the rest. A run that was repeated in another arithmetic counts once, in
-    that of most rows: what two arithmetics differ by can be more than what two methods do.
+    What a run did counts, not how it was requested: cross-entropy with the same compute is one run
+    however the two stages of the others share that compute. Runs of it without any colour
+    distortion count too: distortion can hurt, and would make the baseline weak. A run that was
+    repeated in another arithmetic counts once (:func:`~segnb.results.table.each_run_once`).
 
     Args:
         rows: The ledger.

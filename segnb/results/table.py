@@ -1,14 +1,14 @@
 """From ledger rows to numbers over seeds, and from those to markdown tables.
 
-Every figure and table of results goes through here, so that all of them group runs in one way,
-and refuse in one way to average runs that differ in more than their seed.
+All figures and tables of results group runs here, and so refuse to average runs that differ in
+more than their seed.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, TypeVar, get_args
@@ -22,7 +22,7 @@ AnyRow = TypeVar("AnyRow", bound=Row)
 Measure = Literal["miou_val", "miou_test", "miou_test_seen", "miou_test_unseen", "miou_held_out"]
 MeasuredSplit = Literal["val", "test", "test_seen", "test_unseen", "held_out"]
 
-#: What the measures are called where people read them.
+#: Titles of the measures.
 MEASURE_NAMES: dict[str, str] = {
     "miou_val": "mIoU, val",
     "miou_test": "mIoU, test",
@@ -96,23 +96,24 @@ def fraction_name(fraction: float | None) -> str:
 def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
     """The rows whose fields have the wanted values.
 
-    A field is a key of the row or of its recipe. In place of a value a test may be given
-    (``fraction=lambda f: f < 0.1``); a mapping is compared with the keys it has
-    (``pretrain={"steps": 1000}``). A field that a method does not use, as the temperature of
+    A field is a key of the row or of its recipe. Its value may be a test
+    (``fraction=lambda f: f < 0.1``), or a mapping that names some keys
+    (``pretrain={"steps": 1000}``). A field that a method does not use, such as the temperature of
     cross-entropy, does not drop that method's rows.
 
     Raises:
         ConfigError: A field that no row has.
     """
     rows = list(rows)
+    fields = [{**(row.get("recipe") or {}), **row} for row in rows]
     for name in wanted:
-        if rows and not any(_has(row, name) for row in rows):
+        if rows and not any(name in one for one in fields):
             raise ConfigError(f"no row of the ledger has a field {name!r}")
     return [
         row
-        for row in rows
+        for row, one in zip(rows, fields, strict=True)
         if all(
-            name in KINDS[row["method"]].unused or _matches(_field(row, name), value)
+            name in KINDS[row["method"]].unused or _matches(one.get(name), value)
             for name, value in wanted.items()
         )
     ]
@@ -124,6 +125,8 @@ def summarise(values: Iterable[float]) -> Summary:
     Raises:
         ValueError: No values.
     """
+    from scipy.stats import t  # type: ignore[import-untyped]
+
     numbers = list(values)
     if not numbers:
         raise ValueError("no values to summarise")
@@ -132,7 +135,7 @@ def summarise(values: Iterable[float]) -> Summary:
     if count == 1:
         return Summary(seeds=1, mean=mean, std=None, low=None, high=None)
     std = math.sqrt(math.fsum((value - mean) ** 2 for value in numbers) / (count - 1))
-    half = _student(count - 1) * std / math.sqrt(count)
+    half = float(t.ppf(0.975, count - 1)) * std / math.sqrt(count)
     return Summary(seeds=count, mean=mean, std=std, low=mean - half, high=mean + half)
 
 
@@ -212,7 +215,8 @@ def gains(rows: Iterable[Row], measure: str = "miou_val") -> list[Gain]:
                 if seed in other.values
                 and (
                     baseline == "cross-entropy"
-                    or _image_passes(group.rows[seed]) <= _image_passes(other.rows[seed])
+                    or recipe_of(group.rows[seed]).image_passes()
+                    <= recipe_of(other.rows[seed]).image_passes()
                 )
             }
             if differences:
@@ -225,51 +229,27 @@ def gains(rows: Iterable[Row], measure: str = "miou_val") -> list[Gain]:
     return paired
 
 
-def mean_gain(found: Iterable[Gain], counts: Collection[int]) -> Summary | None:
-    """One method's gain over one baseline, averaged over numbers of labelled images.
+def combined_gain(found: Iterable[Gain], weights: Mapping[int, float]) -> Summary | None:
+    """A weighted sum of one method's gains over numbers of labelled images.
 
-    Averaged seed by seed, so that what repeats in the interval is the seed: the labelled images
-    of one seed are nested, and its gains at several numbers of them are not independent.
+    Summed seed by seed, so that only seeds repeat in the interval: the labelled images of one seed
+    are nested, so its gains at several numbers of them are not independent.
 
     Args:
         found: Gains of one method over one baseline.
-        counts: The numbers of labelled images.
+        weights: By number of labelled images: ``{10: 1 / 2, 40: 1 / 2}`` is the mean of two,
+            ``{10: 1, 40: -1}`` the rise from 40 to 10. The paper claims label efficiency, so it
+            predicts a gain that rises as labels become fewer.
 
     Returns:
         ``None`` where no seed has a gain at every number.
     """
-    return _combined(found, {count: 1 / len(counts) for count in counts})
-
-
-def gain_rise(found: Iterable[Gain], *, few: int, many: int) -> Summary | None:
-    """How much larger a method's gain is with few labelled images than with many, in points.
-
-    The paper's claim is label efficiency, so it predicts a gain that rises as labels become fewer.
-    Taken seed by seed, as in :func:`mean_gain`.
-
-    Args:
-        found: Gains of one method over one baseline.
-        few: The smaller number of labelled images.
-        many: The larger.
-
-    Returns:
-        ``None`` where no seed has a gain at both.
-    """
-    return _combined(found, {few: 1.0, many: -1.0})
-
-
-def _combined(found: Iterable[Gain], weights: Mapping[int, float]) -> Summary | None:
-    """A weighted sum of gains over numbers of labelled images, seed by seed."""
     held = {gain.group.labelled: gain.differences for gain in found}
-    if not weights or not held.keys() >= weights.keys():
+    if not held.keys() >= weights.keys():
         return None
     seeds = set.intersection(*(set(held[count]) for count in weights))
     sums = [math.fsum(w * held[count][seed] for count, w in weights.items()) for seed in seeds]
     return summarise(sums) if sums else None
-
-
-def _image_passes(row: Row) -> int:
-    return recipe_of(row).image_passes()
 
 
 def one_device(rows: Iterable[Row]) -> list[Row]:
@@ -282,8 +262,8 @@ def one_device(rows: Iterable[Row]) -> list[Row]:
 def each_run_once(rows: Iterable[AnyRow]) -> list[AnyRow]:
     """Of the rows of one recipe and seed, the one in the arithmetic that most rows are in.
 
-    What bf16 and fp32 differ by can be more than what two methods or temperatures do. "Most" is
-    counted in each data set and tier.
+    bf16 and fp32 can differ by more than two methods or temperatures do. "Most" is counted in each
+    data set and tier.
     """
     rows = list(rows)
     counts = Counter((row["dataset"], row["tier"], row.get("precision")) for row in rows)
@@ -299,9 +279,9 @@ def each_run_once(rows: Iterable[AnyRow]) -> list[AnyRow]:
 
 
 def beside_baselines(rows: Iterable[Row]) -> list[Row]:
-    """The rows at numbers of labelled images where cross-entropy stands too.
+    """The rows at numbers of labelled images where cross-entropy was run too.
 
-    All rows, where it stands nowhere: then no method can be set beside it anyway.
+    All rows, where there is none: then no method can be compared with it anyway.
     """
     rows = list(rows)
     counts = {row["labelled"] for row in rows if not KINDS[row["method"]].stage_one}
@@ -321,7 +301,7 @@ def one_of_each_method(rows: Iterable[Row]) -> list[Row]:
 
 
 def most_compared(rows: Iterable[Row]) -> list[Row]:
-    """The rows at the number of labelled images where most methods stand; the fewest of several."""
+    """The rows at the number of labelled images with most methods; the fewest of several."""
     methods: dict[int, set[Method]] = {}
     rows = list(rows)
     for row in rows:
@@ -388,10 +368,9 @@ def results_table(
         ConfigError: See :func:`groups`.
     """
     rows = list(rows)
-    held = [m for m in measures if any(row.get(m) is not None for row in rows)]
     tables = {
         measure: {(g.labelled, g.method): g for g in groups(rows, measure)}
-        for measure in held or measures[:1]
+        for measure in _measured(rows, measures)
     }
     head = ["labelled images", "method", "seeds"]
     for measure in tables:
@@ -405,7 +384,7 @@ def results_table(
             summary = table[key].summary if key in table else None
             cells += [_mean_cell(summary), _interval_cell(summary)]
         lines.append(cells)
-    return _markdown(head, lines, left=2)
+    return _markdown(head, lines)
 
 
 def class_ious(group: Group, classes: int, *, split: MeasuredSplit) -> list[list[float]]:
@@ -449,7 +428,7 @@ def classes_table(
         ious = class_ious(group, len(class_names), split=split)
         cells = [_mean_cell(summarise(seeds) if seeds else None, digits=0) for seeds in ious]
         lines.append([_labelled_name(group), group.method.name, str(len(group.rows)), *cells])
-    return _markdown(["labelled images", "method", "seeds", *class_names], lines, left=2)
+    return _markdown(["labelled images", "method", "seeds", *class_names], lines)
 
 
 def gains_table(
@@ -459,22 +438,20 @@ def gains_table(
 
     A cell is the mean of the differences in points, and, from three seeds on, their 95 %
     Student-t interval. A method that was run at several numbers of labelled images has two last
-    lines: their mean (:func:`mean_gain`), and by how much the gain with the fewest is above that
-    with the most (:func:`gain_rise`).
+    lines (:func:`combined_gain`): their mean, and how far the gain with the fewest is above that
+    with the most.
 
     Raises:
         ConfigError: See :func:`gains`.
     """
     rows = list(rows)
-    held = [m for m in measures if any(row.get(m) is not None for row in rows)] or measures[:1]
-    # One line a label and method, in the order of their first number here: (measure, baseline).
+    held = _measured(rows, measures)
+    # By rank (so that combined lines stand below all others), label and method.
     lines: dict[tuple[int, str, Method], dict[tuple[Measure, Baseline], Summary]] = {}
-    columns: set[Baseline] = {"cross-entropy", "the same compute"}  # every claim needs these two
     by_method: dict[tuple[Method, Measure, Baseline], list[Gain]] = {}
     for measure in held:
         for gain in gains(rows, measure):
             method, column = gain.group.method, (measure, gain.baseline)
-            columns.add(gain.baseline)
             key = (gain.group.labelled, _labelled_name(gain.group), method)
             lines.setdefault(key, {})[column] = summarise(gain.differences.values())
             by_method.setdefault((method, *column), []).append(gain)
@@ -485,35 +462,23 @@ def gains_table(
         its = counts[method]
         if len(its) < 2:
             continue
-        few, many = its[0], its[-1]
-        for rank, (label, summary) in enumerate(
-            [
-                (f"mean of {', '.join(map(str, its))}", mean_gain(found, its)),
-                (f"{few} less {many}", gain_rise(found, few=few, many=many)),
-            ]
+        for rank, label, weights in (
+            (10**9, f"mean of {', '.join(map(str, its))}", dict.fromkeys(its, 1 / len(its))),
+            (10**9 + 1, f"{its[0]} less {its[-1]}", {its[0]: 1.0, its[-1]: -1.0}),
         ):
-            if summary is not None:
-                # Below every line of one number of labelled images.
-                key = (10**9 + rank, label, method)
-                lines.setdefault(key, {})[measure, baseline] = summary
+            if summary := combined_gain(found, weights):
+                lines.setdefault((rank, label, method), {})[measure, baseline] = summary
+    # Every claim needs the first two.
+    columns = {"cross-entropy", "the same compute", *(baseline for _, _, baseline in by_method)}
     order = [(m, b) for m in held for b in get_args(Baseline) if b in columns]
-    head = ["labelled images", "method", "seeds"]
-    head += [f"{MEASURE_NAMES[m]}: over {b}" for m, b in order]
-    return _markdown(
-        head,
-        [
-            [
-                label,
-                method.name,
-                _seeds_cell(line.values()),
-                *(_gain_cell(line.get(c)) for c in order),
-            ]
-            for (rank, label, method), line in sorted(
-                lines.items(), key=lambda item: (item[0][0], item[0][2].order)
-            )
-        ],
-        left=2,
-    )
+    body = []
+    for (_, label, method), line in sorted(lines.items(), key=lambda i: (i[0][0], i[0][2].order)):
+        seeds = sorted({summary.seeds for summary in line.values()})
+        # "2-3" where not every seed has every baseline.
+        cells = [label, method.name, "-".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))]
+        body.append(cells + [_gain_cell(line.get(column)) for column in order])
+    head = [f"{MEASURE_NAMES[measure]}: over {baseline}" for measure, baseline in order]
+    return _markdown(["labelled images", "method", "seeds", *head], body)
 
 
 def brief_table(
@@ -534,42 +499,33 @@ def brief_table(
     """
     rows = list(rows)
     ours = Method(kind="contrastive", form=form, scope=scope)
-    baselines = [*ours.baselines.values()][:2]  # cross-entropy, and the same compute
-    means = {(g.labelled, g.method): g.summary for g in groups(rows, measure)}
+    names: tuple[Baseline, ...] = ("cross-entropy", "the same compute")
+    ce, long = (ours.baselines[name] for name in names)
+    means = {(g.labelled, g.method): g.summary.mean for g in groups(rows, measure)}
     found = {
-        (gain.group.labelled, gain.baseline): gain
+        (gain.group.labelled, gain.baseline): summarise(gain.differences.values())
         for gain in gains(rows, measure)
         if gain.group.method == ours
     }
-    names = {gain.group.labelled: _labelled_name(gain.group) for gain in found.values()}
-    head = ["labelled images", "seeds", baselines[0].name, ours.kind, baselines[1].name]
-    head += ["gain over the same fine-tuning", "gain over the same compute"]
-    lines = []
-    for labelled in sorted(names):
-        of_baseline = [found.get((labelled, name)) for name in [*ours.baselines][:2]]
-        differences = [summarise(g.differences.values()) if g else None for g in of_baseline]
-        lines.append(
-            [
-                names[labelled],
-                _seeds_cell(one for one in differences if one),
-                *(
-                    "–" if (mean := means.get((labelled, method))) is None else f"{mean.mean:.1f}"
-                    for method in (baselines[0], ours, baselines[1])
-                ),
-                *map(_gain_cell, differences),
-            ]
+    labels = {g.labelled: _labelled_name(g) for g in groups(rows, measure) if g.method == ours}
+    body = []
+    for labelled in sorted({labelled for labelled, _ in found}):
+        summaries = [found.get((labelled, name)) for name in names]
+        seeds = sorted({summary.seeds for summary in summaries if summary})
+        values = [means.get((labelled, method)) for method in (ce, ours, long)]
+        body.append(
+            [labels[labelled], "-".join(map(str, seeds))]
+            + ["–" if value is None else f"{value:.1f}" for value in values]
+            + [_gain_cell(summary) for summary in summaries]
         )
-    return _markdown(head, lines, left=1)
+    head = ["labelled images", "seeds", ce.name, ours.kind, long.name]
+    return _markdown([*head, "gain over the same fine-tuning", "gain over the same compute"], body)
 
 
-def _field(row: Row, name: str) -> Any:
-    if name in row:
-        return row[name]
-    return (row.get("recipe") or {}).get(name)
-
-
-def _has(row: Row, name: str) -> bool:
-    return name in row or name in (row.get("recipe") or {})
+def _measured(rows: Sequence[Row], measures: Sequence[Measure]) -> Sequence[Measure]:
+    """The measures that some run has; the first, where no run has any."""
+    held = [m for m in measures if any(row.get(m) is not None for row in rows)]
+    return held or measures[:1]
 
 
 def _matches(value: Any, wanted: Any) -> bool:
@@ -600,12 +556,6 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _student(freedom: int) -> float:
-    from scipy.stats import t  # type: ignore[import-untyped]
-
-    return float(t.ppf(0.975, freedom))
-
-
 def _labelled_name(group: Group) -> str:
     share = fraction_name(group.fraction)
     return f"{group.labelled} ({share})" if share else str(group.labelled)
@@ -616,12 +566,6 @@ def _mean_cell(summary: Summary | None, *, digits: int = 1) -> str:
         return "–"
     spread = f" ± {summary.std:.{digits}f}" if summary.std is not None else ""
     return f"{summary.mean:.{digits}f}{spread}"
-
-
-def _seeds_cell(summaries: Iterable[Summary]) -> str:
-    """``3``, or ``2-3`` where not every seed has every baseline."""
-    counts = sorted({summary.seeds for summary in summaries})
-    return str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
 
 
 def _gain_cell(summary: Summary | None) -> str:
@@ -640,6 +584,6 @@ def _interval_cell(summary: Summary | None) -> str:
     return f"{low:.1f} to {high:.1f}"
 
 
-def _markdown(head: Sequence[str], lines: Collection[Sequence[str]], *, left: int) -> str:
-    rule = ["---" if i < left else "---:" for i in range(len(head))]
+def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---", "---"] + ["---:"] * (len(head) - 2)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *lines))
