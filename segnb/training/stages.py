@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from segnb.datasets import IGNORE, WorkingSet
-from segnb.losses import official, paper
+from segnb.losses import distributed, official, paper
 from segnb.models import SegmentationNetwork, freeze_backbone, freeze_statistics
 from segnb.recipe import Recipe
 from segnb.training.log import LogRow
@@ -96,6 +97,10 @@ def contrastive_loss(
 ) -> Tensor:
     """The recipe's contrastive loss of a batch in two views.
 
+    Losses per image and per pair of images are means over this process's own. The batch scope is
+    one bag of the pixels of all processes, which must all call this with the same shapes; several
+    processes compute it in tiles, whatever the recipe's back end.
+
     Args:
         first: Embeddings of the images I, unit-normalised ``[B, D, h, w]``.
         second: Embeddings of their distorted views Î, ``[B, D, h, w]``.
@@ -126,12 +131,10 @@ def contrastive_loss(
                 temperature=tau,
                 backend=backend,
             )
-        return paper.batch_loss(
-            torch.cat([first, second]),
-            torch.cat([labels, labels]),
-            temperature=tau,
-            backend=backend,
-        )
+        features, twice = torch.cat([first, second]), torch.cat([labels, labels])
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            return distributed.batch_loss(features, twice, temperature=tau)
+        return paper.batch_loss(features, twice, temperature=tau, backend=backend)
     if recipe.scope == "within":
         return official.within_image_loss(
             first, labels, temperature=tau, backend=backend
