@@ -72,7 +72,6 @@ class _Embedding(torch.nn.Module):
 
     def forward(self, images: torch.Tensor, size: tuple[int, int] | None) -> torch.Tensor:
         maps = F.adaptive_avg_pool2d(self.convolution(images.double()), size or (4, 4))
-        # The step takes embeddings in float32.
         return F.normalize(maps, dim=1)
 
 
