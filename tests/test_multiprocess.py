@@ -15,11 +15,10 @@ from segnb.datasets import WorkingSet
 from segnb.errors import SegnbError
 from segnb.experiments import runs
 from segnb.models import SegmentationNetwork
-from segnb.recipe import Form, Recipe, Scope, Stage
+from segnb.recipe import Recipe, Stage
 from segnb.results import ledger
 from segnb.training import loop, session
 from segnb.training.log import read_log
-from segnb.training.stages import contrastive_loss
 
 pytest_plugins = ["tiny"]
 pytestmark = pytest.mark.usefixtures("places")
@@ -95,54 +94,6 @@ def launch(folder: Path, *recipes: Recipe, stop_after: int = 0) -> list[dict[str
         ),
     )
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
-
-
-#: Losses whose gradient must not depend on how many processes share a batch. The losses across a
-#: pair of images draw their pairs, so they are not compared here.
-SHARED_LOSSES = (("paper", "batch"), ("paper", "within"), ("official", "within"))
-
-
-def loss_of_share(network: torch.nn.Module, share: slice, form: Form, scope: Scope) -> torch.Tensor:
-    """Stage 1's loss of some images of a fixed batch, through a network without BatchNorm."""
-    generator = torch.Generator().manual_seed(5)
-    images, distorted = torch.randn(2, 4, 3, 6, 5, generator=generator)
-    labels = torch.randint(0, 4, (4, 6, 5), generator=generator)
-    labels[torch.rand(4, 6, 5, generator=generator) < 0.2] = 255
-    views = torch.cat([images[share], distorted[share]])
-    first, second = torch.nn.functional.normalize(network(views), dim=1).chunk(2)
-    recipe = tiny_recipe(form=form, scope=scope)
-    return contrastive_loss(first, second, labels[share], recipe, generator=generator)
-
-
-def one_layer() -> torch.nn.Module:
-    torch.manual_seed(0)
-    return torch.nn.Conv2d(3, 8, 1)
-
-
-def gradient_of_share(rank: int, meeting: str) -> None:
-    torch.set_num_threads(1)
-    dist = torch.distributed
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    held = {}
-    for form, scope in SHARED_LOSSES:
-        network = torch.nn.parallel.DistributedDataParallel(one_layer())
-        # As training shares a batch: every second image.
-        loss_of_share(network, slice(rank, None, 2), form, scope).backward()
-        held[f"{form} {scope}"] = [p.grad for p in network.parameters()]
-    torch.save(held, f"{meeting}.{rank}")
-    dist.destroy_process_group()
-
-
-def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
-    meeting = str(tmp_path / "meeting")
-    side_by_side(gradient_of_share, *((rank, meeting) for rank in (0, 1)))
-    parts = [torch.load(f"{meeting}.{rank}", weights_only=True) for rank in (0, 1)]
-    for form, scope in SHARED_LOSSES:
-        network = one_layer()
-        loss_of_share(network, slice(None), form, scope).backward()
-        for part in parts:
-            for found, wanted in zip(part[f"{form} {scope}"], network.parameters(), strict=True):
-                torch.testing.assert_close(found, wanted.grad, rtol=1e-4, atol=1e-6)
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

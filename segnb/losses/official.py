@@ -36,6 +36,8 @@ def within_image_loss(
         temperature: Divides the scores.
         ignore_index: Label of pixels that do not take part.
         reduction: ``mean`` over anchors, then images; ``none`` gives a loss for each pixel.
+            With ``none`` every back end takes the plain form, which holds ``[N, M]`` matrices of
+            all pairs in memory.
         backend: ``auto``, ``plain``, ``tiled`` or ``triton``.
 
     Returns:
@@ -78,6 +80,8 @@ def cross_image_loss(
         temperature: Divides the scores.
         ignore_index: Label of pixels that do not take part.
         reduction: ``mean`` over the anchors of both images, then over pairs, or ``none``.
+            With ``none`` every back end takes the plain form, which holds ``[N, M]`` matrices of
+            all pairs in memory.
         backend: ``auto``, ``plain``, ``tiled`` or ``triton``.
 
     Returns:

@@ -40,6 +40,8 @@ def within_image_loss(
         temperature: Divides the scores.
         ignore_index: Label of pixels that do not take part.
         reduction: ``mean`` over anchors, then images; ``none`` gives a loss for each anchor.
+            With ``none`` every back end takes the plain form, which holds ``[N, M]`` matrices of
+            all pairs in memory.
         backend: ``auto``, ``plain``, ``tiled`` or ``triton``.
 
     Returns:
@@ -89,6 +91,8 @@ def cross_image_loss(
         temperature: Divides the scores.
         ignore_index: Label of pixels that do not take part.
         reduction: ``mean`` over anchors, then images; ``none`` gives a loss for each anchor.
+            With ``none`` every back end takes the plain form, which holds ``[N, M]`` matrices of
+            all pairs in memory.
         backend: ``auto``, ``plain``, ``tiled`` or ``triton``.
 
     Returns:
@@ -129,6 +133,8 @@ def batch_loss(
         temperature: Divides the scores.
         ignore_index: Label of pixels that do not take part.
         reduction: ``mean`` over all anchors, or ``none``.
+            With ``none`` every back end takes the plain form, which holds ``[N, M]`` matrices of
+            all pairs in memory.
         backend: ``auto``, ``plain``, ``tiled`` or ``triton``.
 
     Returns:

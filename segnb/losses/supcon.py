@@ -29,6 +29,8 @@ def supcon_loss(
         ignore_index: Label of pixels that do not take part.
         reduction: ``mean`` over anchors with a positive, then over sets; ``none`` gives a loss
             for each pixel.
+            With ``none`` every back end takes the plain form, which holds ``[N, M]`` matrices of
+            all pairs in memory.
         backend: ``auto``, ``plain``, ``tiled`` or ``triton``.
 
     Returns:

@@ -66,7 +66,8 @@ def train_stage(
 
     Args:
         network: The network, its head attached.
-        step_loss: The loss of one step, on this process's share of the batch.
+        step_loss: The loss of one step, called with this process's share of the batch; the mean
+            of the processes' gradients is what a step follows.
         data: The labelled images.
         name: The stage's name, in the log and the checkpoint's file name.
         stage: Steps, rate and schedule.

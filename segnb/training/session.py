@@ -29,7 +29,8 @@ class Session:
     """Where and how a run trains and evaluates; ``Session()`` takes the best device here.
 
     Folder, progress bar and listeners never change a result. Precision and processes do: a process
-    normalises over its own images (BatchNorm), and pairs an image with another of its own.
+    draws its own views, normalises over its own images and pairs them among themselves. Only the
+    batch loss looks at the pixels of all processes.
 
     Attributes:
         accelerator: Device, precision and processes; see :func:`make_accelerator`.

@@ -97,9 +97,9 @@ def contrastive_loss(
 ) -> Tensor:
     """The recipe's contrastive loss of a batch in two views.
 
-    Of several processes each has its share of the images. The losses within an image and across a
-    pair are means over images, which DistributedDataParallel averages as they are; scope ``batch``
-    gathers the pixels of all processes, and always computes by tiles there.
+    Losses per image and per pair of images are means over this process's own. The batch scope is
+    one bag of the pixels of all processes, which must all call this with the same shapes; several
+    processes compute it in tiles, whatever the recipe's back end.
 
     Args:
         first: Embeddings of the images I, unit-normalised ``[B, D, h, w]``.
@@ -131,11 +131,10 @@ def contrastive_loss(
                 temperature=tau,
                 backend=backend,
             )
-        both = torch.cat([first, second]), torch.cat([labels, labels])
+        features, twice = torch.cat([first, second]), torch.cat([labels, labels])
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            # The bag is the whole batch's, however many processes share it.
-            return distributed.batch_loss(*both, temperature=tau)
-        return paper.batch_loss(*both, temperature=tau, backend=backend)
+            return distributed.batch_loss(features, twice, temperature=tau)
+        return paper.batch_loss(features, twice, temperature=tau, backend=backend)
     if recipe.scope == "within":
         return official.within_image_loss(
             first, labels, temperature=tau, backend=backend
