@@ -112,8 +112,8 @@ def sweep(
 ) -> list[SegnbError]:
     """Run all recipes that the ledger does not hold yet, those that share a stage 1 in a row.
 
-    A recipe that fails is told and left; the others go on. Interrupted, the same call goes on
-    where it stopped, within a run too.
+    A recipe that fails is reported, and the others continue. After an interruption the same call
+    resumes where it stopped, even within a run.
 
     Args:
         recipes: What to run, in order but for what is shared.
