@@ -449,7 +449,7 @@ def _command(words: list[str]) -> int:
         print(f"segnb: there is no command {words[0]!r}; there are {known}", file=sys.stderr)
         return 2
     try:
-        code = _parse(COMMANDS[words[0]], words[0], words[1:])()
+        code: int = _parse(COMMANDS[words[0]], words[0], words[1:])()
         _leave_group()
         return code
     except SegnbError as error:
