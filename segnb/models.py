@@ -152,7 +152,7 @@ def build_network(recipe: Recipe) -> SegmentationNetwork:
         DataError: Installed ImageNet weights are damaged.
     """
     network = _smp(recipe)
-    # Said here, before stage 1 is trained: stage 2 is where they are frozen.
+    # Checked before stage 1 is trained: stage 2 is where they are frozen.
     if recipe.freeze_statistics and not _batch_norms(network):
         raise ConfigError(
             f"freeze_statistics: {recipe.architecture} with encoder {recipe.encoder!r} has no "
@@ -261,16 +261,3 @@ def _batch_norms(network: SegmentationNetwork) -> list[nn.Module]:
     # The base class of all of them, timm's and the one that is shared by processes as well.
     kind = nn.modules.batchnorm._BatchNorm
     return [module for module in network.backbone.modules() if isinstance(module, kind)]
-
-
-__all__ = [
-    "PROJECTION_CHANNELS",
-    "InputScale",
-    "PixelClassifier",
-    "ProjectionHead",
-    "SegmentationNetwork",
-    "build_network",
-    "count_parameters",
-    "freeze_backbone",
-    "freeze_statistics",
-]

@@ -176,7 +176,8 @@ class Recipe:
             self, "fraction", "distortion", "finetune_distortion", "temperature", "pseudo_threshold"
         )
         object.__setattr__(self, "scale", tuple(map(float, self.scale)))
-        datasets.get(self.dataset)
+        # One folder has one name and one hash, whether its path was relative or absolute.
+        object.__setattr__(self, "dataset", datasets.get(self.dataset).name)
         for name, choices in _CHOICES.items():
             _need(getattr(self, name) in choices, name, getattr(self, name), choices)
         _need(0 < self.fraction <= 1, "fraction", self.fraction, "in (0, 1]")

@@ -12,10 +12,10 @@ import importlib.util
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segnb import installed
 from segnb.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -47,10 +47,7 @@ class PackagedWeights:
     @property
     def version(self) -> str | None:
         """The installed version; ``None`` where the package is missing."""
-        try:
-            return metadata.version(self.package)
-        except metadata.PackageNotFoundError:
-            return None
+        return installed.version(self.package)
 
     def read(self) -> bytes:
         """The file, once its hash is checked.

@@ -29,8 +29,7 @@ def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str])
     assert ended.value.code == 0
     text = capsys.readouterr().out
     assert f"usage: segnb {command}" in text
-    options, _ = cli.COMMANDS[command]
-    first = (options.__doc__ or "").splitlines()[0]
+    first = (cli.COMMANDS[command].__doc__ or "").splitlines()[0]
     assert first.split(";")[0][:60] in " ".join(text.split())
 
 
@@ -113,7 +112,7 @@ def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPa
     def fail(_: object) -> int:
         raise ValueError("a fault")
 
-    monkeypatch.setitem(cli.COMMANDS, "doctor", (cli.Doctor, fail))
+    monkeypatch.setattr(cli.Doctor, "__call__", fail)
     with pytest.raises(ValueError, match="a fault"):
         cli.main(["doctor"])
 
@@ -121,9 +120,9 @@ def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("number", "said"),
     [
-        (errno.ENOSPC, "free some, then give the same command again"),
-        (errno.EACCES, "name a place that you may write to"),
-        (errno.EROFS, "name a place that you may write to"),
+        (errno.ENOSPC, "free some space, then repeat the command"),
+        (errno.EACCES, "choose a folder that you may write to"),
+        (errno.EROFS, "choose a folder that you may write to"),
     ],
 )
 def test_a_disk_that_refuses_is_one_line(
@@ -135,7 +134,7 @@ def test_a_disk_that_refuses_is_one_line(
     def refuse(_: object) -> int:
         raise OSError(number, os.strerror(number), "some/file")
 
-    monkeypatch.setitem(cli.COMMANDS, "doctor", (cli.Doctor, refuse))
+    monkeypatch.setattr(cli.Doctor, "__call__", refuse)
     assert cli.main(["doctor"]) == 1
     assert f"some/file: {os.strerror(number)}; {said}" in one_line(capsys)
 
@@ -147,7 +146,7 @@ def test_a_file_in_the_place_of_a_folder_is_one_line(
     words = tiny_recipe("ce").command().split()[1:]
     places = ["--cpu", "--quiet", "--runs", str(tmp_path), "--results", str(tmp_path / "file")]
     assert cli.main([*words, *places]) == 1
-    assert "a file lies where a folder should be" in one_line(capsys)
+    assert "there is a file where a folder should be" in one_line(capsys)
 
 
 def test_a_command_has_no_options_that_it_does_not_use(capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,7 +167,7 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli.COMMANDS, "doctor", (cli.Doctor, stop))
+    monkeypatch.setattr(cli.Doctor, "__call__", stop)
     assert cli.main(["doctor"]) == 130
 
 

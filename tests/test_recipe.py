@@ -293,7 +293,9 @@ def test_the_official_form_has_no_batch_loss() -> None:
     assert Recipe(form="official", scope="within").form in get_args(Form)
 
 
-def test_a_data_set_has_a_name_or_describes_itself(tmp_path: Path) -> None:
+def test_a_data_set_has_a_name_or_describes_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "leaves"
     folder.mkdir()
     known = ", ".join(datasets.names())
@@ -307,6 +309,9 @@ def test_a_data_set_has_a_name_or_describes_itself(tmp_path: Path) -> None:
     (folder / "dataset.toml").touch()
     recipe = preset(str(folder), "quick")
     assert recipe.size == (128, 128)
+    monkeypatch.chdir(tmp_path)
+    assert preset("leaves", "quick") == recipe
+    assert preset("leaves", "quick").hash == recipe.hash
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
     assert recipe.hash != preset("voc").hash
     words = shlex.split(recipe.replace(seed=3).command())

@@ -24,6 +24,8 @@ def entry(folder: Path) -> Entry:
     asking for them raises a :class:`DataError`.
     """
 
+    folder = folder.resolve()
+
     def refuse(*_: object) -> NoReturn:
         raise DataError(
             f"{folder / FILE} is there, but this version of segnb cannot read data sets that "
@@ -36,5 +38,5 @@ def entry(folder: Path) -> Entry:
         open=refuse,
         presets=PHOTOGRAPHS,
         how="its path is part of the recipe",
-        folder=str(folder.absolute()),
+        folder=str(folder),
     )

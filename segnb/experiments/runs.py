@@ -364,17 +364,12 @@ def within_memory(recipe: Recipe, work: Callable[[], T]) -> T:
     except torch.OutOfMemoryError as error:
         lacking = str(error)
     # Raised here and not above: the cause's frames would keep the memory.
-    raise _too_little_memory(recipe, lacking)
-
-
-def _too_little_memory(recipe: Recipe, cause: str) -> ConfigError:
-    """``cause`` is what torch says itself."""
     batches = f"--finetune.batch {recipe.finetune.batch}"
     if recipe.uses_contrastive:
         batches = f"--pretrain.batch {recipe.pretrain.batch} or {batches}"
     crop = " ".join(map(str, recipe.crop))
-    first = cause.split("\n")[0]
-    return ConfigError(
+    first = lacking.split("\n")[0]
+    raise ConfigError(
         f"the device has too little memory for this recipe; take less than {batches}, or than "
         f"--crop {crop} ({first})"
     )

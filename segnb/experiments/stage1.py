@@ -221,13 +221,13 @@ def _into_log(session: Session, rows: list[LogRow]) -> None:
 @contextlib.contextmanager
 def _claimed(store: Path, session: Session) -> Iterator[None]:
     """Hold the store's folder; of several processes the first one does."""
-    told = False
+    announced = False
 
     def wait() -> None:
-        nonlocal told
-        if not told:
+        nonlocal announced
+        if not announced:
             _say(f"waiting for stage 1 {store.name}, which another process trains in {store}")
-            told = True
+            announced = True
         if session.should_stop is not None and session.should_stop():
             raise TrainingStopped(f"stopped while waiting for stage 1 in {store}")
         time.sleep(POLL_SECONDS)

@@ -112,8 +112,8 @@ def sweep(
 ) -> list[SegnbError]:
     """Run all recipes that the ledger does not hold yet, those that share a stage 1 in a row.
 
-    A recipe that fails is told and left; the others go on. Interrupted, the same call goes on
-    where it stopped, within a run too.
+    A recipe that fails is reported, and the others continue. After an interruption the same call
+    resumes where it stopped, even within a run.
 
     Args:
         recipes: What to run, in order but for what is shared.
@@ -156,9 +156,17 @@ def sweep(
             continue
         assert row is not None  # run to the end
         pace.note(recipe, row["seconds"])
-        test = "" if row["miou_test"] is None else f", test {row['miou_test']:.1f}"
-        say(f"    mIoU val {row['miou_val']:.1f}{test}; {readable_seconds(row['seconds'])}")
+        say(f"    {outcome(row)}")
     return failed
+
+
+def outcome(row: ledger.Row) -> str:
+    """The result of a run in one line."""
+    test = "" if row["miou_test"] is None else f", test {row['miou_test']:.1f}"
+    return (
+        f"mIoU val {row['miou_val']:.1f}{test} with {row['labelled']} labelled images, "
+        f"{row['steps']} steps, {readable_seconds(row['seconds'])}"
+    )
 
 
 class _Pace:

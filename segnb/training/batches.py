@@ -16,11 +16,6 @@ from segnb.views import Geometry, geometric_view
 RESIDENT_SHARE = 0.25
 
 
-def geometry_of(recipe: Recipe) -> Geometry:
-    """The geometric part of a recipe's augmentation."""
-    return Geometry(crop=recipe.crop, scale=recipe.scale, flip=recipe.flip)
-
-
 def to_device(data: WorkingSet, device: torch.device) -> WorkingSet:
     """The images on the training device where they fit, so that no step waits for a copy."""
     if device.type != "cuda":
@@ -61,4 +56,6 @@ class Batches:
         mine = chosen[self.process :: self.processes].to(data.images.device)
         images = data.images[mine].to(self.device, non_blocking=True)
         masks = data.masks[mine].to(self.device, non_blocking=True)
-        return geometric_view(images, masks, geometry_of(self.recipe), generator=generator)
+        recipe = self.recipe
+        geometry = Geometry(crop=recipe.crop, scale=recipe.scale, flip=recipe.flip)
+        return geometric_view(images, masks, geometry, generator=generator)
