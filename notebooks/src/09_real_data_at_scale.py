@@ -311,7 +311,7 @@ for name, size in sorted({(r["dataset"], r["tier"]) for r in rows}):
 # distortion?* (the panels of the gains from left to right; a bar across zero is undecided); *does
 # the temperature matter?* (the level lines are the baselines, which have none); *what did a point of
 # mIoU cost?* (seconds, of the machine that ran most of the runs); *do compact embeddings go with
-# good segmentation?* (each mark a run; look at the correlation at equal labels, since more labels
+# good segmentation?* (each mark a run; look at the correlation within labels and method, since more labels
 # help both).
 #
 # A large mark is a mean over seeds, a bar its interval, an arrow at the frame an interval of two
