@@ -51,7 +51,8 @@ def row(miou: float | None, **changes: Any) -> dict[str, Any]:
         name: changes.pop(name, None)
         for name in ("intra", "inter", "fisher", "silhouette", "knn_miou", "probe_miou")
     }
-    recipe = Recipe(fraction=changes.pop("fraction", 1 / 16)).replace(**changes)
+    fraction = changes.pop("fraction", 1 / 16)
+    recipe = Recipe(dataset="camvid", fraction=fraction).replace(**changes)
     contrastive = recipe.uses_contrastive
     value = miou or 0.0
     return {
