@@ -36,11 +36,10 @@ def test_the_switch_is_put_back_after_an_error(monkeypatch: pytest.MonkeyPatch) 
     switch = torch.backends.mkldnn.matmul
     before = switch.fp32_precision
     monkeypatch.setattr(operators, "_setting", lambda: "bf16")
-    cpu = torch.device("cpu")
     seen = []
 
     def fail() -> None:
-        with operators.fast_products(cpu, torch.float32):
+        with operators.fast_products(torch.zeros(4, 2)):
             seen.append(switch.fp32_precision)
             raise ZeroDivisionError
 
@@ -48,5 +47,16 @@ def test_the_switch_is_put_back_after_an_error(monkeypatch: pytest.MonkeyPatch) 
         fail()
     assert seen == ["bf16"]
     assert switch.fp32_precision == before
-    with operators.fast_products(cpu, torch.float64):
+    with operators.fast_products(torch.zeros(4, 2, dtype=torch.float64)):
         assert switch.fp32_precision == before
+
+
+@needs_switch
+def test_large_sets_leave_no_kernels_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    switch = torch.backends.mkldnn.matmul
+    before = switch.fp32_precision
+    monkeypatch.setattr(operators, "_setting", lambda: "bf16")
+    monkeypatch.setattr(operators, "ONEDNN_PIXELS", 8)
+    for pixels, wanted in ((8, "bf16"), (9, before)):
+        with operators.fast_products(torch.zeros(2, pixels, 3)):
+            assert switch.fp32_precision == wanted

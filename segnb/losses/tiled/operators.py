@@ -38,6 +38,10 @@ CLASS_SUM_VALUES = 1 << 24
 #: Largest error of a product of unit vectors that still counts as float32.
 FLOAT32_ERROR = 1e-6
 
+#: Pixels of a set up to which oneDNN multiplies. With 33,282 its kernels took 290 MiB on an AMD
+#: processor, with 100,000 and 200 classes 680 MiB, for products that are a tenth faster.
+ONEDNN_PIXELS = 1 << 15
+
 
 def logsumexp_form(anchors: Pixels, keys: Pixels | None, other_keys: Pixels | None) -> Tensor:
     """See :class:`segnb.losses.backends.LossBackend`; the gradient is made in this pass."""
@@ -545,20 +549,22 @@ def _own_arithmetic(features: Tensor) -> Iterator[None]:
     """No autocast inside, and the fastest products that are exact."""
     with (
         torch.autocast(features.device.type, enabled=False),
-        fast_products(features.device, features.dtype),
+        fast_products(features),
     ):
         yield
 
 
 @contextmanager
-def fast_products(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+def fast_products(features: Tensor) -> Iterator[None]:
     """Send float32 products on the CPU to oneDNN where that is faster and costs no accuracy.
 
     MKL is at the peak of Intel's processors, whose maker it has; on others oneDNN is faster at the
     same accuracy (``benchmarks/NOTES.md``). The setting that reaches oneDNN lets some processors
-    round to bfloat16: a probe of the accuracy tells them apart.
+    round to bfloat16: a probe of the accuracy tells them apart. Above ``ONEDNN_PIXELS`` MKL
+    multiplies: oneDNN keeps a kernel of every shape of tile, and there are many.
     """
-    setting = _setting() if device.type == "cpu" and dtype == torch.float32 else None
+    serves = features.device.type == "cpu" and features.dtype == torch.float32
+    setting = _setting() if serves and features.shape[-2] <= ONEDNN_PIXELS else None
     if setting is None:
         yield
         return
