@@ -82,9 +82,9 @@ plots.contact_sheet(list(data.images[:8]), list(data.masks[:8]), info)
 # Light, sand and sky, the toys' colours and their size differ from scene to scene, so a few labelled
 # scenes cover only a small part of what the network will meet.
 #
-# Light grey pixels, where you find any, are **void**: toys too hidden to be named. A void pixel has
-# the value 255 in the mask. It is not a class, and every loss and every score must leave it out;
-# notebook 10 shows what happens where one forgets.
+# Light grey pixels, where you find any, are **void**: nobody labelled them, or they lie outside of the
+# image. The drawn scenes have none; photographs do. A void pixel has the value 255 in the mask. It is not
+# a class, and every loss and every score must leave it out; notebook 10 shows what happens if one forgets.
 
 # %% [markdown]
 # ## What few labels look like
