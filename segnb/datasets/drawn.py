@@ -30,10 +30,9 @@ SHAPES = Entry(
     presets={
         "smoke": {"size": (48, 64), "crop": (48, 48)},
         # Every notebook waits for these runs: a network and a schedule that learn the scenes in
-        # minutes, chosen on val with seed 90. Cross-entropy's 1000 steps reached 74 mIoU with all
-        # labels and 42 with 1/32 of them. The loss sees a quarter of the features' 24x24 places:
-        # all of them would add two thirds of the network's own time. Colours mean nothing here, so
-        # that a strong distortion does no harm.
+        # minutes, chosen on val with seed 90 (results/PLAN.md, E27). The loss sees a quarter of the
+        # features' 24x24 places, because all of them would cost two thirds of the network's own
+        # time. Colours mean nothing here, so a strong distortion does no harm.
         "quick": {
             "size": (96, 128),
             "crop": (96, 96),
