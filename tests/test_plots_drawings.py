@@ -39,7 +39,7 @@ def test_pairs_are_those_of_the_paper_form() -> None:
     within, cross = pairs_drawing("within"), pairs_drawing("cross")
     # One open circle is the anchor; crosses are negatives, in the distorted image alone.
     assert marks(within, "o") == 1 + same
-    assert marks(cross, "o") == 1 + same + int((own == drawings._STREET).sum())
+    assert marks(cross, "o") == 1 + same + int((own == drawings._OTHER_BEACH).sum())
     assert marks(within, "x") == marks(cross, "x") == others
 
 

@@ -65,9 +65,9 @@ print(machine)
 print(f"arithmetic: {machine.precision}, because {machine.precision_reason}")
 
 # %% [markdown]
-# Now the data. Each set is looked for in the data folder (`SEGNB_DATA`, or `data/`). What is
-# missing is told together with the command that fetches it; Cityscapes asks for an account of your
-# own, and `segnb fetch` says what to do then. Nothing is downloaded unless you ask.
+# Now the data, in the data folder (`SEGNB_DATA`, or `data/`). For a set that is missing, the cell prints
+# the command that fetches it. Cityscapes needs an account of your own; `segnb fetch` says what to do.
+# Nothing is downloaded unless you ask.
 
 # %%
 present = []

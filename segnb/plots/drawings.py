@@ -26,16 +26,8 @@ _BEACH = np.array(
         [2, 2, 2, 2, 2, 2, 2, 2],
     ]
 )
-_STREET = np.array(
-    [
-        [0, 0, 0, 0, 0, 0, 0, 0],
-        [0, 0, 0, 0, 0, 0, 0, 0],
-        [1, 1, 1, 1, 1, 1, 1, 1],
-        [2, 2, 2, 2, 2, 3, 3, 2],
-        [2, 2, 2, 2, 2, 3, 3, 2],
-        [2, 2, 2, 2, 2, 2, 2, 2],
-    ]
-)
+#: Another beach: the ball lies elsewhere.
+_OTHER_BEACH = np.roll(_BEACH, 3, axis=1)
 _COLOURS = ("#A8D1F0", "#3D8DBC", "#F0DFA8", "#D9503F")
 _DISTORTED = ("#C9B8E8", "#7A5FA8", "#BFE3C0", "#3FA7A0")
 
@@ -109,13 +101,13 @@ def pairs_drawing(scope: Literal["within", "cross"] = "cross") -> Picture:
         for key, left in lefts.items():
             if key == "Ĵ" and not cross:
                 continue
-            labels = _STREET if key == "Ĵ" else _BEACH
+            labels = _OTHER_BEACH if key == "Ĵ" else _BEACH
             _grid(axes, labels, _COLOURS if key == "I" else _DISTORTED, left, bottom, cell)
             _text(axes, left + 4 * cell, bottom + 6 * cell + 0.35, names[key], size=8.5)
         start = _centre(anchor, lefts["I"], bottom, cell)
         axes.plot(*start, "o", markersize=9, markerfacecolor="none", color="black", zorder=6)
         own = _BEACH[anchor]
-        for key, labels in (("Î", _BEACH), ("Ĵ", _STREET)):
+        for key, labels in (("Î", _BEACH), ("Ĵ", _OTHER_BEACH)):
             if key == "Ĵ" and not cross:
                 continue
             for row, column in np.argwhere(labels == own):
