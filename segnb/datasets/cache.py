@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -47,6 +48,14 @@ class WorkingSet:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def digest(self) -> str:
+        """A hash of the ids, images and masks: the same for the same content alone."""
+        digest = hashlib.sha256(repr(self.ids).encode())
+        for tensor in (self.images, self.masks):
+            digest.update(repr(tensor.shape).encode())
+            digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
+        return digest.hexdigest()
 
     def to(self, device: torch.device | str) -> WorkingSet:
         """The same images in the memory of a device."""

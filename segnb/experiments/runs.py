@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 import torch
 
 import segnb
@@ -27,8 +26,8 @@ from segnb.datasets import IGNORE, DatasetInfo, SegmentationDataset, WorkingSet
 from segnb.device import describe
 from segnb.errors import ConfigError, DataError
 from segnb.experiments import stage1
-from segnb.files import atomic_path, claimed, write_atomic
-from segnb.metrics.compactness import compactness
+from segnb.experiments.probe import Probe
+from segnb.files import claimed, write_atomic
 from segnb.metrics.segmentation import Score
 from segnb.models import SegmentationNetwork, build_network
 from segnb.recipe import Recipe
@@ -43,12 +42,6 @@ from segnb.weights import imagenet_source
 T = TypeVar("T")
 
 RUNS = Path("runs")
-
-#: Validation images whose predictions are kept for pictures.
-PREVIEW_IMAGES = 6
-
-#: Pixels of each class whose embeddings are kept for pictures.
-PREVIEW_PIXELS = 60
 
 
 @dataclass(frozen=True)
@@ -405,7 +398,7 @@ def _train_and_measure(
     *,
     until: Literal["pretrain", "end"],
 ) -> ledger.Row | None:
-    probe = _Probe(splits, session)
+    probe = Probe(splits.labelled_set, splits.evaluated["val"][1], session)
     logs: list[list[LogRow]] = []
     shared: stage1.Record | None = None
 
@@ -456,48 +449,6 @@ def _with_pseudo_labels(
     masks = splits.train.masks.clone()
     masks[rows] = predicted.masks
     return splits.train.with_masks(masks)
-
-
-class _Probe:
-    """Measures compactness of the same pixels of the same images after each stage."""
-
-    def __init__(self, splits: Splits, session: Session) -> None:
-        self.splits = splits
-        self.session = session
-        self.values: dict[str, dict[str, float | None]] = {}
-        self._embeddings: dict[str, Any] = {}
-
-    def measure(self, stage: str, network: SegmentationNetwork) -> None:
-        if not self.session.is_main:
-            return
-        fitted, measured = (
-            evaluation.sample_embeddings(network, data, session=self.session)
-            for data in (self.splits.labelled_set, self.splits.evaluated["val"][1])
-        )
-        values = compactness(
-            *measured,
-            fit_embeddings=fitted.embeddings,
-            fit_labels=fitted.labels,
-            num_classes=self.splits.train.info.num_classes,
-        )
-        self.values[stage] = values.as_dict()
-        keep = _first_of_each(measured.labels.numpy(), PREVIEW_PIXELS)
-        self._embeddings[f"embeddings_{stage}"] = measured.embeddings.numpy()[keep].astype("f2")
-        self._embeddings["labels"] = measured.labels.numpy()[keep].astype("u1")
-
-    def save(self, path: Path, network: SegmentationNetwork) -> None:
-        val = self.splits.evaluated["val"][1]
-        count = min(PREVIEW_IMAGES, len(val.ids))
-        # Spread over the split, so that neighbouring frames of one clip are not shown twice.
-        ids = [val.ids[i * len(val.ids) // count] for i in range(count)]
-        predicted = evaluation.predict(network, val.subset(ids), session=self.session)
-        with atomic_path(path) as side, side.open("wb") as stream:
-            np.savez_compressed(stream, ids=ids, predictions=predicted, **self._embeddings)
-
-
-def _first_of_each(labels: Any, count: int) -> Any:
-    """Rows of the first ``count`` pixels of every class."""
-    return np.concatenate([np.flatnonzero(labels == c)[:count] for c in np.unique(labels)])
 
 
 def _row(

@@ -1,0 +1,122 @@
+"""Compactness after each stage, always on the same pixels, and a sample of embeddings to draw.
+
+A network before stage 1, and after it, is often the same in many runs: every method starts from the
+network of its seed, and a sweep over stage 2 shares stage 1. What was measured of it is kept in
+the folder of the runs under the hash of its weights and of the images, and is taken from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from segnb import evaluation
+from segnb.datasets import WorkingSet
+from segnb.device import describe
+from segnb.files import atomic_path
+from segnb.metrics.compactness import compactness
+from segnb.models import SegmentationNetwork
+from segnb.training import Session
+
+#: The folder of what was measured, in the folder of the runs.
+MEASURED = "measured"
+
+#: Raise it with any change of the code that changes what is measured.
+CODE = 1
+
+#: Validation images whose predictions are kept for pictures.
+PREVIEW_IMAGES = 6
+
+#: Pixels of each class whose embeddings are kept for pictures.
+PREVIEW_PIXELS = 60
+
+
+class Probe:
+    """Measures a run's network after each stage.
+
+    Args:
+        labelled: The labelled training images, on which the nearest neighbours and the linear
+            probe are fitted.
+        val: The images on which everything is measured.
+        session: Device, precision and the run's folder.
+
+    Attributes:
+        values: The compactness measures by stage.
+    """
+
+    def __init__(self, labelled: WorkingSet, val: WorkingSet, session: Session) -> None:
+        self.values: dict[str, dict[str, float | None]] = {}
+        self._labelled = labelled
+        self._val = val
+        self._session = session
+        self._images = labelled.digest() + val.digest()
+        self._sample: dict[str, Any] = {}
+
+    def measure(self, stage: str, network: SegmentationNetwork) -> None:
+        """Measure ``network`` as it is after ``stage``; on several processes the first one does."""
+        if not self._session.is_main:
+            return
+        path = self._path(network)
+        kept = _read(path)
+        if kept is None:
+            kept = self._measured(network)
+            with atomic_path(path) as side, side.open("wb") as stream:
+                np.savez(stream, **kept)
+        self.values[stage] = json.loads(str(kept["values"]))
+        self._sample[f"embeddings_{stage}"] = kept["embeddings"]
+        self._sample["labels"] = kept["labels"]
+
+    def save(self, path: Path, network: SegmentationNetwork) -> None:
+        """Write the preview: predictions of ``network`` for a few images, embeddings by stage."""
+        count = min(PREVIEW_IMAGES, len(self._val))
+        # Spread over the split, so that neighbouring frames of one clip are not shown twice.
+        ids = [self._val.ids[i * len(self._val) // count] for i in range(count)]
+        predicted = evaluation.predict(network, self._val.subset(ids), session=self._session)
+        with atomic_path(path) as side, side.open("wb") as stream:
+            np.savez_compressed(stream, ids=ids, predictions=predicted, **self._sample)
+
+    def _path(self, network: SegmentationNetwork) -> Path:
+        session = self._session
+        assert session.folder is not None
+        arithmetic = (session.precision, describe(session.device).name, torch.__version__, CODE)
+        digest = hashlib.sha256(repr((self._images, arithmetic)).encode())
+        for name, tensor in network.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().data)
+        return session.folder.parent / MEASURED / f"{digest.hexdigest()[:16]}.npz"
+
+    def _measured(self, network: SegmentationNetwork) -> dict[str, Any]:
+        fitted, measured = (
+            evaluation.sample_embeddings(network, data, session=self._session)
+            for data in (self._labelled, self._val)
+        )
+        values = compactness(
+            *measured,
+            fit_embeddings=fitted.embeddings,
+            fit_labels=fitted.labels,
+            num_classes=self._val.info.num_classes,
+        )
+        labels = measured.labels.numpy()
+        first = [np.flatnonzero(labels == c)[:PREVIEW_PIXELS] for c in np.unique(labels)]
+        keep = np.concatenate(first)
+        return {
+            "values": np.array(json.dumps(values.as_dict())),
+            "embeddings": measured.embeddings.numpy()[keep].astype("f2"),
+            "labels": labels[keep].astype("u1"),
+        }
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """What was kept; ``None`` where nothing is, or where it is damaged: it is measured again."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            kept = {name: file[name] for name in ("values", "embeddings", "labels")}
+        json.loads(str(kept["values"]))
+    except Exception:  # numpy, zipfile, zlib and json each have errors of their own
+        return None
+    return kept
