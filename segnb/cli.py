@@ -271,6 +271,8 @@ class Table:
         classes: Show the IoU of each class on this split, instead of mIoU and gains.
         measures: Which mIoUs to show, such as that of test images from drives seen in training.
         brief: Show one line for each number of labelled images: three methods and two gains.
+        steps: Show the map of steps instead: the gain by the lengths of both stages. It needs
+            ``--dataset``, and takes the tier quick unless another is named.
     """
 
     dataset: DatasetName | None = None
@@ -278,14 +280,26 @@ class Table:
     classes: MeasuredSplit | None = None
     measures: tuple[Measure, ...] = ("miou_val", "miou_test")
     brief: bool = False
+    steps: bool = False
     results: ResultsFolder = Path("results")
 
     def __call__(self) -> int:
+        from segnb.errors import ConfigError
         from segnb.results import ledger
         from segnb.results.overview import tables
+        from segnb.results.step_map import step_map, step_table
 
+        rows = ledger.read(ledger.ledger_path(self.results))
+        if self.steps:
+            if self.dataset is None or self.classes or self.brief:
+                raise ConfigError(
+                    "--steps needs --dataset, and goes with neither --classes nor --brief"
+                )
+            found = step_map(rows, dataset=self.dataset, tier=self.tier or "quick")
+            print(step_table(found, measures=self.measures))
+            return 0
         text = tables(
-            ledger.read(ledger.ledger_path(self.results)),
+            rows,
             dataset=self.dataset,
             tier=self.tier,
             classes=self.classes,

@@ -17,6 +17,7 @@ from segnb.recipe import DatasetName, Tier
 from segnb.results import ledger, table
 from segnb.results.method import Method, recipe_of
 from segnb.results.overview import comparable
+from segnb.results.step_map import step_map
 from segnb.training.log import read_log
 
 
@@ -120,8 +121,8 @@ def ledger_figures(
 
     Returns:
         Curves and gains over the number of labelled images, on every split that was measured;
-        the temperature, where it was varied; cost, compactness, and the comparison at the fewest
-        labelled images with most of the methods.
+        the temperature and the map of steps, where they were varied; cost, compactness, and the
+        comparison at the fewest labelled images with most of the methods.
 
     Raises:
         ConfigError: No row is of the preset's own recipe.
@@ -140,6 +141,14 @@ def ledger_figures(
                 figures[f"temperature_{split}"] = plots.temperature_curve(
                     with_temperatures, measure=measure
                 )
+    with contextlib.suppress(ConfigError):  # no map of steps yet
+        found = step_map(held, dataset=dataset, tier=tier)
+        for measure in get_args(table.Measure):
+            if any(found.values("contrastive", *cell, measure=measure) for cell in found.cells):
+                split = measure.removeprefix("miou_")
+                figures[f"step_map_{split}"] = plots.step_map(found, measure=measure)
+        widest = max(found.axis(0), key=lambda count: len(found.axis(1, count)))
+        figures["step_curves"] = plots.step_curves(found, widest)
     return {
         **figures,
         "cost": plots.cost(table.beside_baselines(table.one_device(rows))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,21 +35,27 @@ def write_sweep(results: Path) -> list[ledger.Row]:
     ]
     corner = (FRACTIONS[0], TEMPERATURES[-1])
     rows = {
-        recipe.hash: _row(recipe)
+        recipe.hash: made_row(recipe)
         for recipe in recipes
         if recipe.method != "contrastive" or (recipe.fraction, recipe.temperature) != corner
     }
+    write_rows(results, [*rows.values()])
+    return [*rows.values()]
+
+
+def write_rows(results: Path, rows: Sequence[ledger.Row]) -> None:
+    """Write rows of the embedded data set, each with a preview."""
     (results / "previews").mkdir(parents=True)
     val = datasets.load("shapes", "val", size=BASE.size)
     ids = val.ids[:3]
     draw = np.random.default_rng(0)
     labels = np.repeat(np.arange(val.info.num_classes, dtype=np.uint8), _PIXELS)
-    for row in rows.values():
+    for row in rows:
         ledger.add(ledger.ledger_path(results), row)
         wrong = draw.random((3, *BASE.size)) < 0.2
         predictions = np.where(wrong, 0, np.stack([val.mask(i) for i in range(3)]))
         stages = ["initial", "pretrained", "finetuned"]
-        if row["method"] != "contrastive":
+        if row["method"] not in ("contrastive", "ce_pretrained"):
             stages.remove("pretrained")
         np.savez_compressed(
             results / "previews" / f"{row['recipe_hash']}.npz",
@@ -60,10 +67,10 @@ def write_sweep(results: Path) -> list[ledger.Row]:
                 for stage in stages
             },
         )
-    return [*rows.values()]
 
 
-def _row(recipe: Recipe) -> ledger.Row:
+def made_row(recipe: Recipe) -> ledger.Row:
+    """A row of a recipe, with a made-up mIoU on val."""
     row: ledger.Row = dict.fromkeys(ledger.REQUIRED)
     contrastive = recipe.uses_contrastive
     row.update(

@@ -20,6 +20,7 @@ from segnb.plots.results import (
     spearman,
     temperature_curve,
 )
+from segnb.plots.step_map import step_curves, step_map
 from segnb.plots.style import (
     Picture,
     legend_below,
@@ -53,6 +54,8 @@ __all__ = [
     "predictions",
     "save",
     "spearman",
+    "step_curves",
+    "step_map",
     "styled",
     "temperature_curve",
     "tsne",

@@ -384,7 +384,7 @@ def results_table(
             summary = table[key].summary if key in table else None
             cells += [_mean_cell(summary), _interval_cell(summary)]
         lines.append(cells)
-    return _markdown(head, lines)
+    return markdown(head, lines)
 
 
 def class_ious(group: Group, classes: int, *, split: MeasuredSplit) -> list[list[float]]:
@@ -428,7 +428,7 @@ def classes_table(
         ious = class_ious(group, len(class_names), split=split)
         cells = [_mean_cell(summarise(seeds) if seeds else None, digits=0) for seeds in ious]
         lines.append([_labelled_name(group), group.method.name, str(len(group.rows)), *cells])
-    return _markdown(["labelled images", "method", "seeds", *class_names], lines)
+    return markdown(["labelled images", "method", "seeds", *class_names], lines)
 
 
 def gains_table(
@@ -476,9 +476,9 @@ def gains_table(
         seeds = sorted({summary.seeds for summary in line.values()})
         # "2-3" where not every seed has every baseline.
         cells = [label, method.name, "-".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))]
-        body.append(cells + [_gain_cell(line.get(column)) for column in order])
+        body.append(cells + [gain_cell(line.get(column)) for column in order])
     head = [f"{MEASURE_NAMES[measure]}: over {baseline}" for measure, baseline in order]
-    return _markdown(["labelled images", "method", "seeds", *head], body)
+    return markdown(["labelled images", "method", "seeds", *head], body)
 
 
 def brief_table(
@@ -516,10 +516,10 @@ def brief_table(
         body.append(
             [labels[labelled], "-".join(map(str, seeds))]
             + ["–" if value is None else f"{value:.1f}" for value in values]
-            + [_gain_cell(summary) for summary in summaries]
+            + [gain_cell(summary) for summary in summaries]
         )
     head = ["labelled images", "seeds", ce.name, ours.kind, long.name]
-    return _markdown([*head, "gain over the same fine-tuning", "gain over the same compute"], body)
+    return markdown([*head, "gain over the same fine-tuning", "gain over the same compute"], body)
 
 
 def _measured(rows: Sequence[Row], measures: Sequence[Measure]) -> Sequence[Measure]:
@@ -568,7 +568,8 @@ def _mean_cell(summary: Summary | None, *, digits: int = 1) -> str:
     return f"{summary.mean:.{digits}f}{spread}"
 
 
-def _gain_cell(summary: Summary | None) -> str:
+def gain_cell(summary: Summary | None) -> str:
+    """``+1.3 (+0.7 to +1.9)``; without an interval the mean alone, a dash for ``None``."""
     if summary is None:
         return "–"
     if summary.interval is None:
@@ -584,6 +585,7 @@ def _interval_cell(summary: Summary | None) -> str:
     return f"{low:.1f} to {high:.1f}"
 
 
-def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; from the third column on numbers, set to the right."""
     rule = ["---", "---"] + ["---:"] * (len(head) - 2)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *lines))

@@ -138,7 +138,7 @@ def run_pictures(row: ledger.Row, results: Path, *, root: Path | None = None) ->
     Raises:
         DataError: The preview or the data set is missing.
     """
-    return [_predictions([row], results, root), _embeddings(row, results)]
+    return [predictions_of([row], results, root), embeddings_of(row, results)]
 
 
 class Explorer:
@@ -309,7 +309,7 @@ class _Point:
     def predictions(self) -> Picture:
         if not self.rows:
             raise DataError(self.missing)
-        return _predictions(table.one_of_each_method(self.rows), self.results, self.root)
+        return predictions_of(table.one_of_each_method(self.rows), self.results, self.root)
 
     def embeddings(self) -> Picture:
         if self.missing:
@@ -317,7 +317,7 @@ class _Point:
         row = next(
             row for row in table.one_of_each_method(self.rows) if row["method"] == "contrastive"
         )
-        return _embeddings(row, self.results)
+        return embeddings_of(row, self.results)
 
 
 #: The parts of an answer, the quickest first.
@@ -336,17 +336,19 @@ def _parts(
     if sweep is None:
         return {name: partial(str, _NO_SWEEP if name == "numbers" else "") for name in _PARTS}
     point = _Point(sweep, results, fraction, temperature, root)
-    return {name: partial(_or_error_text, getattr(point, name)) for name in _PARTS}
+    return {name: partial(or_error_text, getattr(point, name)) for name in _PARTS}
 
 
-def _or_error_text(make: Callable[[], Picture | str]) -> Picture | str:
+def or_error_text(make: Callable[[], Picture | str]) -> Picture | str:
+    """What ``make`` returns, or the error's sentence."""
     try:
         return make()
     except SegnbError as error:
         return f"*{error}*"
 
 
-def _predictions(rows: Sequence[table.Row], results: Path, root: Path | None) -> Picture:
+def predictions_of(rows: Sequence[table.Row], results: Path, root: Path | None) -> Picture:
+    """Predictions of one run a method on a few validation images."""
     recipe = recipe_of(rows[0])
     previews = {Method.of(row).name: report.read_preview(row, results) for row in rows}
     ids = [str(one) for one in next(iter(previews.values()))["ids"]][:SHOWN_IMAGES]
@@ -360,7 +362,8 @@ def _predictions(rows: Sequence[table.Row], results: Path, root: Path | None) ->
     )
 
 
-def _embeddings(row: table.Row, results: Path) -> Picture:
+def embeddings_of(row: table.Row, results: Path) -> Picture:
+    """Embedding maps of a run, stage by stage."""
     return _embedding_maps(str(results), row["recipe_hash"], row["dataset"], row["command"])
 
 

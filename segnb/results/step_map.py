@@ -1,0 +1,187 @@
+"""The map of steps: what stage 1 is worth, by labels, its own length and that of stage 2.
+
+"More than 20 points" and "none" can both be true of one method. It depends on how many steps each
+stage takes, and on what it is compared with. The map holds the runs that differ in these alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from segnb.errors import ConfigError
+from segnb.recipe import Tier, preset
+from segnb.results.method import recipe_of
+from segnb.results.table import (
+    MEASURE_NAMES,
+    Measure,
+    Row,
+    Summary,
+    fraction_name,
+    gain_cell,
+    markdown,
+    summarise,
+)
+
+#: What a cell's gain is over. Both have the same labels and the same first weights.
+Rival = Literal["the same fine-tuning", "the same compute"]
+RIVALS: tuple[Rival, ...] = ("the same fine-tuning", "the same compute")
+
+#: A run's position: kind of method, labelled images, steps of stage 1 (0 for none) and of stage 2.
+_Position = tuple[str, int, int, int]
+
+#: Labelled images, steps of stage 1, steps of stage 2.
+Cell = tuple[int, int, int]
+
+_KINDS = ("ce", "contrastive", "ce_pretrained")
+
+
+@dataclass(frozen=True)
+class StepMap:
+    """Runs that differ in labels, steps, seed and in the loss of stage 1 alone.
+
+    Attributes:
+        runs: Rows by seed, by kind of method, number of labelled images and steps of both stages.
+        fractions: The share of the training images by number of labelled images.
+    """
+
+    runs: dict[_Position, dict[int, Row]]
+    fractions: dict[int, float]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The cells that hold a contrastive run, sorted."""
+        return sorted(position[1:] for position in self.runs if position[0] == "contrastive")
+
+    def axis(self, index: int, labelled: int | None = None) -> tuple[int, ...]:
+        """The sorted values of one part of :attr:`cells`, of one number of labels or of all."""
+        return tuple(sorted({cell[index] for cell in self.cells if labelled in (None, cell[0])}))
+
+    def rows(self, kind: str, labelled: int, pretrain: int, finetune: int) -> dict[int, Row]:
+        """Rows of one kind of method by seed; cross-entropy from scratch has no stage 1."""
+        return self.runs.get((kind, labelled, pretrain if kind != "ce" else 0, finetune), {})
+
+    def values(
+        self, kind: str, labelled: int, pretrain: int, finetune: int, *, measure: Measure
+    ) -> dict[int, float]:
+        """The measure in percent by seed; empty where nothing was run."""
+        held = self.rows(kind, labelled, pretrain, finetune)
+        return {s: float(row[measure]) for s, row in held.items() if row.get(measure) is not None}
+
+    def gain(
+        self, labelled: int, pretrain: int, finetune: int, *, over: Rival, measure: Measure
+    ) -> Summary | None:
+        """Points that the contrastive stage 1 gains, paired by seed; ``None`` without a pair.
+
+        The same fine-tuning is cross-entropy of as many steps as stage 2. The same compute is
+        cross-entropy with the image passes and the colour distortion of stage 1, then a new
+        classifier and the same stage 2.
+        """
+        cell = (labelled, pretrain, finetune)
+        rival = "ce" if over == "the same fine-tuning" else "ce_pretrained"
+        ours, theirs = (
+            self.values(kind, *cell, measure=measure) for kind in ("contrastive", rival)
+        )
+        differences = [value - theirs[seed] for seed, value in ours.items() if seed in theirs]
+        return summarise(differences) if differences else None
+
+    def in_words(self, cell: Cell, *, measure: Measure) -> str:
+        """One sentence about a cell: its gain over either rival, and how sure that is."""
+        labelled, pretrain, finetune = cell
+        start = (
+            f"With {labelled} labelled images, {pretrain} steps of stage 1 and {finetune} of stage "
+            f"2, the contrastive stage 1 is"
+        )
+        parts = []
+        for over in RIVALS:
+            gained = self.gain(*cell, over=over, measure=measure)
+            if gained is None:
+                parts.append(f"not yet compared with cross-entropy of {over}")
+                continue
+            way = "ahead of" if gained.mean >= 0 else "behind"
+            sure = f"{gained.seeds} seeds" if gained.seeds > 1 else "one seed"
+            if gained.interval:
+                low, high = gained.interval
+                sure = f"{low:+.1f} to {high:+.1f}, {sure}"
+            parts.append(f"{abs(gained.mean):.1f} points {way} cross-entropy of {over} ({sure})")
+        return f"{start} {' and '.join(parts)}, in {MEASURE_NAMES[measure]}."
+
+    def largest(self, *, over: Rival, measure: Measure) -> tuple[Cell, Summary] | None:
+        """The cell of the largest mean gain among those that have an interval."""
+        found = [
+            (cell, gained)
+            for cell in self.cells
+            if (gained := self.gain(*cell, over=over, measure=measure)) and gained.interval
+        ]
+        return max(found, key=lambda one: one[1].mean, default=None)
+
+
+def step_map(rows: Iterable[Row], *, dataset: str, tier: Tier) -> StepMap:
+    """The map of one data set and tier.
+
+    It takes the runs of the preset's recipe in the official form across images, with any number
+    of steps, labels and seed. Of several arithmetics it takes the one that most of them are in.
+
+    Raises:
+        ConfigError: No two lengths of stage 2 can be compared.
+    """
+    usual = preset(dataset, tier)
+    chosen = []
+    for row in rows:
+        if (row["dataset"], row["tier"]) != (dataset, tier) or row["method"] not in _KINDS:
+            continue
+        recipe = recipe_of(row)
+        like = usual.replace(
+            form="official",
+            **{name: getattr(recipe, name) for name in ("method", "seed", "fraction", "precision")},
+            pretrain=replace(usual.pretrain, steps=recipe.pretrain.steps),
+            finetune=replace(usual.finetune, steps=recipe.finetune.steps),
+        )
+        if recipe.hash == like.hash and row["fraction"] is not None:
+            chosen.append((row, recipe))
+    arithmetic = Counter(row.get("precision") for row, _ in chosen).most_common(1)
+    runs: dict[_Position, dict[int, Row]] = {}
+    fractions = {}
+    for row, recipe in chosen:
+        if row.get("precision") == arithmetic[0][0]:
+            labelled = int(row["labelled"])
+            pretrain = recipe.pretrain.steps if recipe.has_stage1 else 0
+            position = (row["method"], labelled, pretrain, recipe.finetune.steps)
+            runs.setdefault(position, {})[int(row["seed"])] = row
+            fractions[labelled] = float(row["fraction"])
+    found = StepMap(runs, fractions)
+    if len(found.axis(2)) < 2:
+        raise ConfigError(
+            f"the ledger holds no map of steps for {dataset} at the {tier} tier; `segnb sweep "
+            "--vary finetune.steps 25 100 400 --methods ce contrastive ce_pretrained --form "
+            "official` adds one"
+        )
+    return found
+
+
+def step_table(found: StepMap, *, measures: Sequence[Measure]) -> str:
+    """Markdown: a column a length of stage 2; a line a rival, number of labels, length of stage 1.
+
+    A cell is the mean gain in points with its 95 % interval, from three seeds on.
+    """
+    finetune = found.axis(2)
+    parts = []
+    for measure in measures:
+        lines = []
+        for labelled in found.axis(0):
+            for pretrain in found.axis(1, labelled):
+                for over in RIVALS:
+                    gained = [
+                        found.gain(labelled, pretrain, steps, over=over, measure=measure)
+                        for steps in finetune
+                    ]
+                    if any(gained):
+                        name = f"{labelled} ({fraction_name(found.fractions[labelled])})"
+                        lines.append([name, over, str(pretrain), *map(gain_cell, gained)])
+        if lines:
+            head = ["labelled images", "gain over", "steps of stage 1"]
+            head += [f"{steps} steps of stage 2" for steps in finetune]
+            parts.append(f"Gain in {MEASURE_NAMES[measure]}, points:\n\n{markdown(head, lines)}")
+    return "\n\n".join(parts)
