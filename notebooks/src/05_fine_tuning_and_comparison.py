@@ -7,9 +7,9 @@
 #
 # You will
 # - take the head off, put a classifier on, and see what it knows before fine-tuning,
-# - set the method against two baselines, one of which gets exactly the same compute,
-# - look at predictions side by side and at every class on its own,
-# - read the ledger's comparison with intervals, and learn when it says "we don't know yet".
+# - compare the method with two baselines, one of which gets exactly the same compute,
+# - see the gap between training and validation images that the paper sets out to close,
+# - find on a map where "more than 20 points" and "nothing" both come from.
 #
 # Time: some minutes on two processor cores, for three short trainings.
 
@@ -26,17 +26,21 @@ import numpy as np
 import torch
 from IPython.display import Markdown, display
 
-from segnb import datasets, evaluation, plots, report
+from segnb import evaluation, plots, report
 from segnb.checks import check_gain_by_class, check_paired_gain, judge
+from segnb.datasets import WorkingSet
 from segnb.errors import ConfigError
 from segnb.experiments.runs import load_network, load_splits, run, run_folder
-from segnb.metrics.segmentation import score_confusion
-from segnb.models import count_parameters
+from segnb.metrics.segmentation import ConfusionScore, score_confusion
+from segnb.models import SegmentationNetwork, count_parameters
 from segnb.notebook import project_path, tier
 from segnb.recipe import preset
-from segnb.results import ledger, overview, table
+from segnb.results import findings, ledger, overview, table
 from segnb.results.method import Method
+from segnb.results.step_map import step_map
 from segnb.training import Session
+from segnb.training.log import read_log
+from segnb.widgets.step_map import StepMapExplorer, cell_parts
 
 # %% [markdown]
 # **The knobs.** All of them. Both stages get a reported run's steps divided by `SHORTER`, so that
@@ -47,6 +51,8 @@ DATASET = "shapes"
 FRACTION = 1 / 32  # share of the training images whose labels are used
 SEED = 0
 SHORTER = 5
+LEDGER_DATASET = "camvid"  # whose finished runs are compared below
+ALL_METHODS = False  # also show the variants of the loss and of the baselines
 RESULTS = project_path("results")  # the ledger that is read; a notebook never writes into it
 RUNS = project_path("runs") / "comparison"  # this notebook's runs, with a small ledger of their own
 
@@ -140,6 +146,12 @@ figures = report.comparison(rows, RUNS)
 figures["loss_curves"]
 
 # %% [markdown]
+# What it shows, in a sentence computed from the logs:
+
+# %%
+Markdown(findings.losses_found({Method.of(row): read_log(RUNS / row["log"]) for row in rows}))
+
+# %% [markdown]
 # **How to read it.** Stage 1 has its own panel: the contrastive loss is another quantity, and its
 # height says nothing about the other's; much of its zigzag is its floor's, which moves with the
 # crops (notebook 04). In the right panel compare the contrastive line with the grey one, which has
@@ -157,13 +169,68 @@ figures["predictions"]
 # its pixels that is right. Large areas decide that share, so look at the small objects too: whether
 # they are found at all, whether their class is right, whether their edge is clean.
 #
-# Six images are soon over-read. So the same over all validation images, one class at a time:
+# In one sentence, over all validation images:
+
+# %%
+Markdown(findings.runs_found(rows))
+
+# %% [markdown]
+# ## The gap
+#
+# Notebook 02 ended on a promise: the gap between training and validation images is what the paper
+# sets out to close. Here it is for all three methods, on the same labelled images.
+
+
+# %%
+def miou(network: SegmentationNetwork, images: WorkingSet) -> float:
+    """mIoU in percent on whole images at the working resolution."""
+    score = ConfusionScore(images.info.num_classes)
+    for predicted, mask in zip(
+        evaluation.predict(network, images, session=Session()), images.masks, strict=True
+    ):
+        score.update(torch.from_numpy(predicted), mask)
+    return score.compute().miou
+
+
+gaps = {}
+for recipe in recipes.values():
+    trained = load_network(run_folder(recipe, RUNS))
+    gaps[Method.of(recipe)] = (miou(trained, splits.labelled_set), miou(trained, val))
+plots.training_gap(gaps)
+
+# %% [markdown]
+# Does stage 1 close it?
+
+# %%
+gap = {method.kind: known - unseen for method, (known, unseen) in gaps.items()}
+Markdown(
+    f"The gap is {gap['ce']:.0f} points for cross-entropy, {gap['contrastive']:.0f} after stage 1 "
+    f"and {gap['ce_long']:.0f} for cross-entropy of the same compute. Stage 1 "
+    + ("narrows" if gap["contrastive"] < gap["ce"] - 1 else "does not narrow")
+    + " it here."
+)
+
+# %% [markdown]
+# **How to read it.** The grey bar is the gap. A method can narrow it in two ways: by doing better on
+# validation images, or by doing worse on those it was trained on. Only the first is worth anything,
+# so look at the blue dots first. A method that trains longer pushes the red dot to the right, and its
+# gap grows even where its validation images gain.
+#
+# ## Class by class
+#
+# mIoU is a mean over classes. Here they are one at a time:
 
 # %%
 figures["iou_per_class"]
 
 # %% [markdown]
-# **How to read it.** mIoU is the mean of these. A gain may come from all classes or from one that a
+# In a sentence:
+
+# %%
+Markdown(findings.classes_found(rows, val.info.class_names))
+
+# %% [markdown]
+# **How to read it.** A gain may come from all classes or from one that a
 # baseline missed altogether, and it is worth knowing which (exercise 1 takes it apart). One seed
 # has no interval, and a class with few pixels jumps most from one seed to the next.
 #
@@ -171,6 +238,12 @@ figures["iou_per_class"]
 
 # %%
 figures["embeddings"]
+
+# %% [markdown]
+# The same in numbers:
+
+# %%
+Markdown(findings.compactness_found(rows[-1]))
 
 # %% [markdown]
 # **How to read it.** The same validation pixels before training, after stage 1 and after stage 2.
@@ -182,62 +255,108 @@ figures["embeddings"]
 # ## The ledger's comparison
 #
 # One seed and a short run teach how it is done, not what is true. For that there is the ledger:
-# whole runs, several seeds, every method with the same labels. The table and figures below are made
-# from it and from nothing else.
+# whole runs, several seeds, every method with the same labels. Means over seeds, and gains paired by
+# seed with their 95 % interval:
 
 # %%
-held = [row for row in ledger.read(RESULTS / "ledger.jsonl") if row["fraction"] is not None]
+held = ledger.read(RESULTS / "ledger.jsonl")
 needed = {"ce", "ce_long", "contrastive"}
-compared = []
-for dataset, size in sorted({(row["dataset"], row["tier"]) for row in held}):
-    try:
-        plain = overview.comparable(held, dataset=dataset, tier=size)
-    except ConfigError:
-        continue  # nothing but studies that change more than the method
-    if needed <= {row["method"] for row in plain}:
-        compared.append((f"{dataset}, {size} tier", plain))
-if not compared:
-    print("The ledger holds no whole comparison yet; `make reproduce` makes one on shapes.")
-    print("Until then, here is the table of the short runs above, one seed each:")
-    display(Markdown(table.results_table(rows)))
-for name, plain in compared:
-    display(Markdown(f"**{name}**\n\n{table.results_table(plain)}"))
+official = {Method(kind="ce"), Method(kind="ce_long")}
+official |= {Method(kind="contrastive", form="official", scope="cross")}
+try:
+    plain = overview.comparable(held, dataset=LEDGER_DATASET)
+except ConfigError:
+    plain = []
+if not ALL_METHODS:
+    plain = [row for row in plain if Method.of(row) in official]
+if not needed <= {row["method"] for row in plain}:
+    print(f"The ledger holds no whole comparison on {LEDGER_DATASET} yet.")
+    print("Below is what the short runs above give, one seed each.")
+    plain = rows
+else:
+    measure = "miou_test" if any(row.get("miou_test") for row in plain) else "miou_val"
+    display(Markdown(table.brief_table(plain, measure=measure)))
 
 # %% [markdown]
-# **How to read it.** ± is the standard deviation over the seeds. The interval says how well so few
-# seeds pin down the mean over *all* seeds: repeat the whole experiment a hundred times, and about
-# 95 of the hundred intervals hold that mean (ours may be one of the other five). With two or three
-# seeds it is wide, and rightly so. Now the gain itself, seed by seed:
+# **How to read it.** The interval says how well so few seeds pin down the mean over *all* seeds:
+# repeat the whole experiment a hundred times, and about 95 of the hundred intervals hold it (ours
+# may be one of the other five). Two seeds get none: it would be too wide to mean anything. The gains
+# as a picture, on validation images:
 
 # %%
-for name, plain in compared or [("the short runs above", rows)]:
-    display(Markdown(f"**{name}**\n\n{table.gains_table(plain)}"))
-    display(plots.gain(plain, measure="miou_val"))
+plots.gain(plain, measure="miou_val")
 
 # %% [markdown]
-# **How to read it.** The first panel is the gain over the same fine-tuning, the second the gain
-# over the same compute; a third, where it was run, the gain over the same compute *without* the
-# colour distortion. A bar that crosses zero is an honest "not decided". A gain in the first that is
-# gone in the second was bought with training time; one that is gone in the third lay in a baseline
-# that the distortion held back. That they stand side by side, always, is this project's
-# first rule; the abstract of the paper claims more than 20 points in some settings, and which
-# baseline stands on the other side decides what such a number means.
-#
-# And class by class, from the same rows:
+# What it shows:
 
 # %%
-for name, plain in compared:
-    for labelled in sorted({row["labelled"] for row in plain}):
-        here = table.select(plain, labelled=labelled)
-        if needed <= {row["method"] for row in here}:
-            print(name)
-            display(plots.iou_per_class(here, datasets.info(here[0]["dataset"])))
-            break
+for measure in ("miou_val", "miou_test"):
+    display(Markdown(findings.gains_found(plain, measure=measure)))
 
 # %% [markdown]
-# **How to read it.** As above, now with several seeds: dots are single seeds, bars intervals. Where
-# nothing is drawn, the ledger holds no comparison yet.
+# **How to read it.** The first panel is the gain over the same fine-tuning, the second the gain over
+# the same compute. A bar that crosses zero is an honest "not decided". A gain in the first that is
+# gone in the second was bought with training time. That they stand side by side, always, is this
+# project's first rule.
 #
+# ## The map: where "more than 20 points" and "nothing" both live
+#
+# The abstract of the paper claims more than 20 points in some settings; the table above has one or
+# two. Both can be true, since stage 2 took 1000 steps there. What if it takes 25? The map below
+# varies the steps of both stages and the number of labels. Each cell is the gain of the contrastive
+# stage 1, on the left over the same fine-tuning from scratch, on the right over cross-entropy that
+# gets the same compute: the image passes and colour distortion of stage 1, then a new classifier and
+# the same stage 2.
+#
+# **Predict first.** Write down two numbers before you run the cell: the gain over the same
+# fine-tuning with 25 steps of stage 2, and with 1000.
+
+# %%
+try:
+    the_map = step_map(held, dataset=LEDGER_DATASET, tier="quick")
+except ConfigError as error:
+    the_map = None
+    print(error)
+else:
+    display(plots.step_map(the_map, measure="miou_test"))
+
+# %% [markdown]
+# What it shows:
+
+# %%
+if the_map is not None:
+    cells = [
+        found[0]
+        for over in ("the same fine-tuning", "the same compute")
+        if (found := the_map.largest(over=over, measure="miou_test"))
+    ] or the_map.cells[:1]
+    for cell in dict.fromkeys(cells):
+        display(Markdown(the_map.in_words(cell, measure="miou_test")))
+
+# %% [markdown]
+# **How to read it.** Blue is a gain, orange a loss; bold means that the interval leaves out zero.
+# Follow one row from left to right. With few steps of stage 2, cross-entropy from scratch has barely
+# begun, and *any* start that has seen the labels is far ahead: that is where the large gains live. With
+# many steps it catches up. The right panel asks the harder question, whether the *contrastive* loss is
+# the better way to spend those steps.
+#
+# **Press a cell** to see what is behind its number: curves against the steps of stage 2, masks of one
+# seed and the embeddings. Switch between the two rivals, and between val, test and the drives of test
+# that training has seen or not.
+
+# %%
+if the_map is not None:
+    display(StepMapExplorer(the_map, results=RESULTS))
+
+# %% [markdown]
+# Without buttons, the same for one cell: the one with the largest gain over the same fine-tuning.
+
+# %%
+if the_map is not None:
+    for part in cell_parts(the_map, cells[0], RESULTS).values():
+        display(Markdown(part) if isinstance(part, str) else part)
+
+# %% [markdown]
 # ## Exercise 1: whose gain is it?
 #
 # A gain in mIoU is made of classes. Write `gain_by_class(ours, baseline)`: for the IoU of each
@@ -322,28 +441,31 @@ def paired_gain(
 judge(check_paired_gain, paired_gain)
 
 # %% [markdown]
-# **Your function on the ledger.** Each contrastive variant against cross-entropy with the same
+# **Your function on the ledger.** The contrastive method against cross-entropy with the same
 # compute, on val.
 
 # %%
-for name, plain in compared:
-    found = {(group.labelled, group.method): group.values for group in table.groups(plain)}
-    for (labelled, method), values in found.items():
-        other = found.get((labelled, Method(kind="ce_long")), {})
-        if method.kind == "contrastive" and len(set(values) & set(other)) > 1:
-            mean, low, high = paired_gain(values, other)
-            print(f"{name}, {labelled} images, {method}: {mean:+.1f} ({low:+.1f} to {high:+.1f})")
-if not compared:
-    print("No pairs in the ledger yet.")
+found = {(group.labelled, group.method): group.values for group in table.groups(plain)}
+for (labelled, method), values in found.items():
+    other = found.get((labelled, Method(kind="ce_long")), {})
+    if method.kind == "contrastive" and len(set(values) & set(other)) > 1:
+        mean, low, high = paired_gain(values, other)
+        print(f"{labelled} images, {method}: {mean:+.1f} ({low:+.1f} to {high:+.1f})")
 
 # %% [markdown]
 # ## Summary
 #
+# **Was stage 1 worth its time?** The answer of the ledger, computed from what stands above:
+
+# %%
+for measure in ("miou_val", "miou_test"):
+    display(Markdown(findings.gains_found(plain, measure=measure)))
+
+# %% [markdown]
 # - Stage 2 changes the head and fine-tunes the whole network: clusters get their names.
-# - A method that trains longer needs a baseline that trains as long. `ce_long` is that baseline.
+# - How large a gain looks depends on how long the baseline trained. Against a baseline that is cut
+#   short, any start that has seen the labels shines; ask what the same compute buys.
 # - Gains are paired by seed and come with an interval; one seed decides nothing.
-# - What the ledger has decided stands above, in figures made from it; what it has not decided, no
-#   sentence here pretends to know.
 #
 # **Where to go next.** Has the embedding become compact, in numbers?
 # [06 · Embeddings and compactness](06_embeddings_and_compactness.ipynb)

@@ -10,6 +10,7 @@ from segnb.plots.circle import Film, circle_film, circle_forces
 from segnb.plots.curves import iou_per_class, loss_curves
 from segnb.plots.drawings import network_drawing, pairs_drawing
 from segnb.plots.embeddings import embedding_maps, tsne
+from segnb.plots.gap import training_gap
 from segnb.plots.images import colour_mask, contact_sheet, overlay, predictions, views
 from segnb.plots.results import (
     compactness_scatter,
@@ -58,6 +59,7 @@ __all__ = [
     "step_map",
     "styled",
     "temperature_curve",
+    "training_gap",
     "tsne",
     "views",
 ]
