@@ -336,14 +336,14 @@ def test_an_environment_is_made_once_and_again_when_requirements_change(tmp_path
     assert "pip install" in make(tmp_path, "--dry-run", "test").stdout
 
 
-@pytest.mark.parametrize("path", readme.PAGES, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", readme.PAGES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_tables_come_from_the_ledger(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert "<!-- begin: segnb table" in text, f"{path} shows no results"
     assert readme.refresh(text) == text, "run: python tools/readme.py"
 
 
-@pytest.mark.parametrize("path", readme.PAGES, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", readme.PAGES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_quoted_intervals_stand_in_a_table(path: Path) -> None:
     tables = "".join(page.read_text(encoding="utf-8") for page in readme.PAGES)
     quoted = readme.unbacked(path.read_text(encoding="utf-8"), tables)
@@ -357,7 +357,9 @@ def test_a_drifted_interval_is_seen() -> None:
     assert readme.unbacked("0.8 ahead (-1.1 to\n+2.7)\n" + table, table) == ["-1.1 to +2.7"]
 
 
-@pytest.mark.parametrize("path", commands.LEDGERS, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize(
+    "path", commands.LEDGERS, ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
 def test_commands_of_results_run_their_recipes(path: Path) -> None:
     rows = ledger.read(path)
     assert rows, f"{path} holds no rows"

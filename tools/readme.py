@@ -24,7 +24,7 @@ from segnb.files import write_atomic
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 #: Pages that hold tables made from the ledger.
-PAGES = (REPOSITORY / "README.md", REPOSITORY / "results" / "README.md")
+PAGES = tuple(REPOSITORY / name for name in ("README.md", "results/README.md", "results/tables.md"))
 
 _BLOCK = re.compile(
     r"(?P<begin><!-- begin: (?P<command>[^\n]*?) -->\n)(?P<body>.*?)(?P<end><!-- end -->)",

@@ -1,28 +1,26 @@
 # %% [markdown]
 # # 07 · Label fraction and temperature
 #
-# Two numbers anyone who uses the paper's method must settle: how many images to label, and the
-# temperature τ of the contrastive loss. Here both are sliders. What the ledger of finished runs
-# knows about a place of the sliders it shows at once; what it does not know you can train, live,
-# and stop whenever you like.
+# Anyone who uses the paper's method must choose: how many images to label, which temperature τ, and
+# how many steps for each stage. Here you move all of them. The ledger of finished runs answers at
+# once; a point that it does not hold you can train here, and stop whenever you like.
 #
 # You will
 # - see what τ does to a single anchor before it does anything to a network,
-# - move through a sweep: curves, predictions and embeddings of the chosen point,
+# - move two sliders over finished runs: curves, predictions and embeddings of the chosen point,
 # - train a point yourself, stop in the middle and go on,
+# - press the cells of a map that says when stage 1 pays,
 # - choose a temperature the fair way, and count labels instead of points of mIoU.
 #
 # Time: a few minutes on two processor cores, nearly all of it the one live run.
 
 # %% [markdown]
-# **What we need.** `segnb.widgets.explorer` holds the sliders and, apart from them, the plain
-# functions they call; `segnb.widgets.training` runs a training in a thread of its own, so that the
-# Stop button can be heard.
+# **What we need.** `segnb.widgets.explorer` holds the sliders and the plain functions that they call;
+# `segnb.widgets.training` runs a training in a thread of its own, so that the Stop button works.
 
 # %%
 import dataclasses
 import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,13 +29,23 @@ from IPython.display import Markdown, display
 
 from segnb import plots
 from segnb.checks import check_labels_needed, check_temperature_choice, judge
+from segnb.errors import ConfigError
 from segnb.notebook import project_path, tier
 from segnb.plots import Picture
 from segnb.recipe import preset
 from segnb.results import ledger
 from segnb.results.method import Method
-from segnb.results.table import fraction_name, groups
-from segnb.widgets.explorer import Explorer, answer, find_sweep, point, run_pictures
+from segnb.results.step_map import step_map
+from segnb.results.table import groups
+from segnb.widgets.explorer import (
+    Explorer,
+    answer,
+    find_sweep,
+    point,
+    run_pictures,
+    sweep_overview,
+)
+from segnb.widgets.step_map import StepMapExplorer
 from segnb.widgets.training import train
 
 # %% [markdown]
@@ -48,6 +56,7 @@ from segnb.widgets.training import train
 # %%
 DATASET = "shapes"  # of the live runs
 SHORTER = 5
+MAP_DATASET = "camvid"  # of the map of steps
 LEDGER_DATASET = None  # of the sweep that is shown; None takes the one with most points
 FRACTION = 1 / 8  # where the sliders' twins stand
 TEMPERATURE = 0.07
@@ -91,43 +100,24 @@ Picture(
 # ## What the ledger holds
 #
 # Every finished run of this project is a row of `results/ledger.jsonl`. Rows that differ only in
-# method, form of the loss, label fraction, temperature and seed belong to one sweep;
-# `find_sweep` looks for the widest. Few sweeps are full: here is what it holds, as the number of
-# seeds at each place.
+# method, form of the loss, label fraction, temperature and seed belong to one sweep; `find_sweep`
+# looks for the widest. Here is what it holds: the number of seeds of each method at each fraction.
 
 # %%
 rows = ledger.read(RESULTS / "ledger.jsonl")
 sweep = find_sweep(rows, dataset=LEDGER_DATASET)
-if sweep is None:
-    print("There is no sweep in the ledger yet. The sliders work, and Run trains their point.")
-    print("To make a sweep (hours on a processor, safe to interrupt, goes on where it stopped):")
-    print(f"  segnb sweep --dataset {DATASET} --tier quick --methods ce ce_long contrastive \\")
-    print("    --fractions 0.03125 0.0625 0.125 --temperatures 0.03 0.07 0.2 --seeds 0 1 2")
-else:
-    base = sweep.base
-    print(f"{len(sweep.rows)} runs on {base.dataset} at the {base.tier} tier")
-    held = Counter((Method.of(row), row["temperature"], row["fraction"]) for row in sweep.rows)
-    width = max(len(method.name) for method, _, _ in held) + 10
-    print("share of the labels".ljust(width), *(f"{fraction_name(f):>5}" for f in sweep.fractions))
-    for method, tau in sorted(
-        {key[:2] for key in held}, key=lambda key: (key[0].order, key[1] or 0)
-    ):
-        words = method.name if tau is None else f"{method}, τ {tau:g}"
-        seeds = (held[method, tau, fraction] or "–" for fraction in sweep.fractions)
-        print(words.ljust(width), *(f"{count:>5}" for count in seeds))
+Markdown(sweep_overview(sweep))
 
 # %% [markdown]
 # ## The explorer
 #
-# Move a slider and let go. The table and the curves answer at once, with the chosen place marked
-# by a broad line; predictions follow, of the seed that most methods there have, and embeddings,
-# which take some seconds to be laid out the first time and are kept. A place that no contrastive
-# run was made for says so, and shows the baselines it has.
+# Move a slider and let go. The table and the curves answer at once, with the chosen point marked by
+# a broad line. Predictions follow, and embeddings, which take some seconds the first time. A point
+# without a contrastive run says so, and shows the baselines it has.
 #
-# **Run** trains the chosen point here, in its own folder. **Stop** lets the step at hand finish and
-# writes a checkpoint; the button then reads *Go on*. You may even restart the kernel in between:
-# what was done is on disk. Only one training runs at a time, and an error shows up here in red, not
-# in a terminal you never see.
+# **Run** trains the chosen point here, in its own folder. **Stop** finishes the current step and
+# writes a checkpoint; the button then reads *Go on*. You may even restart the kernel in between.
+# Only one training runs at a time, and an error shows up here in red.
 
 # %%
 whole = preset(DATASET, tier())
@@ -183,6 +173,46 @@ for picture in run_pictures(row, RUNS):
 # **How to read it.** Compare prediction and truth at the small objects first; large areas are easy.
 # In the maps, look for colours that have gathered from left to right. A short run gathers little:
 # set `SHORTER = 1` for the real thing.
+#
+# ## The map: when does stage 1 pay?
+#
+# Labels and temperature are not all there is to choose. The steps of each stage matter more than
+# either. Press a cell: each is the gain of the contrastive stage 1 at one number of labels, one length
+# of stage 1 and one of stage 2, in the mean over seeds. Switch the rival from *the same fine-tuning* to
+# *the same compute* and watch the colours turn.
+#
+# **Predict first.** Which way does the gain go as stage 2 gets longer? And as the labels get fewer?
+
+# %%
+try:
+    the_map = step_map(rows, dataset=MAP_DATASET, tier="quick")
+except ConfigError as error:
+    the_map = None
+    print(error)
+else:
+    display(StepMapExplorer(the_map, results=RESULTS))
+
+# %% [markdown]
+# Without buttons, the whole map on validation images, which the training's drive has seen, and on test:
+
+# %%
+if the_map is not None:
+    for measure in ("miou_val", "miou_test"):
+        display(plots.step_map(the_map, measure=measure))
+
+# %% [markdown]
+# The largest gain over the same fine-tuning, and its price:
+
+# %%
+if the_map is not None:
+    for measure in ("miou_val", "miou_test"):
+        if best := the_map.largest(over="the same fine-tuning", measure=measure):
+            display(Markdown(the_map.in_words(best[0], measure=measure)))
+
+# %% [markdown]
+# **How to read it.** The same cell has two numbers, and both are true. Someone who may fine-tune for a
+# few dozen steps only, starting from a stage 1 that was made once and shared, lives on the left panel.
+# Someone with one budget of compute for everything lives on the right one.
 #
 # ## Exercise 1: choose a temperature
 #
@@ -302,6 +332,7 @@ else:
 # %% [markdown]
 # ## Summary
 #
+# - How long stage 2 is decides most of the gain over the same fine-tuning; the map shows where it lives.
 # - τ decides which keys move an anchor, the hardest alone or all of them, and it scales the gradient by 1/τ.
 # - A choice is made on validation images, over the mean of several seeds; the test images see only
 #   what was chosen.
