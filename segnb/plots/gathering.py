@@ -125,10 +125,9 @@ def _draw(axes: Axes, one: Gathering, points: Points, *, limit: float) -> None:
     outer = sorted(middle, key=lambda c: -float(np.hypot(*middle[c])))[:_NAMED]
     for c in outer:
         direction = middle[c] / max(float(np.hypot(*middle[c])), 1e-9)
-        where = direction * 1.14 * limit
-        axes.text(
-            *where, one.info.class_names[c], ha="center", va="center", color=QUIET, fontsize=8
-        )
+        x, y = 1.14 * limit * direction
+        name = one.info.class_names[c]
+        axes.text(x, y, name, ha="center", va="center", color=QUIET, fontsize=8)
         axes.plot(*(direction * 1.0 * limit), "o", markersize=5, color=_colour(one.info, c))
     axes.set(xlim=(-1.4 * limit, 1.4 * limit), ylim=(-1.3 * limit, 1.3 * limit), aspect="equal")
     axes.axis("off")
