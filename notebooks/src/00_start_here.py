@@ -209,7 +209,7 @@ def contrastive_step(network, optimiser, images, masks, *, tau, strength, genera
     known = (labels != 255)[:, :, None] & (key_labels != 255)[:, None, :]
     positive = known & (labels[:, :, None] == key_labels[:, None, :])
     own_image = torch.arange(scores.shape[2]) < labels.shape[1]
-    in_denominator = positive | (known & own_image)  # negatives come from the own image only
+    in_denominator = positive | (known & own_image)  # negatives: the anchor's image only
 
     # loss_p = log D_p - mean score of p's positives; mean over anchors, then over images.
     log_denominator = scores.masked_fill(~in_denominator, -torch.inf).logsumexp(dim=2)
