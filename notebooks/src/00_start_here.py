@@ -77,7 +77,7 @@ circle_forces(scene, "paper", temperature=0.3, pixel=2)
 #
 # - **Cross-entropy** already compares vectors: a pixel's feature with one learned vector per class.
 # - **InfoNCE** ([van den Oord et al. 2018](https://arxiv.org/abs/1807.03748)) replaces the class
-#   vectors with other samples: find your own second view among many.
+#   vectors with other samples: each sample must find its own second view among many others.
 #   [SimCLR](https://arxiv.org/abs/2002.05709) made this work for unlabelled images.
 # - **SupCon** ([Khosla et al. 2020](https://arxiv.org/abs/2004.11362)) adds labels: all samples of
 #   the same class are positives.
@@ -141,8 +141,8 @@ from segnb.views import colour_distortion, nearest_labels, normalise
 # ## 3 · The data and the knobs
 #
 # Every setting you may want to change is in this cell. A *recipe* holds everything that can affect
-# a result: `preset` returns one, and `replace` changes parts of it. Training is kept short so that
-# it takes only minutes.
+# a result: `preset` returns one, and `replace` changes parts of it. Training is short here, so that
+# everything runs in minutes.
 
 # %%
 TINY = tier() == "smoke"  # the tests run this notebook in seconds, far too short to learn
@@ -356,8 +356,8 @@ plots.embedding_maps(maps("labelled", labelled) | maps("unseen", val), info)
 # %% [markdown]
 # **How to read it.** Each dot is a pixel, coloured by its true class. The top row shows the
 # labelled images: stage 1 pulls their classes together without any classifier. The bottom row shows
-# images that no training saw. How many classes can you still make out there? Any structure in the
-# top row that is missing below was learned about those labelled images only.
+# images that were never used for training. How many classes can you still make out there? Any
+# structure in the top row that is missing below was learned about those labelled images only.
 #
 # t-SNE tends to flatter, so let's put a number on the same pixels. *fisher* is the distance between
 # classes divided by their spread, so larger is better. Here it is for all three methods, on unseen

@@ -256,8 +256,8 @@ Picture(
 # **How to read it.** On the left, three easy background classes have most of the pixels, and each
 # toy has few. A network that gets only the background right has a high *pixel accuracy* and a low
 # *mIoU*. A black tick marks the class's share in all masks. Where the bar misses the tick, the
-# labelled images show that class more or less often than the full data set does. On the right, you
-# see how many of the labelled images a rare class depends on, and in each of them it has only a few
+# labelled images show that class more or less often than the full data set does. On the right, a
+# rare class shows up in only part of the labelled images, and in each of those it has only a few
 # pixels. No class is at zero, because the order of images covers all classes first.
 #
 # To see how much is still down to luck, ask the same question for several seeds:
@@ -428,8 +428,8 @@ except DataError as error:
 # %% [markdown]
 # To **train** on `own_data`, pass it to the two stages, as notebooks 04 and 05 do:
 # `training.pretrain(network, own_data, recipe, session=...)`, then `training.finetune(...)`. To
-# **segment** a folder of images with a trained network, use the command `segnb predict RUN IMAGES
-# --out OUT` (notebook 00 leaves you such a run).
+# **segment** a folder of images with a trained network, run
+# `segnb predict RUN IMAGES --out OUT` (notebook 00 leaves you such a run).
 
 # %% [markdown]
 # ## Summary

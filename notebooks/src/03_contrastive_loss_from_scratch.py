@@ -649,11 +649,11 @@ print(f"plain form at {far} pixels (estimated): {estimated / 2**10:,.0f} GiB, fo
 # **Gradients can be computed along the way.** Each tile contributes its part of the gradient and is
 # then thrown away. What stays in memory is $N \times D$, not $N \times N$.
 #
-# **The official form** takes the logarithm of each positive pair separately, $\log(1 +
-# \mathrm{neg}_p\, e^{-s_{pq}})$, so its positives do need pairs. It makes two passes over the
-# tiles: one sums the negatives of every anchor, the next goes over the positive pairs. With pixels
-# sorted by class, a tile is all negatives or all positives, so each pair is visited about once in
-# each direction.
+# **The official form** takes the logarithm of each positive pair separately,
+# $\log(1 + \mathrm{neg}_p\, e^{-s_{pq}})$, so its positives do need pairs. It makes two passes over
+# the tiles: one sums the negatives of every anchor, the next goes over the positive pairs. With
+# pixels sorted by class, a tile is all negatives or all positives, so each pair is visited about
+# once in each direction.
 #
 # Let's check the first idea:
 
