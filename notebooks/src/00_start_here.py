@@ -1,28 +1,30 @@
 # %% [markdown]
 # # 00 · Start here
 #
-# This series reproduces one paper, completely and openly: *Contrastive Learning for Label Efficient Semantic
-# Segmentation* (Zhao, Vemulapalli, Mansfield, Gong, Green, Shapira and Wu, ICCV 2021,
-# [arXiv 2012.06985](https://arxiv.org/abs/2012.06985)).
+# This series reproduces one paper in full and in the open: *Contrastive Learning for Label
+# Efficient Semantic Segmentation* (Zhao, Vemulapalli, Mansfield, Gong, Green, Shapira and Wu, ICCV
+# 2021, [arXiv 2012.06985](https://arxiv.org/abs/2012.06985)).
 #
-# **Semantic segmentation** gives every pixel of an image a class. The masks it learns from are drawn by hand, so one
-# would like to need few of them. The paper trains in two stages: first a *contrastive loss* gathers the pixels of each
-# class, then *cross-entropy* teaches the network their names.
+# **Semantic segmentation** gives every pixel of an image a class. The masks it learns from are
+# drawn by hand, so we would like to need as few of them as possible. The paper trains in two
+# stages. First, a *contrastive loss* pulls the pixels of each class together. Then *cross-entropy*
+# teaches the network what the classes are called.
 #
 # In the next ten minutes you will
 #
-# 1. see what a contrastive loss does, with a handful of pixels that you can move;
-# 2. run the whole method, with both controls, on drawn images;
+# 1. see what a contrastive loss does, on a handful of pixels that you can move around;
+# 2. run the whole method, along with two controls, on computer-drawn images;
 # 3. read the result the way a careful reviewer would.
 #
-# Run the cells in order. No GPU, no network connection and no data are needed.
+# Run the cells in order. You need no GPU, no network connection and no data.
 
 # %% [markdown]
 # ## 1 · Pull and push
 #
-# A network turns every pixel into a point, its *embedding*. Here each point is an angle on a circle. Filled marks are
-# pixels of an image, open marks the same pixels after their colours were changed, and mark and colour show the class.
-# Watch four losses act on the same pixels:
+# A network turns every pixel into a point, its *embedding*. Here, each point is an angle on a
+# circle. Filled marks are pixels of an image; open marks are the same pixels after their colours
+# were changed. The shape and colour of a mark show its class. Watch four losses act on the same
+# pixels:
 
 # %%
 from segnb import circle
@@ -37,61 +39,78 @@ films = [
 circle_film(films, temperature=0.3)
 
 # %% [markdown]
-# **How to read it.** An arrow outside the circle is the force on its pixel. **InfoNCE** knows no classes: it pulls the two
-# views of a pixel together and pushes all else away, so the pixels spread out evenly. The **paper's form** and the
-# **official form** (the authors' released code) know the classes, and each class gathers in one place. **Cross-entropy**
-# compares every pixel with one learnt vector per class (the arrows from the centre). It gathers the classes too, but it stops
-# caring once a pixel is safely on the right side. The *Fisher ratio* measures how compact the classes are for their distance.
+# **How to read it.** An arrow outside the circle is the force on its pixel. **InfoNCE** knows
+# nothing about classes. It pulls the two views of a pixel together and pushes everything else away,
+# so the pixels spread out evenly. The **paper form** and the **official form** (the authors'
+# released code) do know the classes, and each class collects in one spot. **Cross-entropy**
+# compares every pixel with one learned vector per class (the arrows from the centre). It gathers
+# the classes too, but loses interest once a pixel is safely on the right side. The *Fisher ratio*
+# measures how compact the classes are relative to the distance between them.
 #
-# Now play. Pick a pixel, move it, and see who pulls and who pushes it. Then press *step*.
+# Now it's your turn. Pick a pixel, move it, and see which pixels pull it and which push it. Then
+# press *step*.
 
 # %%
 Playground()
 
 # %% [markdown]
-# Three things to try, each in half a minute:
+# Three things to try, half a minute each:
 #
-# - Put the ringed pixel in the middle of another class. Who pushes hardest, the nearest pixels or the farthest?
-# - Lower τ to 0.1, then raise it to 1, once with *forces × τ* switched on. What does τ change besides the size?
-# - Choose *cross-entropy* and press *25 steps* a few times, then the *paper form*. Which one goes on pulling?
+# - Put the ringed pixel in the middle of another class. Which pixels push hardest, the nearest or
+#   the farthest?
+# - Lower τ to 0.1, then raise it to 1. Do it once more with *forces × τ* switched on. What does τ
+#   change besides the size of the forces?
+# - Choose *cross-entropy* and press *25 steps* a few times. Then do the same with the *paper form*.
+#   Which one keeps pulling?
 #
-# The same without widgets, for one pixel:
+# Here is the same picture without widgets, for one pixel:
 
 # %%
 circle_forces(scene, "paper", temperature=0.3, pixel=2)
 
 # %% [markdown]
-# **How to read it.** Green partners pull the ringed pixel, purple ones push it; the bars say by how much. A pixel feels the push
-# of its *near* negatives most, because the softmax gives them the largest shares.
+# **How to read it.** Green lines lead to the pixels that pull the ringed one, purple lines to those
+# that push it. The bars show how strongly. Its *nearest* negatives push hardest, because the
+# softmax gives them the largest shares.
 #
 # ## 2 · Where this loss comes from
 #
-# - **Cross-entropy** is already a comparison of vectors: a pixel's feature with one learnt vector for each class.
-# - **InfoNCE** ([van den Oord et al. 2018](https://arxiv.org/abs/1807.03748)) replaces the class vectors by other samples: pick your own
-#   other view out of many. [SimCLR](https://arxiv.org/abs/2002.05709) made it work for images without labels.
-# - **SupCon** ([Khosla et al. 2020](https://arxiv.org/abs/2004.11362)) gives it labels: all samples of the class are positives.
-# - **This paper** takes SupCon from images to *pixels*: one labelled image has thousands of samples, so a few masks go a long way.
+# - **Cross-entropy** already compares vectors: a pixel's feature with one learned vector per class.
+# - **InfoNCE** ([van den Oord et al. 2018](https://arxiv.org/abs/1807.03748)) replaces the class
+#   vectors with other samples: each sample must find its own second view among many others.
+#   [SimCLR](https://arxiv.org/abs/2002.05709) made this work for unlabelled images.
+# - **SupCon** ([Khosla et al. 2020](https://arxiv.org/abs/2004.11362)) adds labels: all samples of
+#   the same class are positives.
+# - **This paper** takes SupCon from images to *pixels*. One labelled image holds thousands of
+#   samples, so a few masks go a long way.
 #
-# Why should that help a classifier? With few masks, cross-entropy can fit them in many ways, and most do not carry over to new
-# images. Stage 1 asks for more than a correct answer: that all pixels of a class look alike to the network, in any colours. The
-# paper's abstract reports gains of more than 20 points of mIoU in some settings with few labels. Whether you see one, and what it
-# costs, is what this series measures.
+# Why should that help a classifier? Cross-entropy can fit a few masks in many ways, and most of
+# them do not carry over to new images. Stage 1 asks for more than a correct answer: all pixels of a
+# class should look alike to the network, whatever their colours. The paper's abstract reports gains
+# of more than 20 points of mIoU in some settings with few labels. This series measures whether you
+# see such a gain, and what it costs.
 
 # %%
 network_drawing()
 
 # %% [markdown]
-# And these are the pairs of one anchor pixel in the *cross-image* form, which we use here:
+# **How to read it.** One network is trained in both stages. Stage 1 puts a projection head on its
+# features and then throws the head away. Stage 2 puts a pixel classifier in its place and
+# fine-tunes the whole network.
+#
+# Next come the pairs of a single anchor pixel in the *cross-image* form, the one we use here:
 
 # %%
 pairs_drawing("cross")
 
 # %% [markdown]
-# **How to read it.** The ringed pixel is the anchor. Pixels of its class in the distorted image pull it, all others there
-# push it, and another image gives more positives but no negatives. Notebook 03 builds this loss from a single pixel.
+# **How to read it.** The ringed pixel is the anchor. In the distorted image, pixels of the anchor's
+# class pull it and all others push it. Another image adds more positives, but no negatives.
+# Notebook 03 builds this loss up from a single pixel.
 
 # %% [markdown]
-# What this needs from the package, which holds the only version of the method; the notebooks show it and call it.
+# Now we import what we need. The method is implemented once, in the package `segnb`; the notebooks
+# explain that code and call it.
 
 # %%
 import dataclasses
@@ -121,11 +140,12 @@ from segnb.views import colour_distortion, nearest_labels, normalise
 # %% [markdown]
 # ## 3 · The data and the knobs
 #
-# All the knobs are in this cell. A *recipe* holds everything that can change a result; `preset` gives one, `replace` changes
-# parts of it. To fit into minutes, training is short here.
+# Every setting you may want to change is in this cell. A *recipe* holds everything that can affect
+# a result: `preset` returns one, and `replace` changes parts of it. Training is short here, so that
+# everything runs in minutes.
 
 # %%
-TINY = tier() == "smoke"  # the tests run this notebook in seconds, and learn nothing from it
+TINY = tier() == "smoke"  # the tests run this notebook in seconds, far too short to learn
 SEED = 0
 FRACTION = 1 / 32  # share of the training images whose masks may be used
 PRETRAIN_STEPS, FINETUNE_STEPS = (4, 4) if TINY else (300, 500)
@@ -148,8 +168,9 @@ session = Session()
 print(describe())
 
 # %% [markdown]
-# **shapes** is drawn from a seed: toys on a beach, each image with its mask. A few of the training images are labelled, and no
-# method below sees any other mask.
+# The data set **shapes** is generated from a seed. It shows toys on a beach, and every image comes
+# with its mask. Only a few of the training images count as labelled. No method below sees any other
+# mask.
 
 # %%
 splits = load_splits(recipe)
@@ -158,26 +179,27 @@ print(f"{len(labelled)} of {len(splits.train)} training images are labelled")
 plots.contact_sheet(list(labelled.images[:6]), list(labelled.masks[:6]), info)
 
 # %% [markdown]
-# **How to read it.** Images above, masks below, one colour for each class. A toy's class follows from its outline *and* its
-# pattern, never from its colours; light, sand and sky differ from image to image. So a few labels do not cover all that varies.
+# **How to read it.** Images are on top, their masks below, with one colour per class. A toy's class
+# depends on its outline *and* its pattern, never on its colours. Light, sand and sky change from
+# image to image, so a few labelled images cannot cover everything that varies.
 #
 # ## 4 · One step of stage 1
 #
-# This is the whole of it: two views, features, projection head, loss, optimiser. The loss is the paper's cross-image form,
-# written out.
+# This is a complete training step: two views, features, projection head, loss, optimiser. The loss
+# is the paper's cross-image form, written out in full.
 
 
 # %%
 def contrastive_step(network, optimiser, images, masks, *, tau, strength, generator):
     """One step of stage 1: images [B, 3, H, W] in 0..1 and their masks [B, H, W]."""
-    # Two views. The distortion changes colours alone, so one mask serves both.
+    # Two views. The distortion changes only colours, so one mask serves both.
     distorted = colour_distortion(images, strength, generator=generator)
     features = network.features(normalise(torch.cat([images, distorted])))
     embeddings = network.head(features, recipe.loss_size)  # [2B, 256, h, w], unit length
     anchors, keys = embeddings.flatten(2).transpose(1, 2).chunk(2)  # [B, N, 256] each
     labels = nearest_labels(masks, tuple(embeddings.shape[-2:])).flatten(1)  # [B, N]
 
-    # Another distorted image J for each image: the batch, shifted.
+    # Pair each image with another distorted image J: the batch, shifted.
     shift = int(torch.randint(1, len(images), (1,), generator=generator))
     others, other_labels = keys.roll(shift, 0), labels.roll(shift, 0)
 
@@ -187,7 +209,7 @@ def contrastive_step(network, optimiser, images, masks, *, tau, strength, genera
     known = (labels != 255)[:, :, None] & (key_labels != 255)[:, None, :]
     positive = known & (labels[:, :, None] == key_labels[:, None, :])
     own_image = torch.arange(scores.shape[2]) < labels.shape[1]
-    in_denominator = positive | (known & own_image)  # negatives come from the own image alone
+    in_denominator = positive | (known & own_image)  # negatives: the anchor's image only
 
     # loss_p = log D_p - mean score of p's positives; mean over anchors, then over images.
     log_denominator = scores.masked_fill(~in_denominator, -torch.inf).logsumexp(dim=2)
@@ -203,8 +225,8 @@ def contrastive_step(network, optimiser, images, masks, *, tau, strength, genera
 
 
 # %% [markdown]
-# Is that really what the package does? Run the package's own step on the same batch, and compare the loss and the gradient of
-# every weight.
+# Is this really what the package does? Let's run the package's own step on the same batch and
+# compare the loss, and the gradient of every weight.
 
 
 # %%
@@ -220,7 +242,7 @@ images, masks = Batches(data=labelled, recipe=recipe, batch=4).at(
 )
 ours, theirs = fresh(), fresh()
 theirs.load_state_dict(ours.state_dict())
-still = torch.optim.SGD(ours.parameters(), lr=0.0)  # a step of length 0: we want the gradient
+still = torch.optim.SGD(ours.parameters(), lr=0.0)  # a step of length 0: we only want gradients
 
 options = {"tau": recipe.temperature, "strength": recipe.distortion}
 torch.manual_seed(0)  # for the network's dropout
@@ -236,18 +258,21 @@ for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
     torch.testing.assert_close(mine.grad, other.grad, rtol=1e-2, atol=1e-4)
 
 # %% [markdown]
-# **How to read it.** The same number and the same gradients, so what you just read is what trains below. The package differs in
-# one thing: it never builds the matrix of scores, which would not fit into memory for large images (notebook 03). The same in one
-# file, without this package: [examples/minimal.py](../examples/minimal.py).
+# **How to read it.** The loss and the gradients agree, so the code you just read is what trains
+# below. The package does one thing differently: it never builds the matrix of scores, which would
+# not fit into memory for large images (notebook 03). You can also read the method in a single file
+# that doesn't use this package: [examples/minimal.py](../examples/minimal.py).
 #
 # ## 5 · Three ways to train
 #
-# - **cross-entropy**: the baseline, on the labelled images alone.
-# - **contrastive**: stage 1, then exactly the training of the baseline. This is the paper's method.
-# - **cross-entropy, same compute**: as many images through the network as *contrastive* in both stages, with the same colour
-#   distortion. It is the control that is easily forgotten: stage 1 is extra training, and longer training helps too.
+# - **cross-entropy**: the baseline, trained on the labelled images alone.
+# - **contrastive**: the paper's method. Stage 1 first, then exactly the same training as the
+#   baseline.
+# - **cross-entropy, same compute**: sends as many images through the network as both stages of
+#   *contrastive* together, with the same colour distortion. This control is easy to forget, but it
+#   matters: stage 1 is extra training, and longer training helps too.
 #
-# The estimated cost, from a few timed steps:
+# Here is what each will cost, estimated from a few timed steps:
 
 # %%
 METHODS = ("ce", "contrastive", "ce_long")
@@ -256,8 +281,9 @@ for method in METHODS:
     print(f"{method:12} {estimate_cost(recipe.replace(method=method))}")
 
 # %% [markdown]
-# Now train all three. Each starts from the same weights and sees the same images. A finished run is kept in `runs/` and taken from
-# there next time. To stop, interrupt the kernel; run the cell again to go on.
+# Now train all three. Each starts from the same weights and learns from the same labelled images.
+# Finished runs are kept in `runs/` and reused next time. To stop, interrupt the kernel; to
+# continue, run the cell again.
 
 # %%
 rows, folders = {}, {}
@@ -270,7 +296,7 @@ for method in METHODS:
 # %% [markdown]
 # ## 6 · What they see
 #
-# Validation images, which no training saw.
+# Here are their predictions on validation images, which none of them saw during training.
 
 # %%
 previews = {method: np.load(folders[method] / "preview.npz") for method in METHODS}
@@ -284,14 +310,16 @@ plots.predictions(
 )
 
 # %% [markdown]
-# **How to read it.** Below each prediction stands the share of its pixels that are right. Look at the toys: is one found, and is
-# it called by its name? Sky, sea and sand are the easy part.
+# **How to read it.** The number below each prediction is the share of pixels it got right. Look at
+# the toys: has the network found each one, and does it call it by the right name? Sky, sea and sand
+# are the easy part.
 #
 # ## 7 · Do the classes gather?
 #
-# Here is the same set of pixels before training, after stage 1 and after stage 2, laid out in the plane by t-SNE, which keeps
-# neighbours together. First the embedding of the **projection head**, where the loss acts; then the **features** below it, which
-# stage 2 goes on with.
+# We now follow one set of pixels: before training, after stage 1 and after stage 2. t-SNE lays them
+# out in the plane and tries to keep neighbours together. In each row, the first two maps show the
+# embedding from the **projection head**, where the loss acts. The third shows the **features**
+# below the head, which stage 2 builds on.
 
 # %%
 before = fresh()
@@ -326,12 +354,14 @@ def maps(where: str, data: WorkingSet) -> dict:
 plots.embedding_maps(maps("labelled", labelled) | maps("unseen", val), info)
 
 # %% [markdown]
-# **How to read it.** A dot is a pixel, its colour the true class. Upper row: the labelled images. Stage 1 draws their classes
-# together, without any classifier. Lower row: images that no training saw. How many classes can you still point at? What the upper
-# row has and the lower row lacks was learnt about these images only.
+# **How to read it.** Each dot is a pixel, coloured by its true class. The top row shows the
+# labelled images: stage 1 pulls their classes together without any classifier. The bottom row shows
+# images that were never used for training. How many classes can you still make out there? Any
+# structure in the top row that is missing below was learned about those labelled images only.
 #
-# t-SNE flatters, so here are numbers for the same pixels, *fisher* (distance between classes over their spread, large is good), for
-# all three methods on unseen images:
+# t-SNE tends to flatter, so let's put a number on the same pixels. *fisher* is the distance between
+# classes divided by their spread, so larger is better. Here it is for all three methods, on unseen
+# images:
 
 # %%
 print(f"{'':34}{'before':>9}{'stage 1':>9}{'at the end':>12}")
@@ -344,14 +374,15 @@ for method in METHODS:
     print(f"{names[method]!s:34}{cells[0]:>9}{cells[1]:>9}{cells[2]:>12}")
 
 # %% [markdown]
-# **How to read it.** Stage 1 gathers the classes before any classifier has seen them. Cross-entropy alone gathers them as well, as a
-# side effect. So "the classes gather" does not yet mean "the method is better": that is the next question. (Notebook 06 takes these
-# numbers apart.)
+# **How to read it.** Stage 1 gathers the classes before any classifier has seen them. But
+# cross-entropy on its own gathers them too, as a side effect. So "the classes gather" does not yet
+# mean "the method is better". That is the next question. (Notebook 06 takes these numbers apart.)
 #
 # ## 8 · The result in one sentence
 #
-# The measure is **mIoU**: for each class the overlap of predicted and true pixels divided by their union, then the mean over the
-# classes. 100 is perfect. Choices are made on *val*; *test* is for the report.
+# The metric is **mIoU**: for each class, the overlap of predicted and true pixels divided by their
+# union, averaged over the classes. A perfect score is 100. Choices are made on *val*; *test* is for
+# the report.
 
 # %%
 over_ce, over_long = (
@@ -361,29 +392,32 @@ display(Markdown(results_table(list(rows.values()))))
 display(
     Markdown(
         f"**With {len(labelled)} labelled images, the paper's two stages reach "
-        f"{rows['contrastive']['miou_test']:.1f} mIoU on test: {over_ce:+.1f} points over the same fine-tuning, and "
-        f"{over_long:+.1f} over cross-entropy with the same compute. This is one seed.**"
+        f"{rows['contrastive']['miou_test']:.1f} mIoU on test: {over_ce:+.1f} points compared with the same fine-tuning alone, and "
+        f"{over_long:+.1f} compared with cross-entropy given the same compute. This is one seed.**"
     )
 )
 
 # %% [markdown]
-# ## 9 · How far to trust it
+# ## 9 · How far can you trust it?
 #
-# - **Would another seed agree?** Set `SEED = 1` above: other images are labelled and other weights drawn. By how much does each
-#   method change?
-# - **Against what?** *contrastive* sees several times as many images as *cross-entropy*. A gain over it that is gone over *the same
-#   compute* is a gain of longer training.
-# - **Where?** A few minutes on drawn images show how the method works, not how well it works on photographs.
-# - **Who chose the knobs, and by looking at what?** Ours were chosen on validation images with a seed that no result uses.
+# - **Would another seed agree?** Set `SEED = 1` above, and other images are labelled and other
+#   initial weights are drawn. How much does each method change?
+# - **Compared with what?** *contrastive* sees more than twice as many images as *cross-entropy*. If
+#   its lead disappears against *the same compute*, it came from longer training.
+# - **On which data?** A few minutes on computer-drawn images show how the method works, not how
+#   well it works on photographs.
+# - **Who chose the settings, and by looking at what?** We chose ours on validation images, with a
+#   seed that no reported result uses.
 #
-# What this project has measured over several seeds, on photographs as well, is on one page:
+# One page collects what this project has measured over several seeds, on photographs too:
 # [results/README.md](../results/README.md).
 #
 # ## Exercise 1: make the comparison fair
 #
-# Write `fair_steps(pretrain_steps, pretrain_batch, finetune_steps, finetune_batch)`: how many steps of cross-entropy must the control
-# take so that at least as many images pass through its network as in both stages together? Its batch is that of fine-tuning. Mind what
-# one step of stage 1 sends through the network; the estimates above are there to check yours against.
+# Write `fair_steps(pretrain_steps, pretrain_batch, finetune_steps, finetune_batch)`. How many steps
+# of cross-entropy must the control take so that at least as many images pass through its network as
+# in both stages together? The control uses the batch size of fine-tuning. Think about what one step
+# of stage 1 sends through the network. You can check your answer against the estimates above.
 
 
 # %%
@@ -391,14 +425,14 @@ display(
 def fair_steps(
     pretrain_steps: int, pretrain_batch: int, finetune_steps: int, finetune_batch: int
 ) -> int:
-    """Steps of cross-entropy with the image passes of both stages, rounded up."""
+    """Steps of cross-entropy that match the image passes of both stages, rounded up."""
     ...
 
 
 judge(check_fair_steps, fair_steps)
 
 # %% [markdown]
-# A solution is folded away below; unfold it when your own passes, or when you are stuck.
+# A solution is folded away below. Open it once your own passes, or when you are stuck.
 
 
 # %% tags=["solution"]
@@ -406,7 +440,7 @@ judge(check_fair_steps, fair_steps)
 def fair_steps(
     pretrain_steps: int, pretrain_batch: int, finetune_steps: int, finetune_batch: int
 ) -> int:
-    """Steps of cross-entropy with the image passes of both stages, rounded up."""
+    """Steps of cross-entropy that match the image passes of both stages, rounded up."""
     passes = 2 * pretrain_steps * pretrain_batch  # the image, and its distorted view
     return finetune_steps + -(-passes // finetune_batch)
 
@@ -414,31 +448,31 @@ def fair_steps(
 judge(check_fair_steps, fair_steps)
 
 # %% [markdown]
-# ## Exercise 2: when may one say "better"?
+# ## Exercise 2: when can you say "better"?
 #
-# You ran two methods with the same seeds. Write `verdict(ours, baseline)`, given their mIoU seed by
-# seed: `"better"` or `"worse"` if the 95 % interval of the mean *difference* lies wholly on one
-# side of 0, and `"can't tell"` otherwise. `segnb.results.table.summarise` gives mean and interval (`low`,
-# `high`; `None` where there is one number only).
+# You ran two methods with the same seeds. Write `verdict(ours, baseline)`, which takes their mIoU
+# seed by seed. Return `"better"` or `"worse"` if the 95 % interval of the mean *difference* lies
+# entirely on one side of 0, and `"can't tell"` otherwise. `segnb.results.table.summarise` gives you
+# the mean and the interval (`low` and `high`, which are `None` when there is only one number).
 
 
 # %%
 # EXERCISE verdict
 def verdict(ours: Sequence[float], baseline: Sequence[float]) -> str:
-    """What seeds run in pairs allow one to say."""
+    """What paired seeds allow you to say about two methods."""
     ...
 
 
 judge(check_verdict, verdict)
 
 # %% [markdown]
-# One way to do it, folded away:
+# One possible solution, folded away:
 
 
 # %% tags=["solution"]
 # SOLUTION verdict
 def verdict(ours: Sequence[float], baseline: Sequence[float]) -> str:
-    """What seeds run in pairs allow one to say."""
+    """What paired seeds allow you to say about two methods."""
     found = summarise([a - b for a, b in zip(ours, baseline, strict=True)])
     if found.low is not None and found.low > 0:
         return "better"
@@ -452,38 +486,35 @@ judge(check_verdict, verdict)
 # %% [markdown]
 # ## Summary
 #
-# - Stage 1 pulls the pixels of a class together and pushes classes apart; stage 2 adds the
+# - Stage 1 pulls pixels of the same class together and pushes the classes apart. Stage 2 adds the
 #   classifier. You have run both.
-# - In the training images the classes gather, which can be seen and measured. In new images some do and many
-#   do not, and cross-entropy alone gathers them as well: the numbers above say how much.
-# - Whether the *segmentation* gains is another question. It needs a control with the same compute,
-#   and several seeds.
+# - On the training images the classes visibly gather, and you can measure it. On new images some do
+#   and many do not, and cross-entropy alone gathers them too. The numbers above say by how much.
+# - Whether the *segmentation* improves is a separate question. Answering it takes a control with
+#   the same compute, and several seeds.
 #
 # ## Where to go next
 #
-# - [01](01_data_and_label_fractions.ipynb) **data and label fractions**:
-#   the images, and what "few labels" means
-# - [02](02_cross_entropy_with_few_labels.ipynb) **cross-entropy with few labels**:
-#   the baseline, how it overfits, mIoU by hand
-# - [03](03_contrastive_loss_from_scratch.ipynb) **contrastive loss from scratch**:
-#   from one pixel to the formula to the fast version
-# - [04](04_contrastive_pretraining.ipynb) **contrastive pretraining**:
-#   stage 1, watched while it trains
-# - [05](05_fine_tuning_and_comparison.ipynb) **fine-tuning and comparison**:
-#   stage 2 against both controls
-# - [06](06_embeddings_and_compactness.ipynb) **embeddings and compactness**:
-#   what t-SNE shows and what it can't
-# - [07](07_label_fraction_and_temperature.ipynb) **label fraction and temperature**:
-#   sliders over the measured sweeps, and a Run button
-# - [08](08_semi_supervised.ipynb) **semi-supervised**:
-#   pseudo-labels for the images without a mask
-# - [09](09_real_data_at_scale.ipynb) **real data at scale**:
-#   CamVid, VOC, Cityscapes; Colab and several GPUs
-# - [10](10_what_goes_wrong.ipynb) **what goes wrong**:
-#   real failures to repair
+# - [01](01_data_and_label_fractions.ipynb) **data and label fractions**: the images, and what "few
+#   labels" means
+# - [02](02_cross_entropy_with_few_labels.ipynb) **cross-entropy with few labels**: the baseline,
+#   how it overfits, and mIoU by hand
+# - [03](03_contrastive_loss_from_scratch.ipynb) **contrastive loss from scratch**: from one pixel
+#   to the formula to the fast version
+# - [04](04_contrastive_pretraining.ipynb) **contrastive pretraining**: watch stage 1 as it trains
+# - [05](05_fine_tuning_and_comparison.ipynb) **fine-tuning and comparison**: stage 2 against both
+#   controls
+# - [06](06_embeddings_and_compactness.ipynb) **embeddings and compactness**: what t-SNE shows and
+#   what it can't
+# - [07](07_label_fraction_and_temperature.ipynb) **label fraction and temperature**: sliders over
+#   the measured sweeps, and a Run button
+# - [08](08_semi_supervised.ipynb) **semi-supervised**: pseudo-labels for the images without a mask
+# - [09](09_real_data_at_scale.ipynb) **real data at scale**: CamVid, VOC, Cityscapes; Colab and
+#   several GPUs
+# - [10](10_what_goes_wrong.ipynb) **what goes wrong**: real failures for you to repair
 #
-# Your trained networks are kept. `segnb predict` lays one over pictures of your own; this is the
-# command, with the folder names to fill in:
+# Your trained networks have been saved. `segnb predict` segments your own pictures with one of
+# them. Here is the command; fill in your folder names:
 
 # %%
 print(f"segnb predict ../runs/{folders['contrastive'].name} MY_IMAGES --out PREDICTIONS")

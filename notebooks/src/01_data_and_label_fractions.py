@@ -1,21 +1,21 @@
 # %% [markdown]
 # # 01 · Data and label fractions
 #
-# The question of the paper is what to do when only few images are labelled. So before any network
-# is trained, we look: at the images, at what a label is, and at what "few" means.
+# What can you do when only a few images are labelled? That is the paper's question. So before we
+# train anything, we look: at the images, at what a label is, and at what "few" means.
 #
 # You will
-# - see the embedded data set, **shapes**, and why it is harder than it looks,
-# - see what is left when only a share of the labels may be used, and how that share is chosen so
-#   that results can be compared,
-# - count how unevenly the classes are spread, which decides what mIoU will reward,
-# - bring in a folder of your own images and masks.
+# - meet the built-in data set, **shapes**, and see why it is harder than it looks,
+# - see what is left when only a fraction of the labels may be used, and how to choose that fraction
+#   so that results can be compared,
+# - count how unevenly the classes are spread, which decides what mIoU rewards,
+# - load a folder of your own images and masks.
 #
-# Time: about a minute. No network, no files, no GPU needed.
+# Time: about a minute. You need no network connection, no files and no GPU.
 
 # %% [markdown]
-# **What we need.** `segnb.datasets` hands out images and masks, `segnb.plots` draws them. The size
-# of everything comes from one word, the *tier*: `quick` unless the environment variable
+# **What we need.** `segnb.datasets` loads images and masks, and `segnb.plots` draws them. One word,
+# the *tier*, sets the size of everything. It is `quick` unless the environment variable
 # `SEGNB_TIER` says otherwise.
 
 # %%
@@ -42,12 +42,13 @@ from segnb.recipe import preset
 from segnb.results.table import fraction_name
 
 # %% [markdown]
-# **The knobs.** All of them, here and nowhere else. Change one, run the rest again. `camvid`,
-# `voc-animals` and others work too, once they lie in the data folder (notebook 09 tells how).
+# **The knobs.** Every setting is here and nowhere else. Change one, then run the rest again.
+# `camvid`, `voc-animals` and others work too, once they are in your data folder (notebook 09 shows
+# how).
 
 # %%
 DATASET = "shapes"
-FRACTION = 1 / 16  # share of the training images whose labels may be used
+FRACTION = 1 / 16  # fraction of the training images whose labels may be used
 FRACTIONS = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 SEED = 0  # which images those are
 
@@ -55,8 +56,8 @@ SEED = 0  # which images those are
 # ## Pictures first
 #
 # A data set comes in splits. We *train* on one, make choices on *val*, and look at *test* once, at
-# the very end. What a data set is called, which classes it has and under which terms it may be used
-# is known before any file is read.
+# the very end. We can read the data set's name, its classes and its licence before opening a single
+# file.
 
 # %%
 recipe = preset(DATASET, tier())
@@ -68,37 +69,38 @@ print(f"{info.num_classes} classes: {', '.join(info.class_names)}")
 print(f"terms: {info.licence}")
 
 # %% [markdown]
-# `working_set` brings a split to one size and keeps it in memory as bytes: that is what batches are
-# made of. The contact sheet shows the first images with their masks below.
+# `working_set` brings a split to one size and keeps it in memory as bytes, ready to be cut into
+# batches. The contact sheet shows the first images, each with its mask below.
 
 # %%
 data = datasets.working_set(train, size=recipe.size)
 plots.contact_sheet(list(data.images[:8]), list(data.masks[:8]), info)
 
 # %% [markdown]
-# **How to read it.** Each image stands above its mask; a mask gives every pixel one class, in the
-# colours of the legend. In shapes a toy's class shows in its outline and in its pattern: a ball has
-# wedges, a swim ring blocks, a towel stripes, a starfish dots and a kite checks. Colour says nothing.
-# Light, sand and sky, the toys' colours and their size differ from scene to scene, so a few labelled
-# scenes cover only a small part of what the network will meet.
+# **How to read it.** Each image sits above its mask. The mask gives every pixel one class, in the
+# colours of the legend. In shapes, you recognise a toy's class by its outline and its pattern: a
+# ball has wedges, a swim ring has blocks, a towel has stripes, a starfish has dots and a kite has
+# checks. Colour tells you nothing. Light, sand, sky and the toys' colours and sizes change from
+# scene to scene, so a few labelled scenes cover only a small part of what the network will meet.
 #
-# Light grey pixels, where you find any, are **void**: nobody labelled them, or they lie outside of the
-# image. The drawn scenes have none; photographs do. A void pixel has the value 255 in the mask. It is not
-# a class, and every loss and every score must leave it out; notebook 10 shows what happens if one forgets.
+# Light grey pixels, if you see any, are **void**: nobody labelled them, or they lie outside the
+# image. The drawn scenes have none; photographs do. In the mask, a void pixel has the value 255.
+# Void is not a class, and every loss and every score must leave it out. Notebook 10 shows what
+# happens if you forget.
 
 # %% [markdown]
 # ## What few labels look like
 #
-# Now the restriction. All training images exist, but somebody has drawn masks for some of them
-# only. This wall shows the whole training split; an image with a mask is in colour and wears its
-# mask, the others have gone pale.
+# Now for the restriction. We have all the training images, but masks for only some of them. This
+# wall shows the whole training split. An image with a mask appears in colour, with its mask drawn
+# on top; all others are faded.
 
 # %%
 labelled = datasets.labelled_ids(train, FRACTION, seed=SEED)
 
 
 def wall(ids: Sequence[str]) -> Picture:
-    """All training images, tiny; those in ``ids`` under their masks, the others pale."""
+    """All training images, tiny: those in ``ids`` under their masks, the others faded."""
     step = max(1, data.images.shape[-1] // 32)
     chosen, tiles = set(ids), []
     for name, image, mask in zip(data.ids, data.images, data.masks, strict=True):
@@ -125,33 +127,35 @@ def wall(ids: Sequence[str]) -> Picture:
 wall(labelled)
 
 # %% [markdown]
-# **How to read it.** The coloured tiles are all the supervision there is. Everything that follows
-# in this series, the baseline as well as the paper's method, is trained on these alone. (Only
-# notebook 08 uses the pale ones, without their labels.)
+# **How to read it.** The coloured tiles are all the supervision there is. Everything else in this
+# series, the baseline and the paper's method alike, is trained on these alone. (Only notebook 08
+# uses the faded ones, without their labels.)
 #
-# The first twelve of them at full size:
+# Here are the first twelve of them at full size:
 
 # %%
 few = data.subset(labelled[:12])
 plots.contact_sheet(list(few.images), list(few.masks), info, columns=6)
 
 # %% [markdown]
-# **How to read it.** Take the classes of the legend one by one and count the objects of each. A
-# class that is there two or three times is all there is to learn it from: one size, one angle, one
-# pair of paints each. A network with millions of weights can learn so few examples by heart; that
-# is the overfitting the paper is about, and notebook 02 makes it visible.
+# **How to read it.** Go through the classes in the legend one by one and count the objects of each.
+# If a class appears two or three times, that is all the network has to learn it from: one size, one
+# angle and one pair of colours each time. A network with millions of weights can simply memorise so
+# few examples. That is the overfitting the paper is about, and notebook 02 makes it visible.
 
 # %% [markdown]
 # ## Which images? Nested splits
 #
-# If every fraction drew its images anew, a curve over fractions would wobble with the luck of the
-# draw, and "twice the labels" would not mean "the old ones and as many again". `labelled_ids`
-# therefore puts all images in **one order per seed** and takes a beginning of it:
+# Suppose we drew a fresh set of images for every fraction. A curve over fractions would then wobble
+# with the luck of the draw, and "twice the labels" would not mean "the old ones plus as many
+# again". So `labelled_ids` puts all images in **one order per seed** and takes the first part of
+# it:
 #
-# 1. first the images that each bring the most classes not seen so far, until every class is there,
-# 2. then the rest, shuffled by the seed.
+# 1. First come the images that add the most classes not seen so far, until every class is covered.
+# 2. Then come the others, shuffled by the seed.
 #
-# So a smaller share lies inside every larger one. We check that, rather than believe it.
+# Every smaller set is therefore contained in every larger one. Let's check that rather than believe
+# it.
 
 # %%
 shares = {f: datasets.labelled_ids(train, f, seed=SEED) for f in FRACTIONS}
@@ -163,13 +167,13 @@ for small, large in itertools.pairwise(FRACTIONS):
     )
 
 # %% [markdown]
-# The same as a picture, for this seed and for the next one. Columns are images, in the order in
-# which *this* seed takes them.
+# Here it is as a picture, for this seed and for the next one. Each column is one image, in the
+# order in which *this* seed takes them.
 
 
 # %%
 def membership(seed: int, order: Sequence[str]) -> np.ndarray:
-    """Rows are fractions, columns images; true where the image is labelled."""
+    """One row per fraction, one column per image; true where the image is labelled."""
     chosen = [set(datasets.labelled_ids(train, f, seed=seed)) for f in FRACTIONS]
     return np.array([[name in ids for name in order] for ids in chosen])
 
@@ -191,27 +195,27 @@ with plots.styled():
 Picture(
     figure,
     "Which images are labelled at each fraction: a staircase for one seed, where every row "
-    "contains the row above; for another seed the same images are scattered.",
+    "contains the row above; for another seed the labelled images are scattered.",
 )
 
 # %% [markdown]
-# **How to read it.** Top: a staircase, each row holds the row above. Bottom: another seed takes
-# other images, but look down any column: once labelled, an image stays labelled. Results are
-# reported over several seeds, because *which* images are labelled matters as much as the method
-# when they are few.
+# **How to read it.** The top panel is a staircase: each row contains the row above. In the bottom
+# panel another seed picks other images. But look down any column: once an image is labelled, it
+# stays labelled. We report results over several seeds, because when labels are few, *which* images
+# are labelled matters as much as the method.
 
 # %% [markdown]
 # ## Class balance
 #
-# mIoU gives every class the same weight, however few pixels it has. So we count: what share of the
-# pixels does each class have, and in how many labelled images does it appear? We also ask whether
-# the labelled images are a fair sample of all, which we can tell only because here every mask
-# exists.
+# mIoU gives every class the same weight, however few pixels it has. So let's count. What share of
+# the pixels does each class have, and in how many labelled images does it appear? And are the
+# labelled images a fair sample of all images? We can answer that last question only because every
+# mask exists in this data set.
 
 
 # %%
 def pixel_shares(masks: torch.Tensor) -> np.ndarray:
-    """Percent of the pixels that each class has; void counts nowhere."""
+    """Percentage of the pixels in each class; void is not counted."""
     counts = np.bincount(masks.numpy().ravel(), minlength=256)[: info.num_classes]
     return 100 * counts / counts.sum()
 
@@ -235,12 +239,12 @@ with plots.styled():
     right.barh(places, seen, color=colours)
     right.set(
         xlabel=f"images, of the {len(labelled)} labelled at {fraction_name(FRACTION)}",
-        title="images that show it",
+        title="images with the class",
     )
 Picture(
     figure,
     "For each class its share of the labelled images' pixels (in all masks) and the number of "
-    f"the {len(labelled)} labelled images that show it: "
+    f"the {len(labelled)} labelled images that contain it: "
     + ", ".join(
         f"{name} {part:.0f} % ({whole:.0f} %), {number}"
         for name, part, whole, number in zip(info.class_names, share, everywhere, seen, strict=True)
@@ -249,14 +253,14 @@ Picture(
 )
 
 # %% [markdown]
-# **How to read it.** Left: three large, easy classes have most of the pixels, and every toy
-# little. A network that gets only the large ones right has a high *pixel accuracy* and a low
-# *mIoU*. A black tick is the class's share in all masks: where the bar misses it, the labelled
-# images show a class more or less often than the world does. Right: what a rare class hangs on is a
-# part of the labelled images, and in each of these a few pixels. No class is at zero, because the
-# order of images covers the classes first.
+# **How to read it.** On the left, three easy background classes have most of the pixels, and each
+# toy has few. A network that gets only the background right has a high *pixel accuracy* and a low
+# *mIoU*. A black tick marks the class's share in all masks. Where the bar misses the tick, the
+# labelled images show that class more or less often than the full data set does. On the right, a
+# rare class shows up in only part of the labelled images, and in each of those it has only a few
+# pixels. No class is at zero, because the order of images covers all classes first.
 #
-# How much luck remains shows when we ask the same for several seeds:
+# To see how much is still down to luck, ask the same question for several seeds:
 
 # %%
 for seed in range(SEED, SEED + 4):
@@ -266,10 +270,10 @@ for seed in range(SEED, SEED + 4):
     print(f"seed {seed}: rarest is {info.class_names[rarest]}, in {found[rarest]} labelled images")
 
 # %% [markdown]
-# **How to read it.** Compare the lines: the rarest class, and how rare it is, change with nothing
-# but the seed. At a smaller `FRACTION` the difference between lines decides whether a class can be
-# learnt at all, and no method can make up for it. A single seed would praise or blame
-# the method for it.
+# **How to read it.** Compare the lines. Nothing changes but the seed, yet the rarest class changes,
+# and so does how rare it is. At a smaller `FRACTION`, such differences decide whether a class can
+# be learned at all, and no method can make up for that. With a single seed, the method would get
+# the praise or the blame for it.
 #
 # ## Move the fraction yourself
 #
@@ -285,22 +289,22 @@ explorer = widgets.interact(
 )
 
 # %% [markdown]
-# Without widgets, the same: set the fraction and run the cell.
+# Without widgets: set the fraction and run the cell.
 
 # %%
 fraction = 1 / 4
 wall(datasets.labelled_ids(train, fraction, seed=SEED))
 
 # %% [markdown]
-# **How to read it.** At a quarter the wall is full of colour, and still three of four masks were
-# never drawn. For a street scene that is real money: one Cityscapes image took its annotators more
-# than an hour and a half (Cordts et al., 2016).
+# **How to read it.** At a quarter, the wall is full of colour, and still three out of four masks
+# were never drawn. For street scenes, that saves real money: a single Cityscapes image took its
+# annotators more than an hour and a half (Cordts et al., 2016).
 
 # %% [markdown]
 # ## Exercise 1: count pixels, but not void
 #
 # Write `class_shares(mask, num_classes)`: the share (0 to 1) of each class among the pixels **that
-# count**. Run the cell; the checker tells what is missing. It gives a hint, not the answer.
+# count**. Run the cell, and the checker tells you what is missing. It gives a hint, not the answer.
 
 
 # %%
@@ -313,7 +317,7 @@ def class_shares(mask: np.ndarray, num_classes: int) -> np.ndarray:
 judge(check_class_shares, class_shares)
 
 # %% [markdown]
-# A solution is folded away below; unfold it when your own passes, or when you are stuck.
+# A solution is folded away below. Open it once your own passes, or when you are stuck.
 
 
 # %% tags=["solution"]
@@ -330,11 +334,15 @@ judge(check_class_shares, class_shares)
 # %% [markdown]
 # ## Exercise 2: a nested choice of your own
 #
-# Write `nested_choice(ids, fraction, seed)`: the ids that are labelled, `round(fraction * n)` of
-# them and at least one. It must be the same every time for one seed, differ between seeds, and be
-# **nested**: a smaller fraction lies inside a larger one. And it must bear a data set that changes:
-# if one image comes in, at most one of those chosen before makes room, and all others stay. (A
-# shuffled list does not bear it. No need to cover the classes.)
+# Write `nested_choice(ids, fraction, seed)`, which returns the labelled ids: `round(fraction * n)`
+# of them, and at least one. The choice must
+#
+# - be the same every time for the same seed, and differ between seeds;
+# - be **nested**: a smaller fraction lies inside a larger one;
+# - survive a change of the data set: when one image is added, at most one of those chosen before
+#   may drop out, and all others stay. (A shuffled list fails this test.)
+#
+# You don't need to cover all classes.
 
 
 # %%
@@ -347,7 +355,7 @@ def nested_choice(ids: Sequence[str], fraction: float, seed: int) -> list[str]:
 judge(check_nested_choice, nested_choice)
 
 # %% [markdown]
-# One way to do it, folded away:
+# One possible solution, folded away:
 
 
 # %% tags=["solution"]
@@ -355,7 +363,7 @@ judge(check_nested_choice, nested_choice)
 def nested_choice(ids: Sequence[str], fraction: float, seed: int) -> list[str]:
     """A nested random share of ``ids``."""
 
-    def lot(name: str) -> bytes:  # drawn by each id for itself, whoever else is there
+    def lot(name: str) -> bytes:  # depends on this id alone, not on the others
         return hashlib.sha256(f"{seed}:{name}".encode()).digest()
 
     return sorted(ids, key=lot)[: max(1, round(fraction * len(ids)))]
@@ -366,11 +374,11 @@ judge(check_nested_choice, nested_choice)
 # %% [markdown]
 # ## Your own images
 #
-# You need pairs: an image, and a mask of the same size with **one class id per pixel** (a PNG in
-# mode L or P, never a JPEG: compression invents classes that do not exist). Here we write four such
-# pairs into a folder to stand in for yours. To use your own, let `folder` point at it, put your
-# class names into `mine`, and let `labels` say what each value in your files means: class 0, 1, …,
-# or void. A value that it does not name is refused.
+# You need pairs: an image, and a mask of the same size with **one class id per pixel**. Save masks
+# as PNG in mode L or P, never as JPEG: compression invents classes that do not exist. Here we write
+# four such pairs into a folder, to stand in for yours. To use your own, point `folder` at them, put
+# your class names into `mine`, and let `labels` say what each value in your files means: class 0,
+# 1, …, or void. Any value it does not list is rejected.
 
 # %%
 folder = Path(tempfile.mkdtemp())
@@ -395,19 +403,20 @@ own = PairedDataset(mine, "train", pairs, labels={0: 0, 1: 1, 255: datasets.IGNO
 print(f"{len(own)} pairs, {own.info.num_classes} classes")
 
 # %% [markdown]
-# From here on your images are like any others: the same working set, the same pictures, the same
-# training calls. They are scaled with their aspect kept; what the image does not cover is void.
+# From here on, your images work like any others, with the same working set, the same pictures and
+# the same training calls. They are resized with their aspect ratio kept, and the area they do not
+# cover becomes void.
 
 # %%
 own_data = datasets.working_set(own, size=(96, 96), cache=folder / "cache")
 plots.contact_sheet(list(own_data.images), list(own_data.masks), mine)
 
 # %% [markdown]
-# **How to read it.** The grey strip below each mask is the padding, marked void: it will count
-# nowhere. Check here that colours sit where your classes are, before you spend an hour training.
+# **How to read it.** The grey strip below each mask is padding, marked as void, so it never counts.
+# Before you spend an hour on training, check here that each colour sits where its class should be.
 #
-# Mistakes in masks are common, and silent ones are the worst. Ids that no class has, colours in
-# place of ids, and sizes that differ are refused with the file's name:
+# Mistakes in masks are common, and the silent ones are the worst. Unknown class ids, colours
+# instead of ids and sizes that don't match are all rejected, with the name of the file:
 
 # %%
 Image.fromarray(np.full((96, 128), 7, np.uint8)).save(folder / "beach1.mask.png")
@@ -417,19 +426,20 @@ except DataError as error:
     print(str(error).replace(str(folder), "my-folder"))
 
 # %% [markdown]
-# To **train** on `own_data`, hand it to the two stages, as notebooks 04 and 05 do:
-# `training.pretrain(network, own_data, recipe, session=...)`, then `training.finetune(...)`.
-# To **segment** a folder of images with a network that is already trained, use the command
-# `segnb predict RUN IMAGES OUT` (notebook 00 leaves such a run behind).
+# To **train** on `own_data`, pass it to the two stages, as notebooks 04 and 05 do:
+# `training.pretrain(network, own_data, recipe, session=...)`, then `training.finetune(...)`. To
+# **segment** a folder of images with a trained network, run
+# `segnb predict RUN IMAGES --out OUT` (notebook 00 leaves you such a run).
 
 # %% [markdown]
 # ## Summary
 #
-# - A mask gives each pixel a class id, or 255 for void, which counts nowhere.
-# - A label fraction is a beginning of one order per seed: nested, and covering every class where
-#   there is room for it.
-# - Classes are uneven. mIoU weighs them alike, so rare classes decide it, and with few labels they
-#   hang on a handful of images; that is why results come over several seeds.
+# - A mask gives each pixel a class id, or 255 for void, which is never counted.
+# - A label fraction is the first part of one order per seed. The fractions are nested and, where
+#   there is room, cover every class.
+# - Classes are unevenly spread, but mIoU weighs them equally, so rare classes decide it. With few
+#   labels, those rare classes depend on a handful of images. That is why we report results over
+#   several seeds.
 #
-# **Where to go next.** Notebook 02 trains cross-entropy on these few labels, as well as it can be
-# done, and watches it overfit.
+# **Where to go next.** [Notebook 02](02_cross_entropy_with_few_labels.ipynb) trains cross-entropy
+# on these few labels, as well as we can, and watches it overfit.

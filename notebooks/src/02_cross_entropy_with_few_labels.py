@@ -1,19 +1,19 @@
 # %% [markdown]
 # # 02 · Cross-entropy with few labels
 #
-# Before a new method, the old one, as well as we can do it. A weak baseline makes any method look
-# good; and the paper's case rests on what cross-entropy does when labels are few.
+# Before the new method comes the old one, done as well as we can. A weak baseline makes any method
+# look good, and the paper's case rests on what cross-entropy does when labels are few.
 #
 # You will
-# - train the baseline on few labelled images and watch it learn them by heart,
-# - see how far random scale, crop and flip delay that, and what more labels do,
+# - train the baseline on a few labelled images and watch it memorise them,
+# - see how far random scale, crop and flip delay that, and how much more labels help,
 # - compute **mIoU** by hand from a confusion matrix, and check `segnb.metrics` against it,
-# - read a confusion matrix: which classes are taken for which?
+# - read a confusion matrix: which classes get mistaken for which?
 #
 # Time: about three minutes on two processor cores.
 
 # %% [markdown]
-# **What we need.** `segnb.training.finetune` is stage 2 of the paper and at the same time the whole
+# **What we need.** `segnb.training.finetune` is stage 2 of the paper. It is also the entire
 # baseline: cross-entropy on the network with a pixel classifier.
 
 # %%
@@ -36,14 +36,14 @@ from segnb.recipe import Recipe, Stage, preset
 from segnb.training import Session, finetune, make_accelerator
 
 # %% [markdown]
-# **The knobs.** All of them, here and nowhere else.
+# **The knobs.** Every setting is here and nowhere else.
 
 # %%
-TINY = tier() == "smoke"  # the tests run this notebook in seconds, and learn nothing from it
+TINY = tier() == "smoke"  # the tests run this notebook in seconds, far too short to learn
 SEED = 0
-FEW, MORE = 1 / 32, 1 / 4  # shares of the training images that are labelled
+FEW, MORE = 1 / 32, 1 / 4  # fractions of the training images that are labelled
 STEPS = 4 if TINY else 400
-LOOK_EVERY = 2 if TINY else 40  # steps between two looks at the network
+LOOK_EVERY = 2 if TINY else 40  # steps between looks at the network
 
 base = preset("shapes", "smoke" if TINY else "quick")
 recipe = base.replace(
@@ -60,27 +60,27 @@ recipe = base.replace(
 # %% [markdown]
 # ## The loss
 #
-# For a pixel with scores $s_1, \dots, s_C$ and the true class $y$, cross-entropy is
+# For a pixel with scores $s_1, \dots, s_C$ and true class $y$, the cross-entropy is
 #
 # $$-\log \frac{\exp(s_y)}{\sum_c \exp(s_c)},$$
 #
 # averaged over all pixels that have a label. A network that knows nothing gives every class the
-# same score and pays $\log C$; that is the number to begin from.
+# same score, and its loss is $\log C$. That is our starting point.
 
 # %%
 splits = load_splits(recipe)
 labelled, val = splits.labelled_set, splits.evaluated["val"][1]
 info = val.info
 print(f"{len(labelled)} labelled images, {len(val)} for validation, {info.num_classes} classes")
-print(f"knowing nothing costs log {info.num_classes} = {np.log(info.num_classes):.2f}")
+print(f"loss when knowing nothing: log {info.num_classes} = {np.log(info.num_classes):.2f}")
 
 # %% [markdown]
 # ## Train, and look while it trains
 #
-# `look` asks the network for its scores on whole images, as they are, and returns the loss and
-# the mIoU. We call it on the labelled images it is trained on, and on validation images it never
-# sees. `watch` trains and looks every now and then, through the same callback that draws live plots
-# elsewhere in this series.
+# `look` runs the network on whole, unaltered images and returns the loss and the mIoU. We call it
+# on the labelled images that the network trains on, and on validation images that it never trains
+# on. `watch` trains a network and calls `look` every few steps, through the same callback that
+# draws the live plots elsewhere in this series.
 
 
 # %%
@@ -101,7 +101,7 @@ def look(network: SegmentationNetwork, images: WorkingSet) -> dict[str, float]:
 
 
 def watch(recipe: Recipe) -> tuple[SegmentationNetwork, list[dict[str, Any]]]:
-    """Train cross-entropy; the network, and what was seen on the way."""
+    """Train with cross-entropy; return the network and what we saw along the way."""
     images = load_splits(recipe).labelled_set
     network, seen = initial_network(recipe), []
 
@@ -136,12 +136,11 @@ pictures = WorkingSet(
 )
 
 # %% [markdown]
-# Three trainings of the same length, from the same initial weights:
+# Now we train three times, for the same number of steps and from the same initial weights:
 #
-# - **few labels, plain**: the images as they are, but for a random crop;
-# - **few labels, augmented**: random scale, crop and flip, as this project trains all its
-#   baselines;
-# - **more labels, augmented**: the same with eight times the labelled images.
+# - **few labels, plain**: the images as they are, apart from a random crop;
+# - **few labels, augmented**: random scale, crop and flip, as in all baselines of this project;
+# - **more labels, augmented**: the same, with eight times as many labelled images.
 
 # %%
 trainings = {
@@ -161,7 +160,7 @@ for name, variant in trainings.items():
 # %% [markdown]
 # ## How it overfits
 #
-# Above the loss, below the mIoU; a column for each training.
+# The top row shows the loss, the bottom row the mIoU, with one column per training.
 
 # %%
 COLOURS = {"training": "#D55E00", "validation": "#0072B2"}
@@ -184,24 +183,25 @@ Picture(
     figure,
     "Loss and mIoU on training and validation images against steps, for three trainings. "
     + " ".join(
-        f"{name}: at the end mIoU {seen[-1]['training']['miou']:.0f} in training and "
+        f"{name}: final mIoU {seen[-1]['training']['miou']:.0f} in training and "
         f"{seen[-1]['validation']['miou']:.0f} in validation."
         for name, seen in histories.items()
     ),
 )
 
 # %% [markdown]
-# **How to read it.** The gap between the dashed and the solid line is what the network learnt by heart.
-# On the left the training curves keep improving. Validation mIoU improves too, but much more slowly, and
-# the gap widens with every step. The validation *loss* even rises again: the network grows more certain of
-# its answers, right or wrong, while *mIoU* asks only which class scores highest. Augmentation narrows the
-# gap, because the network never sees the same picture twice. More labels nearly close it. A small gap is not
-# yet a good network: with more labels this short training is not accurate either, but its validation loss is
-# the lowest of the three and still falling. The gap with few labels is what the paper sets out to close;
-# notebook 05 draws it again for all three methods.
+# **How to read it.** The gap between the dashed and the solid line is what the network has
+# memorised. On the left, the training curves keep improving. Validation mIoU improves much more
+# slowly, so the gap keeps widening. The validation *loss* even rises again: the network becomes
+# more certain of its answers, right or wrong, while *mIoU* only asks which class scores highest.
+# Augmentation narrows the gap, because the network never sees the same picture twice. More labels
+# nearly close it. A small gap doesn't make a good network, though. With more labels, this short
+# training isn't accurate either, but its validation loss is the lowest of the three and still
+# falling. The gap with few labels is what the paper sets out to close. Notebook 05 draws it again
+# for all three methods.
 
 # %% [markdown]
-# The numbers behind it:
+# Here are the numbers behind the curves:
 
 # %%
 for name, seen in histories.items():
@@ -215,14 +215,14 @@ for name, seen in histories.items():
     )
 
 # %% [markdown]
-# **How to read it.** The gap is training minus validation mIoU at the last look. If the best
-# validation mIoU came long before the end, or the loss stands well above its lowest, the steps
-# after it went into the training images. Stopping there is a remedy, but one that needs validation
-# labels, and labels are what we have few of.
+# **How to read it.** The gap is training mIoU minus validation mIoU at the last look. If the best
+# validation mIoU came long before the end, or the loss ends well above its lowest value, the
+# network spent the remaining steps memorising the training images. Stopping early would help, but
+# it takes validation labels, and labels are what we are short of.
 #
-# ## Watch it learn by heart
+# ## Watch it memorise
 #
-# Two training images and two validation images, as the network sees them along the way.
+# Here are two training images and two validation images, as the network sees them along the way.
 
 # %%
 MOMENTS = [one["step"] for one in histories["few labels, augmented"]]
@@ -243,22 +243,23 @@ slider = widgets.SelectionSlider(
 explorer = widgets.interact(moment, name=chooser, step=slider)
 
 # %% [markdown]
-# Without widgets, the same: name the training and one of the steps in `MOMENTS`.
+# Without widgets: name the training, and one of the steps in `MOMENTS`.
 
 # %%
 name, step = "few labels, plain", MOMENTS[-1]
 moment(name, step)
 
 # %% [markdown]
-# **How to read it.** The first two rows are training images: the masks come out close to the truth.
-# The last two are new: outlines are vague and toys are called by wrong names. Same network, same
-# moment.
+# **How to read it.** The top two rows are training images: the predicted masks come close to the
+# truth. The bottom two are new images: outlines are vague, and toys get the wrong class. It is the
+# same network at the same moment.
 
 # %% [markdown]
 # ## mIoU by hand
 #
-# A small picture with three classes, and one void pixel. Count every labelled pixel into a table:
-# its row is the true class, its column the predicted one. That is the **confusion matrix**.
+# Take a tiny picture with three classes and one void pixel. Count every labelled pixel into a
+# table, where the row is the true class and the column is the predicted one. This table is the
+# **confusion matrix**.
 
 # %%
 truth = torch.tensor([[0, 0, 0, 1], [0, 0, 1, 1], [2, 2, 1, IGNORE]])
@@ -271,9 +272,10 @@ for row, column in zip(truth.flatten().tolist(), guess.flatten().tolist(), stric
 print(matrix)
 
 # %% [markdown]
-# A class has three kinds of pixels: those it has and got (on the diagonal, $n_{cc}$), those it has
-# and lost (the rest of its row), and those it got and has not (the rest of its column). All of them
-# together are the union:
+# For each class, three groups of pixels matter. Correct pixels are on the diagonal ($n_{cc}$).
+# Missed pixels belong to the class but were predicted as something else: they are the rest of its
+# row. False alarms were predicted as the class but belong elsewhere: they are the rest of its
+# column. The union is all three together:
 #
 # $$\text{IoU}_c = \frac{n_{cc}}{\text{row}_c + \text{column}_c - n_{cc}},\qquad
 # \text{mIoU} = \frac{1}{C}\sum_c \text{IoU}_c .$$
@@ -299,16 +301,19 @@ assert torch.equal(score.confusion(), matrix)
 assert abs(score.compute().miou - by_hand) < 1e-9
 
 # %% [markdown]
-# Three things to remember, each of them a common mistake (notebook 10 has them in action):
-# pixels are counted over the **whole split** into one matrix, before anything is divided; **void**
-# counts nowhere; and a class that occurs neither in the masks nor in the predictions has no IoU and
-# is left out of the mean.
+# Three rules to remember. Breaking any of them is a common mistake, and notebook 10 shows all three
+# in action:
+#
+# - Count the pixels of the **whole split** into one matrix before you divide anything.
+# - **Void** pixels are never counted.
+# - A class that occurs neither in the masks nor in the predictions has no IoU, so leave it out of
+#   the mean.
 
 # %% [markdown]
 # ## Reading a confusion matrix
 #
-# Now the baseline on all validation images. Each row is divided by its sum, so it tells what became
-# of the pixels of that class.
+# Now let's do this for the baseline, on all validation images. Each row is divided by its sum, so
+# it shows where 100 pixels of that class end up.
 
 # %%
 confusion = ConfusionScore(info.num_classes)
@@ -331,40 +336,42 @@ with plots.styled():
     axes.set_xticks(range(info.num_classes), info.class_names, rotation=45, ha="right")
     axes.set_yticks(range(info.num_classes), info.class_names)
     axes.grid(visible=False)
-    axes.set(xlabel="taken for", ylabel="true class", title="what became of 100 pixels of a class")
+    axes.set(xlabel="predicted as", ylabel="true class", title="where 100 pixels of a class end up")
 Picture(
     figure,
-    "Confusion matrix of the baseline on validation images, in percent of the true class. Right: "
+    "Confusion matrix of the baseline on validation images, in percent of the true class. Correct: "
     + ", ".join(f"{n} {fate[c, c]:.0f}" for c, n in enumerate(info.class_names))
     + ".",
 )
 
 # %% [markdown]
-# **How to read it.** The diagonal is what was right. A column that is dark in many rows is a class
-# that the network falls back on: where it is unsure, cross-entropy makes it bet on what is
-# frequent, sand first, and among the toys one that it has seen often. Only then look for pairs.
-# Balls and swim rings are round, towels and kites have four corners. Is a toy taken for one of a
-# similar outline *more often* than its row and column suggest?
+# **How to read it.** The diagonal is what the network got right. A column that is dark in many rows
+# is a class the network falls back on. When it is unsure, cross-entropy makes it bet on whatever is
+# frequent: sand first, and among the toys one that it has seen often. Only then look for pairs.
+# Balls and swim rings are both round; towels and kites both have four corners. Is a toy mistaken
+# for one with a similar outline *more often* than its row and column suggest?
 #
-# And the IoU of each class, from the same matrix. (Its mIoU may be a tenth of a point beside that
-# of the last look: on hardware that trains in bf16, so did the looks in between; this is float32.)
+# The IoU of each class comes from the same matrix. (Its mIoU may differ by a tenth of a point from
+# the last look above. On hardware that trains in bf16, the looks during training used bf16 too, and
+# this one uses float32.)
 
 # %%
 result = score_confusion(confusion.confusion())
 for class_name, iou in zip(info.class_names, result.iou, strict=True):
     print(f"{class_name:10} {'–' if iou is None else f'{iou:5.1f}'}")
-print(f"{'mIoU':10} {result.miou:5.1f}   (pixels right: {result.pixel_accuracy:.1f} %)")
+print(f"{'mIoU':10} {result.miou:5.1f}   (correct pixels: {result.pixel_accuracy:.1f} %)")
 
 # %% [markdown]
-# **How to read it.** The share of right pixels is far above the mIoU: large classes make the first,
-# all classes alike make the second.
+# **How to read it.** The share of correct pixels is far above the mIoU. Large classes dominate the
+# first; all classes count equally in the second.
 
 # %% [markdown]
 # ## Exercise 1: the confusion matrix
 #
-# Write `confusion_matrix(prediction, mask, num_classes)`: counts, rows true classes, columns
-# predicted ones, void left out. Try it without a loop over pixels: `bincount` counts how often each
-# number occurs in a list. How could a *pair* of classes become one number?
+# Write `confusion_matrix(prediction, mask, num_classes)`: counts with one row per true class and
+# one column per predicted class, without void. Try to do it without a loop over pixels: `bincount`
+# counts how often each number occurs in a list. How could you turn a *pair* of classes into one
+# number?
 
 
 # %%
@@ -372,14 +379,14 @@ print(f"{'mIoU':10} {result.miou:5.1f}   (pixels right: {result.pixel_accuracy:.
 def confusion_matrix(
     prediction: torch.Tensor, mask: torch.Tensor, num_classes: int
 ) -> torch.Tensor:
-    """Counts [num_classes, num_classes], rows true, columns predicted; 255 in mask is void."""
+    """Counts [num_classes, num_classes]: rows true, columns predicted; 255 in mask is void."""
     ...
 
 
 judge(check_confusion_matrix, confusion_matrix)
 
 # %% [markdown]
-# A solution is folded away below; unfold it when your own passes, or when you are stuck.
+# A solution is folded away below. Open it once your own passes, or when you are stuck.
 
 
 # %% tags=["solution"]
@@ -387,7 +394,7 @@ judge(check_confusion_matrix, confusion_matrix)
 def confusion_matrix(
     prediction: torch.Tensor, mask: torch.Tensor, num_classes: int
 ) -> torch.Tensor:
-    """Counts [num_classes, num_classes], rows true, columns predicted; 255 in mask is void."""
+    """Counts [num_classes, num_classes]: rows true, columns predicted; 255 in mask is void."""
     counted = mask != IGNORE
     pairs = num_classes * mask[counted].long() + prediction[counted].long()
     return torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
@@ -398,27 +405,27 @@ judge(check_confusion_matrix, confusion_matrix)
 # %% [markdown]
 # ## Exercise 2: from the matrix to mIoU
 #
-# Write `mean_iou(matrix)` in percent. A class that occurs neither in the masks nor in the
-# predictions has no IoU: leave it out of the mean, rather than counting it as 0 or as 100.
+# Write `mean_iou(matrix)`, in percent. A class that occurs neither in the masks nor in the
+# predictions has no IoU. Leave it out of the mean instead of counting it as 0 or as 100.
 
 
 # %%
 # EXERCISE mean_iou
 def mean_iou(matrix: torch.Tensor) -> float:
-    """Mean IoU in percent of a confusion matrix, over the classes that occur."""
+    """Mean IoU in percent from a confusion matrix, over the classes that occur."""
     ...
 
 
 judge(check_mean_iou, mean_iou)
 
 # %% [markdown]
-# One way to do it, folded away:
+# One possible solution, folded away:
 
 
 # %% tags=["solution"]
 # SOLUTION mean_iou
 def mean_iou(matrix: torch.Tensor) -> float:
-    """Mean IoU in percent of a confusion matrix, over the classes that occur."""
+    """Mean IoU in percent from a confusion matrix, over the classes that occur."""
     right = matrix.diagonal().double()
     union = matrix.sum(0) + matrix.sum(1) - right
     return float(100 * (right / union)[union > 0].mean())
@@ -429,11 +436,12 @@ judge(check_mean_iou, mean_iou)
 # %% [markdown]
 # ## Summary
 #
-# - With few labels cross-entropy fits the training images much faster than it improves on validation
-#   images; the gap is what it learnt by heart.
-# - Augmentation and more labels narrow it. A baseline without augmentation would be an easy victim;
-#   ours gets it.
-# - mIoU is made of **one** confusion matrix over the whole split, without void, over the classes
-#   that occur.
+# - With few labels, cross-entropy fits the training images much faster than it improves on
+#   validation images. The gap is what it has memorised.
+# - Augmentation and more labels narrow that gap. To be a fair opponent, every baseline in this
+#   project is trained with augmentation.
+# - mIoU comes from **one** confusion matrix over the whole split, without void, averaged over the
+#   classes that occur.
 #
-# **Where to go next.** Notebook 03 builds the loss that is to do better, from a single pixel up.
+# **Where to go next.** [Notebook 03](03_contrastive_loss_from_scratch.ipynb) builds the loss that
+# is meant to do better, starting from a single pixel.

@@ -9,21 +9,21 @@
 # %% [markdown]
 # # 03 · The contrastive loss, from scratch
 #
-# Cross-entropy asks of every pixel: *which class are you?* The contrastive loss asks something
-# weaker and, with few labels, perhaps more useful: *are you closer to the pixels of your own class
-# than to the others?* It needs no classifier at all. It pulls pixels of one class together, pushes
-# the rest apart, and leaves the naming of the clusters for later.
+# Cross-entropy asks every pixel: *which class are you?* The contrastive loss asks for less, and
+# with few labels that may be more useful: *are you closer to the pixels of your own class than to
+# the others?* It needs no classifier. It pulls pixels of the same class together, pushes the rest
+# apart, and leaves naming the clusters for later.
 #
 # In this notebook you will
 #
 # 1. choose one pixel of an image, the **anchor**, and see its positives, its negatives and how
 #    similar each of them is to it;
-# 2. turn that picture into the formula, by hand, on a handful of pixels, and check it against
+# 2. turn that picture into a formula, by hand, on a handful of pixels, and check it against
 #    `segnb.losses`;
-# 3. meet the two forms of the loss: the one the **paper** writes and the one its authors
-#    **released**, which are not the same;
-# 4. find the value the loss can't fall below, and why it is not zero;
-# 5. run out of memory on paper, repair it, and time the repairs side by side;
+# 3. meet two forms of the loss that are not the same: the one in the **paper** and the one its
+#    authors **released**;
+# 4. find the value that the loss can't fall below, and why it isn't zero;
+# 5. run out of memory on paper, fix it, and time the fixes side by side;
 # 6. see what a small temperature does, to the learning and to the arithmetic.
 #
 # Before this: [02, cross-entropy with few labels](02_cross_entropy_with_few_labels.ipynb).
@@ -31,26 +31,26 @@
 # %% [markdown]
 # ## The knobs
 #
-# All that you may want to change, in one cell. Change something and run the notebook again.
+# Every setting you may want to change is in this cell. Change one and run the notebook again.
 
 # %%
 from segnb.notebook import tier
 
 TIER = tier()  # "smoke" for seconds, "quick" for minutes; SEGNB_TIER overrides
-DATASET = "shapes"  # or "camvid" or "voc"; notebook 09 tells how to get them
+DATASET = "shapes"  # or "camvid" or "voc"; notebook 09 shows how to get them
 IMAGE = 3  # which validation image
-ROW, COLUMN = 0.8, 0.62  # the anchor: 0 is the top, or left, and 1 the bottom, or right
+ROW, COLUMN = 0.8, 0.62  # the anchor's position: 0 is top or left, 1 bottom or right
 TEMPERATURE = 0.07  # tau
 STRENGTH = 1.0  # of the colour distortion
-DRAW = 16  # seed of the one distorted view that is shown
-STEPS = {"smoke": 4, "quick": 250}.get(TIER, 1000)  # of stage 1, to have something to look at
+DRAW = 16  # seed of the distorted view shown below
+STEPS = {"smoke": 4, "quick": 250}.get(TIER, 1000)  # of stage 1, so that there is something to see
 TIMED_PIXELS = {"smoke": (256, 512), "quick": (512, 1024, 2048, 4096)}.get(
     TIER, (1024, 2048, 4096, 8192)
 )
-CHANNELS = 256  # of an embedding, where we time the loss
+CHANNELS = 256  # of an embedding, for the timings
 
 # %% [markdown]
-# Everything we need: `torch`, and `segnb`, whose losses are what this notebook explains.
+# We need `torch`, and `segnb`, whose losses this notebook explains.
 
 # %%
 import math
@@ -77,11 +77,11 @@ from segnb.widgets.live import live
 # ## 1 · Two views of one image
 #
 # The loss compares an image $I$ with a **distorted version of itself**, $\hat I$. Only the colours
-# change: every pixel stays where it is, so one label map serves both. A network that gives the same
-# embedding to a pixel and to its distorted twin has learned to look past the light.
+# change. Every pixel stays where it is, so one label map serves both. A network that gives a pixel
+# and its distorted twin the same embedding has learned to ignore the lighting.
 #
-# The recipe below is the preset of this size, with a smaller network and smaller crops so that a
-# processor can train it while you read.
+# The recipe below is the preset of this tier, with a smaller network and smaller crops so that a
+# CPU can train it while you read.
 
 # %%
 small = {"encoder_depth": 3, "decoder_channels": 64} if TIER in ("smoke", "quick") else {}
@@ -104,19 +104,19 @@ distorted = colour_distortion(image, STRENGTH, generator=torch.Generator().manua
 views(list(image), {f"distorted, strength {STRENGTH:g}": list(distorted)})
 
 # %% [markdown]
-# **How to read it.** Same toys, same places, other colours. The labels of the left image are right
-# for the right one too, which is why the distortion of the loss never moves a pixel. It is one draw
-# of many: another `DRAW` may be grey, blurred or hardly changed.
+# **How to read it.** Same toys, same positions, different colours. The labels of the left image are
+# correct for the right one too, which is why the distortion never moves a pixel. This is one random
+# draw of many: with another `DRAW` the image may turn grey, be blurred or hardly change.
 
 # %% [markdown]
 # ## 2 · From pixels to embeddings
 #
-# The network makes a **feature map** that is coarser than the image, and a projection head turns
-# each of its cells into a vector of length 1: the embedding $f_p$ of "pixel" $p$. From here on, a
-# pixel is a cell of that map. Since $|f_p| = |f_k| = 1$, the product $f_p \cdot f_k$ is the cosine
-# of the angle between the two: 1 for the same direction, 0 for unrelated, -1 for opposite.
+# The network produces a **feature map** that is coarser than the image. A projection head turns
+# each cell of that map into a vector of length 1: the embedding $f_p$ of "pixel" $p$. From here on,
+# a pixel is a cell of that map. Because $|f_p| = |f_k| = 1$, the product $f_p \cdot f_k$ is the
+# cosine of the angle between the two: 1 for the same direction, 0 for unrelated, -1 for opposite.
 #
-# We embed both views with a network that has learned nothing yet.
+# Let's embed both views with a network that hasn't learned anything yet.
 
 # %%
 network = runs.initial_network(recipe)
@@ -147,8 +147,8 @@ print(f"anchor     row {anchor[0]}, column {anchor[1]}, class {int(labels[0][anc
 # ## 3 · One anchor and its keys
 #
 # Take a single pixel $p$ of $I$, the anchor. Every pixel $k$ of $\hat I$ is a **key**. Keys of the
-# anchor's class are its **positives** $P_p$, all others its **negatives**; pixels without a label
-# (255) take no part. The similarity map shows $f_p \cdot f_k$ for every key.
+# anchor's class are its **positives** $P_p$; all others are its **negatives**. Pixels without a
+# label (255) are left out. The similarity map shows $f_p \cdot f_k$ for every key.
 
 # %%
 before = torch.einsum("c,chw->hw", first[0, :, anchor[0], anchor[1]], second[0])
@@ -163,13 +163,13 @@ anchor_and_keys(
 )
 
 # %% [markdown]
-# **How to read it.** The square is the anchor. In the middle, blue cells are keys that should be
-# similar to it, orange cells keys that should not. On the right is what the untrained network says.
-# Mind the scale: all cosines are close to 1, since a fresh network sends every pixel to about the
-# same place. Nothing separates the classes yet.
+# **How to read it.** The square marks the anchor. In the middle, the keys tinted blue should be
+# similar to it, and those tinted orange should not. On the right is what the untrained network
+# thinks. Mind the scale: all cosines are close to 1, because a fresh network sends every pixel in
+# nearly the same direction. Nothing separates the classes yet.
 #
-# Let's give it a little training with the loss this notebook is about. (What happens in there is
-# the subject of [04](04_contrastive_pretraining.ipynb); here we only want a map worth looking at.)
+# Let's train it a little with the loss of this notebook. (What happens in there is the subject of
+# [04](04_contrastive_pretraining.ipynb). Here we just want a map worth looking at.)
 
 # %%
 accelerator = make_accelerator(recipe.precision)
@@ -179,14 +179,14 @@ trained_first, trained_second = embed(image), embed(distorted)
 print(f"{STEPS} steps on {len(splits.labelled)} labelled images, {log[-1]['seconds']:.0f} seconds")
 
 # %% [markdown]
-# Now the same anchor again, before and after. The function takes the anchor's place, so that the
-# sliders below can call it too.
+# Now look at the same anchor again, before and after training. The function takes the anchor's
+# position, so that the sliders below can use it too.
 
 # %%
 
 
 def show_anchor(row: float, column: float):
-    """The anchor nearest to a place (0 to 1), its keys, and the maps before and after."""
+    """The anchor nearest to a position (0 to 1), its keys, and the maps before and after."""
     place = (round(row * (grid[0] - 1)), round(column * (grid[1] - 1)))
     maps = {
         title: torch.einsum("c,chw->hw", ours[0, :, place[0], place[1]], theirs[0])
@@ -202,8 +202,8 @@ def show_anchor(row: float, column: float):
 
 
 # %% [markdown]
-# Move the anchor with the sliders. Try the middle of a toy, its rim, and the sky: which classes has
-# the network already pulled together, and which does it confuse?
+# Move the anchor with the sliders. Try the middle of a toy, its edge, and the sky. Which classes
+# has the network already pulled together, and which does it still confuse?
 
 # %%
 import ipywidgets
@@ -218,46 +218,47 @@ live(
 )
 
 # %% [markdown]
-# The same without widgets: change the two numbers and run the cell.
+# Without widgets: change the two numbers and run the cell.
 
 # %%
 row, column = ROW, COLUMN
 show_anchor(row, column)
 
 # %% [markdown]
-# **How to read it.** Both maps are on one scale, yellow for the most similar keys. A good map would
-# be yellow exactly where the picture above it is blue, and dark everywhere else. The untrained one
-# is yellow all over: to it, all pixels are alike. In the other, see first whether the anchor's own
-# toy stands out, and from what: from the sky, from the sand, from other toys? What is bright and
-# not blue is a negative that the network still confuses with the anchor. (Bands from side to side,
-# where you find them, are height in the picture: on a beach that clue comes nearly free, and it
-# does not tell a toy from the sand beside it.) And for an anchor in the sky?
+# **How to read it.** Both maps use the same scale, with yellow for the most similar keys. A good
+# map is yellow exactly where the picture above it is blue, and dark everywhere else. The untrained
+# map is yellow all over: to that network, all pixels look alike. In the trained map, check first
+# whether the anchor's own toy stands out, and from what: the sky, the sand, other toys? Anything
+# bright that is not blue above is a negative that the network still confuses with the anchor.
+# (Horizontal bands, if you see any, encode height in the image. On a beach that clue is nearly
+# free, but it can't separate a toy from the sand beside it.) What about an anchor in the sky?
 
 # %%
 show_anchor(0.1, 0.3)
 
 # %% [markdown]
-# **How to read it.** As above. The large areas come first: what is sky and what is not takes few
-# steps. Telling a towel from a kite takes many more than we took, as the map before shows.
+# **How to read it.** As above. The large areas come first: telling sky from everything else takes
+# few steps. Telling a towel from a kite takes many more than we took, as the previous map shows.
 
 # %% [markdown]
 # ## 4 · The formula, by hand
 #
 # What single number says how good such a map is? Divide the cosines by a **temperature** $\tau$ and
-# call them scores,
+# call the results scores,
 #
 # $$ s_{pk} = f_p \cdot f_k / \tau . $$
 #
-# A softmax over *all* keys turns the scores of an anchor into shares that add up to 1. Each
-# positive $q$ should have a large share, so we take its negative logarithm and average, first over
-# the anchor's positives, then over the anchors (the **within-image loss, paper form**):
+# A softmax over *all* keys turns an anchor's scores into shares that add up to 1. Each positive $q$
+# should have a large share. So we take the negative logarithm of each positive's share, and average
+# first over the anchor's positives, then over the anchors. This is the **within-image loss, paper
+# form**:
 #
 # $$ L_p = -\frac{1}{|P_p|} \sum_{q \in P_p} \log
 #    \frac{\exp(s_{pq})}{\sum_{k \in \hat I} \exp(s_{pk})}, \qquad
 #    L = \frac{1}{N_I} \sum_{p \in I} L_p . $$
 #
-# To see each number, here are three anchors and five keys with two channels each, so that they are
-# points on a circle.
+# To follow every number, take three anchors and five keys with only two channels each, so that they
+# are points on a circle.
 
 # %%
 
@@ -274,9 +275,9 @@ pixels_on_a_circle(few_anchors, few_keys, anchor_labels.tolist(), key_labels.tol
 
 # %% [markdown]
 # **How to read it.** The arrow is anchor 0. Round blue keys are its positives, square orange ones
-# its negatives. This anchor has done well: its positives are the two nearest keys.
+# its negatives. This anchor is in good shape: its positives are the two nearest keys.
 #
-# One step at a time, for this anchor, with $\tau = 0.5$:
+# Now one step at a time, for this anchor, with $\tau = 0.5$:
 
 # %%
 tau = 0.5
@@ -292,8 +293,8 @@ by_hand = -sum(math.log(shares[q]) for q in positives) / len(positives)
 print(f"\nloss of anchor 0: {by_hand:.6f}")
 
 # %% [markdown]
-# Does `segnb` agree? `reduction="none"` gives the loss of each anchor instead of the mean. The
-# leading `[None]` is the batch: the library takes `[B, N, D]`.
+# Does `segnb` agree? `reduction="none"` returns the loss of each anchor instead of the mean. The
+# leading `[None]` adds the batch dimension: the library takes `[B, N, D]`.
 
 # %%
 per_anchor = paper.within_image_loss(
@@ -310,14 +311,14 @@ assert math.isclose(by_hand, float(per_anchor[0, 0]), rel_tol=1e-12)
 # %% [markdown]
 # ### Exercise 1 · all anchors at once
 #
-# Write the loss for a whole image, without loops: scores as one matrix `[N, M]`, then means along
-# its rows. Three things a real image brings along:
+# Write the loss for a whole image, without loops: compute the scores as one matrix `[N, M]`, then
+# take means along its rows. Real images add three complications:
 #
 # - pixels labelled 255 are neither anchors nor keys;
 # - an anchor without any positive is left out of the mean;
-# - with a small $\tau$ the exponentials are enormous: $e^{1/0.004}$ is beyond float32.
+# - with a small $\tau$ the exponentials are enormous: $e^{1/0.004}$ is too large for float32.
 #
-# Fill in the function. The next cell tells you what is off, if anything is.
+# Fill in the function. The next cell tells you if anything is off.
 
 
 # %%
@@ -340,7 +341,7 @@ def within_image_loss(
 judge(checks.check_within_image_loss, within_image_loss)
 
 # %% [markdown]
-# A solution is folded away in the next cell. Try yours first.
+# The next cell has a solution, folded away. Try your own first.
 
 
 # %% tags=["solution"]
@@ -366,20 +367,20 @@ def within_image_loss(
 # %% [markdown]
 # ### The cross-image loss
 #
-# Within one image the clusters form, but nothing says that the sand of one photograph must lie near
-# the sand of another. The **cross-image loss** adds keys from another distorted image $\hat J$, of
-# the anchor's class only; negatives still come from the anchor's own image:
+# Within one image, clusters form. But nothing says that the sand of one photograph must end up near
+# the sand of another. The **cross-image loss** adds keys from another distorted image $\hat J$, but
+# only those of the anchor's class. Negatives still come from the anchor's own image:
 #
 # $$ D_p = \sum_{k \in \hat I} \exp(s_{pk}) + \sum_{k \in \hat J,\, y_k = y_p} \exp(s_{pk}),
 #    \qquad
 #    L_p = -\frac{1}{|P_p^{\hat I}| + |P_p^{\hat J}|}
 #    \sum_{q \in P_p^{\hat I} \cup P_p^{\hat J}} \log \frac{\exp(s_{pq})}{D_p} . $$
 #
-# The third scope, **batch**, puts all pixels of the batch into one bag. The paper found it worse
-# than the other two.
+# The third scope, **batch**, puts all pixels of the batch into one bag. The paper found that it
+# works worse than the other two.
 
 # %%
-print("anchor 0 alone with its own image:", round(float(per_anchor[0, 0]), 4))
+print("anchor 0, its own image only: ", round(float(per_anchor[0, 0]), 4))
 other_keys, other_labels = direction(95, 300), torch.tensor([0, 1])
 crossed = paper.cross_image_loss(
     few_anchors[None],
@@ -391,17 +392,17 @@ crossed = paper.cross_image_loss(
     temperature=tau,
     reduction="none",
 )
-print("with one more positive from J:    ", round(float(crossed[0, 0]), 4))
+print("with one more positive from J:", round(float(crossed[0, 0]), 4))
 
 # %% [markdown]
-# The loss of the anchor went *up*, although the new positive is a very near one. Keep that in mind
-# for section 6: more positives share the same 1, so each has less.
+# The anchor's loss went *up*, although the new positive is very close to it. Keep that in mind for
+# section 6: with more positives sharing the same total of 1, each gets less.
 
 # %% [markdown]
 # ## 5 · Paper form and official form
 #
-# The authors released TensorFlow code, "slightly modified" by their own words. Read side by side,
-# it differs in earnest, so this project has both and measures both:
+# The authors released TensorFlow code that is, in their own words, "slightly modified". Side by
+# side, the two differ substantially, so this project has both and measures both:
 #
 # | | paper form | official form |
 # | --- | --- | --- |
@@ -411,14 +412,14 @@ print("with one more positive from J:    ", round(float(crossed[0, 0]), 4))
 # | cross: anchors | $I$ | both images, $[I, \hat J]$ |
 # | cross: positives | $\hat I$ and $\hat J$ | same class in both images |
 # | cross: negatives | $\hat I$ | other classes in the anchor's own image |
-# | pairing | another image | a permutation of the batch; an image may meet itself |
+# | pairing | another image | a permutation of the batch; an image may be paired with itself |
 #
-# The official form of one anchor, with $\mathrm{neg}_p = \sum_{k:\, y_k \ne y_p} \exp(s_{pk})$:
+# The official form for one anchor, with $\mathrm{neg}_p = \sum_{k:\, y_k \ne y_p} \exp(s_{pk})$, is
 #
 # $$ L_p = \frac{1}{|P_p|} \sum_{q \in P_p}
 #    \log\left(1 + \frac{\mathrm{neg}_p}{\exp(s_{pq})}\right). $$
 #
-# By hand for the keys of our circle, taken as one image against itself:
+# Here it is by hand for the keys on our circle, treated as one image compared with itself:
 
 # %%
 losses = []
@@ -435,14 +436,14 @@ print(f"segnb   {float(library):.9f}")
 assert math.isclose(by_hand_official, float(library), rel_tol=1e-12)
 
 # %% [markdown]
-# Agreement with ourselves proves little. The authors' own code, run in TensorFlow in float64 on a
-# small example (two images of 16 pixels, features equal to the labels, $\tau = 1$), gave the two
-# values below. Does `segnb` give them too?
+# Agreeing with ourselves proves little. So here is a stronger test. The authors' own code, run in
+# TensorFlow in float64 on a small example (two images of 16 pixels, features equal to the labels,
+# $\tau = 1$), gives two known values. Does `segnb` reproduce them?
 
 # %%
 ids = torch.tensor(sorted([-2, -1] * 2 + [1] * 4 + [2] * 4 + [3] * 4)).repeat(2, 1)
 features = ids.double()[:, :, None]
-known = torch.where(ids < 0, 255, ids)  # -2 and -1 are to be ignored
+known = torch.where(ids < 0, 255, ids)  # -2 and -1 mean "ignore"
 ours = {
     "within": official.within_image_loss(features, known, temperature=1.0),
     "cross": official.cross_image_loss(features, 2 * features, known, known, temperature=1.0),
@@ -455,27 +456,28 @@ for name, value in ours.items():
 # %% [markdown]
 # ## 6 · The floor
 #
-# A loss of 0 would mean that each positive has the whole softmax for itself. In the paper form that
-# is impossible as soon as an anchor has two positives: they share one denominator. The best an
-# anchor can do is to silence its negatives and give each of its $|P_p|$ positives the same share,
-# $1 / |P_p|$. So
+# A loss of 0 would mean that each positive has the whole softmax to itself. In the paper form that
+# is impossible as soon as an anchor has two positives, because they share one denominator. The best
+# an anchor can do is to silence its negatives and give each of its $|P_p|$ positives the same
+# share, $1 / |P_p|$. Hence
 #
 # $$ L \;\ge\; \frac{1}{N_I} \sum_p \log |P_p| , $$
 #
-# and a curve that flattens out there has not failed: it has arrived. (At $\tau = 0.07$ silent
-# negatives add next to nothing. It follows from Jensen's inequality: the mean of logarithms of
-# shares that add up to at most 1 is at most the logarithm of their mean.) The official form leaves
-# other positives out of the denominator, and its floor is near 0.
+# and a curve that flattens out at this value hasn't failed: it has arrived. (This follows from
+# Jensen's inequality: the mean of the logarithms of the shares is at most the logarithm of their
+# mean, and the shares add up to at most 1. At $\tau = 0.07$, silenced negatives add next to
+# nothing.) The official form leaves the other positives out of the denominator, so its floor is
+# near 0.
 #
 # ### Exercise 2 · compute the floor
 #
-# From the labels alone. Mind 255 and anchors without a positive, as before.
+# Use the labels alone. Watch out for 255 and for anchors without a positive, as before.
 
 
 # %%
 # EXERCISE loss_floor
 def loss_floor(anchor_labels: torch.Tensor, key_labels: torch.Tensor) -> float:
-    """The least value of the within-image loss, paper form: labels [N] and [M] -> a number."""
+    """The lowest value of the within-image loss, paper form: labels [N] and [M] -> a number."""
     ...
 
 
@@ -492,23 +494,24 @@ judge(checks.check_loss_floor, loss_floor)
 # %% tags=["solution"]
 # SOLUTION loss_floor
 def loss_floor(anchor_labels: torch.Tensor, key_labels: torch.Tensor) -> float:
-    """The least value of the within-image loss, paper form: labels [N] and [M] -> a number."""
+    """The lowest value of the within-image loss, paper form: labels [N] and [M] -> a number."""
     positive = (anchor_labels[:, None] == key_labels[None, :]) & (anchor_labels != 255)[:, None]
     number = positive.sum(dim=1)
     return float(number[number > 0].double().log().mean())
 
 
 # %% [markdown]
-# Can it be reached? Without any training, even: give each class a direction of its own, at right
-# angles to all others. Below we walk from random embeddings ($t = 0$) to those ideal ones
-# ($t = 1$), with the labels of our image, and watch both forms on the way. The upper dashed line is
-# the function of exercise 2, which knows the labels and nothing of the walk.
+# Can the loss reach its floor? Yes, and we don't even need training: just give each class its own
+# direction, at right angles to all others. Below we move from random embeddings ($t = 0$) to these
+# ideal ones ($t = 1$), with the labels of our image, and plot both forms along the way. The upper
+# dashed line is the function from exercise 2, which sees only the labels and none of these
+# embeddings.
 
 # %%
 flat = labels.flatten(1)
 ideal = F.one_hot(flat.clamp(max=info.num_classes), info.num_classes + 1).double()
 scattered = torch.randn(ideal.shape, generator=torch.Generator().manual_seed(0), dtype=ideal.dtype)
-floor = loss_floor(flat[0], flat[0])  # from the labels alone, no embedding in it
+floor = loss_floor(flat[0], flat[0])  # from the labels alone, without any embedding
 way = [step / 20 for step in range(21)]
 paper_values, official_values = [], []
 for t in way:
@@ -518,24 +521,24 @@ for t in way:
     official_values.append(float(official.within_image_loss(mixed, flat, **options)))
 lines(
     {"paper form": (way, paper_values), "official form": (way, official_values)},
-    xlabel="from scattered (0) to one direction a class (1)",
+    xlabel="t: from random (0) to one direction per class (1)",
     ylabel="within-image loss",
     levels={"floor of the paper form": floor, "floor of the official form": 0.0},
 )
 
 # %% [markdown]
-# **How to read it.** Both losses fall as the classes gather, each towards its own floor, and the
-# paper form ends on the line that the labels predicted. The heights can't be compared: for the same
-# embeddings the two forms give quite different numbers. Compare either of them with its own floor,
-# and compare the two forms by the mIoU they lead to.
+# **How to read it.** Both losses fall as the classes gather, each towards its own floor. The paper
+# form ends exactly on the line that the labels predicted. Don't compare the heights: for the same
+# embeddings, the two forms give quite different numbers. Compare each form with its own floor, and
+# compare the two forms by the mIoU they lead to.
 
 # %% [markdown]
 # ## 7 · The matrix that does not fit
 #
-# The scores of all pairs are a matrix, and it grows with the *square* of the number of pixels, that
-# is with the fourth power of the side of the feature map. At 65 x 65, the resolution of a DeepLab
-# of output stride 8 on 513 x 513 pixels, two images have 8450 pixels together. The arithmetic, in
-# float32:
+# The scores of all pairs form a matrix that grows with the *square* of the number of pixels, which
+# means with the fourth power of the side of the feature map. Take a map of 65 x 65 cells, the
+# resolution of a DeepLab with output stride 8 on 513 x 513 pixels. Two such images have 8450 pixels
+# together. Here is the arithmetic, in float32:
 
 # %%
 print(" map       pixels of a pair   one matrix")
@@ -544,22 +547,23 @@ for side in (33, 65, 97, 129, 257):
     print(f"{side:4} x {side:<4} {pixels:12,}   {4 * pixels**2 / 2**20:12,.0f} MiB")
 
 # %% [markdown]
-# And one matrix is not enough. To go backwards, autograd keeps whatever the chain rule will ask
-# for: scores, masks, softmax. We can count those bytes exactly, by listening to autograd as it
-# saves tensors. Below: the plain form (`backend="plain"`, the formula as it stands, with every
-# pair in memory) against the linear-memory version (`backend="tiled"`) that comes next.
+# And one matrix is not enough. For the backward pass, autograd keeps whatever the chain rule will
+# need: scores, masks, softmax. We can count those bytes exactly by listening in as autograd saves
+# its tensors. We compare two versions: the plain form (`backend="plain"`, the formula as written,
+# with every pair in memory) and the linear-memory version (`backend="tiled"`), which section 8
+# explains.
 
 # %%
 
 
 def saved_bytes(pixels: int, backend: str) -> int:
-    """Bytes that autograd keeps between forward and backward of the official cross-image loss."""
+    """Bytes that autograd keeps for the backward pass of the official cross-image loss."""
     kept: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
-        held.append(tensor)  # so that no address is used twice
+        held.append(tensor)  # keep it alive, so that no address is reused
         return tensor
 
     held: list[torch.Tensor] = []
@@ -570,7 +574,7 @@ def saved_bytes(pixels: int, backend: str) -> int:
 
 
 def timing_case(pixels: int, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
-    """Random unit vectors [2, N/2, D], with the labels of our image resized to so many pixels."""
+    """Random unit vectors [2, N/2, D], with our image's labels resized to that many pixels."""
     height = round(math.sqrt(pixels / 2))
     width = pixels // 2 // height
     names = nearest_labels(val.masks[IMAGE : IMAGE + 1].long(), (height, width)).flatten(1)
@@ -588,8 +592,8 @@ def loss_of(vectors: torch.Tensor, names: torch.Tensor, backend: str) -> torch.T
 
 
 # %% [markdown]
-# Count for growing numbers of pixels, and draw the line of this machine's memory. The counts are
-# exact, so they are the same on every machine; the extrapolation is the law $N^2$.
+# Let's count for growing numbers of pixels and draw a line at this machine's memory. The counts are
+# exact, so they are the same on every machine. The extrapolation follows the law $N^2$.
 
 # %%
 counts = {
@@ -619,38 +623,39 @@ print(f"tiled at {at} pixels:      {counts['tiled'][-1]:,.1f} MiB")
 print(f"plain form at {far} pixels (estimated): {estimated / 2**10:,.0f} GiB, for one pair")
 
 # %% [markdown]
-# **How to read it.** Both axes are logarithmic: a square law is a straight line of slope 2, a
-# linear one of slope 1. Every doubling of the pixels costs the plain form four times the memory.
-# The point far right is no measurement but the law, at the last size of the list above; where the
-# line crosses the dashed one, this machine's memory ends.
-# The usual answer is to sample a few hundred pixels and hope; the better one is not to build the
-# matrix.
+# **How to read it.** Both axes are logarithmic, so a quadratic law is a straight line of slope 2,
+# and a linear one has slope 1. Every doubling of the pixels costs the plain form four times the
+# memory. The point on the far right is not a measurement; it extends the law to the last size in
+# the list above. Where that line crosses the dashed one, this machine runs out of memory. The usual
+# answer is to sample a few hundred pixels and hope. A better answer is never to build the matrix.
 
 # %% [markdown]
 # ## 8 · The same loss in linear memory
 #
-# Three observations make the loss cheap, and it stays exact. The first two are simplest in the **paper
-# form**; the official form, which we counted above, needs one more thought, given below.
+# Three ideas make the loss cheap and keep it exact. The first two are simplest in the **paper
+# form**. The official form, the one we counted above, needs one more idea, which comes last.
 #
-# **In the paper form, positives need no pairs.** The mean score of an anchor's positives is linear in the
-# keys, so it is a product with the *sum* of its class, computed once per class:
+# **In the paper form, positives need no pairs.** The mean score of an anchor's positives is linear
+# in the keys. So it is a product with the *sum* of the keys of its class, which we compute once per
+# class:
 #
 # $$ \frac{1}{|P_p|} \sum_{q \in P_p} s_{pq}
 #    = \frac{1}{\tau |P_p|}\, f_p \cdot \sum_{q \in P_p} f_q . $$
 #
-# **A denominator is a running sum.** What is left, $\log \sum_k \exp(s_{pk})$, goes over all pairs, but it
-# can be added up tile by tile with two numbers per row: the largest score so far, and the sum of
-# exponentials relative to it.
+# **A denominator is a running sum.** What is left, $\log \sum_k \exp(s_{pk})$, does run over all
+# pairs, but we can add it up tile by tile with two numbers per row: the largest score so far, and
+# the sum of exponentials relative to it.
 #
-# **Gradients can be computed on the way.** Each tile gives its part of the gradient and is thrown away. What
-# stays is $N \times D$, not $N \times N$.
+# **Gradients can be computed along the way.** Each tile contributes its part of the gradient and is
+# then thrown away. What stays in memory is $N \times D$, not $N \times N$.
 #
-# **The official form** takes the logarithm of each positive pair by itself,
-# $\log(1 + \mathrm{neg}_p\, e^{-s_{pq}})$, so its positives do need pairs, and two passes over the tiles: one
-# sums the negatives of every anchor, the next goes over the positive pairs. Sorted by class, a tile is all
-# negatives or all positives, so each pair is visited about once in each direction.
+# **The official form** takes the logarithm of each positive pair separately,
+# $\log(1 + \mathrm{neg}_p\, e^{-s_{pq}})$, so its positives do need pairs. It makes two passes over
+# the tiles: one sums the negatives of every anchor, the next goes over the positive pairs. With
+# pixels sorted by class, a tile is all negatives or all positives, so each pair is visited about
+# once in each direction.
 #
-# The first one, checked:
+# Let's check the first idea:
 
 # %%
 vectors = trained_second[0].flatten(1).T.double()
@@ -662,13 +667,13 @@ print(f"{int(alike.sum())} pairs, one by one: {pair_by_pair:.12f}")
 print(f"one product with the sum: {one_product:.12f}")
 
 # %% [markdown]
-# ### Exercise 3 · a logsumexp that streams
+# ### Exercise 3 · a streaming logsumexp
 #
-# `tiles` gives the matrix of scores a few columns at a time, as tensors `[N, m]`; you may loop over
-# it once and must not keep the tiles. Return $\log \sum_k \exp(s_{pk})$ of each row, `[N]`.
+# `tiles` yields the matrix of scores a few columns at a time, as tensors `[N, m]`. You may loop
+# over it once and must not keep the tiles. Return $\log \sum_k \exp(s_{pk})$ for each row, `[N]`.
 #
-# The one difficulty: when a tile brings a larger maximum, the sum so far was made relative to the
-# old one.
+# There is one difficulty: when a tile brings a larger maximum, the sum so far is still relative to
+# the old one.
 
 # %%
 # EXERCISE streaming_logsumexp
@@ -676,12 +681,12 @@ from collections.abc import Iterable
 
 
 def streaming_logsumexp(tiles: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Logsumexp of each row of a matrix that comes in tiles of columns: [N, m], ... -> [N]."""
+    """Logsumexp of each row of a matrix that arrives in tiles of columns: [N, m], ... -> [N]."""
     ...
 
 
 # %% [markdown]
-# Ask the checker. It also notices when tiles are kept.
+# Ask the checker. It also notices if you keep the tiles.
 
 # %%
 judge(checks.check_streaming_logsumexp, streaming_logsumexp)
@@ -695,7 +700,7 @@ from collections.abc import Iterable
 
 
 def streaming_logsumexp(tiles: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Logsumexp of each row of a matrix that comes in tiles of columns: [N, m], ... -> [N]."""
+    """Logsumexp of each row of a matrix that arrives in tiles of columns: [N, m], ... -> [N]."""
     largest = total = None
     for tile in tiles:
         here = tile.amax(dim=1)
@@ -708,10 +713,10 @@ def streaming_logsumexp(tiles: Iterable[torch.Tensor]) -> torch.Tensor:
 
 
 # %% [markdown]
-# The library's tiled version adds what makes it fast as well as small: pixels sorted by class, so
-# that a tile is all negatives, all positives or not needed at all; and, where anchors and keys are
-# the same set, one half of a symmetric matrix instead of two. It is the same loss and the same
-# gradient:
+# The library's tiled version does two more things, which make it fast as well as small. It sorts
+# pixels by class, so that a tile is all negatives, all positives or not needed at all. And where
+# anchors and keys are the same set, it computes one half of the symmetric matrix instead of both.
+# The loss and the gradient are still the same:
 
 # %%
 vectors, names = timing_case(TIMED_PIXELS[0])
@@ -729,9 +734,9 @@ assert difference < 1e-5
 # %% [markdown]
 # ## 9 · Side by side
 #
-# Three back ends compute the same thing: `plain` (every pair in memory), `tiled` (linear
-# memory, any device), and `triton` (the tiled idea as GPU kernels that never let a tile leave the
-# chip). `backend="auto"` picks one for you. We time forward and backward of the official
+# Three back ends compute the same loss: `plain` (every pair in memory), `tiled` (linear memory, any
+# device), and `triton` (the tiled idea as GPU kernels that never let a tile leave the chip).
+# `backend="auto"` picks one for you. We time the forward and backward pass of the official
 # cross-image loss, the best of a few runs, on whatever this machine has.
 
 # %%
@@ -741,7 +746,7 @@ def seconds(pixels: int, backend: str, device: str, repeats: int = 3) -> float:
     """Best time of forward and backward together."""
     vectors, names = timing_case(pixels, device)
     best = math.inf
-    for _ in range(repeats + 1):  # the first one warms up
+    for _ in range(repeats + 1):  # the first run is a warm-up
         start = time.perf_counter()
         torch.autograd.grad(loss_of(vectors, names, backend), vectors)
         if device == "cuda":
@@ -756,9 +761,9 @@ if best_device().type == "cuda":
     if torch.cuda.get_device_capability() >= (8, 0):
         contenders.append(("triton", "cuda"))
     else:
-        print("This card is older than the Triton kernels are made for (8.0): left out.")
+        print("This GPU is too old for the Triton kernels (they need 8.0), so they are left out.")
 else:
-    print("No CUDA card here: the GPU's back end is left out.")
+    print("No CUDA GPU here, so the GPU back end is left out.")
 timed = {
     f"{backend}, {device}": [1000 * seconds(pixels, backend, device) for pixels in TIMED_PIXELS]
     for backend, device in contenders
@@ -778,19 +783,19 @@ for name, values in timed.items():
     print(name.ljust(16), *(f"{value:9.1f}" for value in values), "ms")
 
 # %% [markdown]
-# **How to read it.** Linear memory is not linear time: all lines rise with slope 2 in the end, for
-# all of them look at every pair that matters. They differ in how much work a pair costs and in
-# whether it has to travel through memory. For very few pixels the plain form is as good as any, and
-# `auto` takes it there. Timings on a busy machine jump about: trust the shape, and run the cell
-# again before you quote a number. `make bench` times the losses with more care; what it found is in
-# [results/loss_benchmark.md](../results/loss_benchmark.md).
+# **How to read it.** Linear memory is not linear time. All lines approach slope 2 in the end,
+# because every back end looks at every pair that matters. They differ in how much work a pair costs
+# and in whether it has to travel through memory. For very few pixels the plain form is as good as
+# any, and `auto` uses it there. Timings on a busy machine jump around, so trust the shape, and run
+# the cell again before you quote a number. `make bench` times the losses more carefully; its
+# findings are in [results/loss_benchmark.md](../results/loss_benchmark.md).
 
 # %% [markdown]
 # ## 10 · A small temperature
 #
 # $\tau$ decides how far the loss looks. The derivative of an anchor's loss with respect to the
-# score of a negative, $\partial L_p / \partial s_{pk}$, is that negative's share of the softmax:
-# with a large $\tau$ all negatives push a little, with a small one the most similar few do all the
+# score of a negative, $\partial L_p / \partial s_{pk}$, is that negative's share of the softmax.
+# With a large $\tau$ all negatives push a little; with a small one, the few most similar do all the
 # pushing. Here are those shares for our anchor, after training:
 
 # %%
@@ -803,15 +808,15 @@ for tau in (0.5, TEMPERATURE, 0.02):
 key_weights(distorted[0], anchor, pushing, caption="share of the negatives' push on the anchor")
 
 # %% [markdown]
-# **How to read it.** Bright cells are the negatives that the anchor is pushed away from, each map
-# on a scale of its own; the square is the anchor, and the keys of its class are dark because
-# positives do not push. Under each map stands how few keys do half of the work. A small $\tau$
-# means hard negatives only: quick to separate what is confused, and easily led astray by a wrong
-# label.
+# **How to read it.** Bright cells are the negatives that push the anchor away, and each map has its
+# own scale. The square is the anchor. The keys of its class are dark because positives do not push.
+# The line under each map tells you how few keys do half of the work. A small $\tau$ means that only
+# hard negatives count: it quickly separates what is confused, and a wrong label easily leads it
+# astray.
 #
-# It is also hard on the arithmetic. The largest score is $1/\tau$, and its exponential grows beyond
-# what a float can hold; taking off the maximum first (as every logsumexp does) costs nothing and
-# cures it. The official code has no such shift.
+# A small $\tau$ is also hard on the arithmetic. The largest possible score is $1/\tau$, and its
+# exponential soon exceeds what a float can hold. Subtracting the maximum first, as every logsumexp
+# does, costs nothing and solves the problem. The official code has no such shift.
 
 # %%
 print("   tau   exp(1/tau)    fp16      fp32     logsumexp in fp32")
@@ -825,10 +830,10 @@ for tau in (0.5, 0.1, 0.07, 0.02, 0.01, 0.001):
     )
 
 # %% [markdown]
-# **How to read it.** `inf` is an overflow, and its gradient is not a number: one such step and the
-# network is lost. In fp16 that happens at 0.07, the official code's own default. Hence the rule in
-# `segnb`: features may be bf16 or fp16, scores and logsumexp are float32. What is too small even
-# for that is refused with a sentence, not a NaN:
+# **How to read it.** `inf` is an overflow, and its gradient is not a number. A single such step
+# ruins the network. In fp16 this already happens at 0.07, the default of the official code. Hence
+# the rule in `segnb`: features may be bf16 or fp16, but scores and logsumexp are float32. If $\tau$
+# is too small even for that, you get an error message, not a NaN:
 
 # %%
 try:
@@ -839,15 +844,16 @@ except ValueError as error:
 # %% [markdown]
 # ## Summary
 #
-# - For one anchor, every pixel of the distorted image is a key: positives share its class,
+# - For one anchor, every pixel of the distorted image is a key. Positives share the anchor's class,
 #   negatives don't. The loss is the mean negative logarithm of the positives' shares in a softmax
 #   over all keys.
 # - The **paper form** and the **official form** differ in their denominators, their pairs and their
 #   floors. Their raw values can't be compared.
-# - The paper form can't fall below the mean of $\log |P_p|$: read every loss curve against that.
-# - All pairs at once need memory with the square of the pixels. Class sums and a streaming
-#   logsumexp make the same loss, and the same gradient, in linear memory.
-# - $\tau$ says how hard the hardest negatives push; scores belong in float32.
+# - The paper form can't fall below the mean of $\log |P_p|$. Read every loss curve against that
+#   floor.
+# - Holding all pairs at once takes memory that grows with the square of the number of pixels. Class
+#   sums and a streaming logsumexp give the same loss and the same gradient in linear memory.
+# - $\tau$ sets how strongly the hardest negatives dominate. Scores belong in float32.
 #
 # ## Where to go next
 #
@@ -856,4 +862,4 @@ except ValueError as error:
 # - [07, label fraction and temperature](07_label_fraction_and_temperature.ipynb): what $\tau$ does
 #   to the mIoU.
 # - [10, what goes wrong](10_what_goes_wrong.ipynb): small $\tau$ in fp16, leaked 255 and other real
-#   failures, to repair.
+#   failures, for you to repair.

@@ -9,22 +9,22 @@
 # %% [markdown]
 # # 04 · Contrastive pretraining
 #
-# Stage 1 of the paper. A network from scratch, a handful of labelled images, and the loss of
-# [03](03_contrastive_loss_from_scratch.ipynb): no classifier, no cross-entropy, only pixels that
-# attract and repel each other. At the end the network can't name a single class. It has, we hope,
-# put each of them in a place of its own.
+# This is stage 1 of the paper. We take a network from scratch, a handful of labelled images, and
+# the loss of [03](03_contrastive_loss_from_scratch.ipynb). There is no classifier and no
+# cross-entropy, only pixels that attract and repel each other. By the end, the network can't name a
+# single class. But it should, we hope, have put each class in a region of its own.
 #
 # In this notebook you will
 #
 # 1. see what the network is fed: random crops, and a colour distortion whose strength you choose;
-# 2. train stage 1 and **watch the embedding move**, always the same pixels, step by step;
-# 3. read the loss curve against its floor, which is itself noisy, and see how much of the curve's
-#    trembling is only that.
+# 2. train stage 1 and **watch the embedding move**, for the same pixels throughout, step by step;
+# 3. compare the loss curve with its floor, and see how much of the noise in the curve comes from
+#    that floor.
 
 # %% [markdown]
 # ## The knobs
 #
-# All that you may want to change, in one cell.
+# Every setting you may want to change is in this cell.
 
 # %%
 from segnb.notebook import tier
@@ -38,12 +38,12 @@ STEPS = {"smoke": 4, "quick": 450}.get(TIER, 4000)
 BATCH = {"smoke": 4}.get(TIER, 8)
 SNAPSHOTS = {"smoke": (1, 4), "quick": (10, 50, 150, 300, 450)}.get(
     TIER, (10, 100, 500, 1500, 4000)
-)  # steps after which to look; 1, multiples of 10, or the last
+)  # steps after which to look: 1, multiples of 10, or the last
 PIXELS_PER_CLASS = {"smoke": 10}.get(TIER, 60)  # in a snapshot
 SEED = 0
 
 # %% [markdown]
-# What we import: the stage itself, `pretrain`, is a function of `segnb.training`.
+# The imports. The stage itself is one function of `segnb.training`: `pretrain`.
 
 # %%
 import math
@@ -71,9 +71,9 @@ from segnb.widgets.live import live
 # %% [markdown]
 # ## 1 · The recipe and its images
 #
-# A recipe holds everything that can change the result. Ours is the preset of this tier with a
-# smaller network and smaller crops, so that a processor takes a few hundred steps while you watch.
-# The printed command runs the same from a shell, and stage 2 after it.
+# A recipe holds everything that can change the result. Ours is the preset of this tier, with a
+# smaller network and smaller crops, so that a CPU can take a few hundred steps while you watch. The
+# printed command runs the same stage from a shell, followed by stage 2.
 
 # %%
 small = {"encoder_depth": 3, "decoder_channels": 64} if TIER in ("smoke", "quick") else {}
@@ -96,11 +96,12 @@ print(recipe.command())
 # %% [markdown]
 # ## 2 · What the distortion does
 #
-# Each image is seen twice in a step: as it is, and with its colours distorted (brightness,
-# contrast, saturation, hue, sometimes grey, sometimes blurred; SimCLR's recipe). The distortion
-# says *what should not matter*. Too weak, and the two views are so alike that matching them teaches
-# nothing. Too strong, and it destroys what tells the classes apart. The paper doesn't tell its
-# strength; it is a knob here.
+# In each step the network sees every image twice: as it is, and with distorted colours. We follow
+# SimCLR's recipe: brightness, contrast, saturation and hue change, and the image is sometimes
+# turned grey and sometimes blurred. The distortion says *what should not matter*. If it is too
+# weak, the two views are so alike that matching them teaches nothing. If it is too strong, it
+# destroys what tells the classes apart. We don't know how strong it was in the paper, so here it is
+# a knob.
 
 # %%
 
@@ -116,7 +117,7 @@ def distorted_views(strength: float, seed: int):
 
 
 # %% [markdown]
-# Move the slider. At which strength would *you* no longer know a ball from a swim ring?
+# Move the slider. At which strength can *you* no longer tell a ball from a swim ring?
 
 # %%
 live(
@@ -132,23 +133,25 @@ live(
 )
 
 # %% [markdown]
-# The same without widgets.
+# The same without widgets:
 
 # %%
 strength, seed = STRENGTH, SEED
 distorted_views(strength, seed)
 
 # %% [markdown]
-# **How to read it.** One row per image; the first column is the image as it is. Shapes and patterns survive.
-# Colours often do not: as in SimCLR, chance decides for each image. At strength 1 the colours are shifted in
-# four images out of five, and one image in five turns grey, so about one in six (0.2 x 0.8 = 16 %) keeps its
-# colours. In **shapes** that is as it should be, because colour says nothing about a toy's class. On street
-# scenes, where the sky *is* blue, a strong distortion takes a real clue away.
+# **How to read it.** There is one row per image, and the first column shows the image as it is.
+# Shapes and patterns survive. Colours often don't: as in SimCLR, chance decides for each image. At
+# strength 1, colours are shifted in four out of five images, and one in five turns grey, so about
+# one in six (0.2 x 0.8 = 16 %) keeps its colours. In **shapes** that is exactly what we want,
+# because colour says nothing about a toy's class. On street scenes, where the sky *is* blue, a
+# strong distortion takes a real clue away.
 #
 # ## 3 · What the loss sees
 #
-# Before its colours change, an image is scaled, cropped and perhaps mirrored, together with its
-# mask. Then the network makes its feature map, and the labels have to follow it down to that size.
+# Before its colours are distorted, each image is scaled, cropped and perhaps mirrored, together
+# with its mask. The network then computes its feature map, and the labels have to be shrunk to the
+# same size.
 
 # %%
 generator = step_generator(recipe.seed, "pretrain", 0, 0)
@@ -157,21 +160,22 @@ network = runs.initial_network(recipe)
 with torch.inference_mode():
     grid = tuple(network.eval().features(crops[:1]).shape[-2:])
 grid = recipe.loss_size or grid
-print(f"crops of {recipe.crop}, the loss sees {grid}: {grid[0] * grid[1]} pixels an image")
+print(f"crops of {recipe.crop}, the loss sees {grid}: {grid[0] * grid[1]} pixels per image")
 display(contact_sheet(list(crops), list(masks), val.info))
 coarse = nearest_labels(masks, grid)
 display(contact_sheet(list(crops), list(coarse), val.info))
 
 # %% [markdown]
-# **How to read it.** Above, four crops of the first batch with their masks; pale grey is what lies
-# outside of the image, or is labelled by nobody: neither anchor nor key. Below, the same masks at
-# the size at which the loss sees them. These blocks are all that the loss ever knows of a label;
-# what is smaller than a block may vanish.
+# **How to read it.** The first sheet shows four crops from the first batch with their masks. Pale
+# grey marks whatever lies outside the image or has no label; it is neither anchor nor key. The
+# second sheet shows the same masks at the size the loss sees. These blocks are all the loss ever
+# learns about the labels, and anything smaller than a block may vanish.
 #
 # ### Exercise 1 · labels at the features' size
 #
-# Write that step. The features' corner cells stand for the image's corner pixels (corners aligned),
-# the other cells lie evenly between them, and each takes the label of the nearest pixel.
+# Write that step. The corner cells of the features correspond to the corner pixels of the image
+# (aligned corners), and the other cells lie evenly between them. Each cell takes the label of the
+# nearest pixel.
 
 
 # %%
@@ -203,17 +207,18 @@ def labels_at(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 # %% [markdown]
 # ### Exercise 2 · another image
 #
-# The cross-image loss pairs each image $I$ of the batch with "another image" $J$. Write the
-# pairing: for a batch of `count` images, the number of the partner of each. Nobody meets itself,
-# everybody is lent out once, and the pairs differ from step to step, drawn from the generator.
-# (The official code takes any permutation, so an image may meet itself. We follow the paper's words
-# for the paper's form, and the code for the official one.)
+# The cross-image loss pairs each image $I$ of the batch with "another image" $J$. Write that
+# pairing: for a batch of `count` images, return the number of each image's partner. No image is its
+# own partner, every image is the partner of exactly one other, and the pairs, drawn from the
+# generator, differ from step to step. (The official code takes any permutation, so an image may be
+# paired with itself. We follow the paper's wording for the paper form, and the code for the
+# official form.)
 
 
 # %%
 # EXERCISE other_images
 def other_images(count: int, generator: torch.Generator) -> torch.Tensor:
-    """For each of `count` images the number of another one: [count]."""
+    """For each of `count` images, the number of another one: [count]."""
     ...
 
 
@@ -224,13 +229,13 @@ def other_images(count: int, generator: torch.Generator) -> torch.Tensor:
 judge(checks.check_other_images, other_images)
 
 # %% [markdown]
-# A solution, folded away. There are others; this one is what `segnb` does.
+# A solution, folded away. There are others; this is the one `segnb` uses.
 
 
 # %% tags=["solution"]
 # SOLUTION other_images
 def other_images(count: int, generator: torch.Generator) -> torch.Tensor:
-    """For each of `count` images the number of another one: [count]."""
+    """For each of `count` images, the number of another one: [count]."""
     shift = int(torch.randint(1, count, (1,), generator=generator))
     return torch.arange(count).roll(shift)
 
@@ -238,13 +243,13 @@ def other_images(count: int, generator: torch.Generator) -> torch.Tensor:
 # %% [markdown]
 # ## 4 · Train, and watch
 #
-# Every few steps we stop to look at the same pixels of the same validation images, images the
-# network is never trained on. The features are taken *before* the projection head: the head is
-# thrown away after this stage, and what stage 2 inherits is what lies below it.
+# Every so often we stop to look at the same pixels of the same validation images, on which the
+# network is never trained. We take the features *before* the projection head. The head is thrown
+# away after this stage, and stage 2 inherits only what lies below it.
 #
-# While it trains, the picture below shows the latest snapshot, laid flat by PCA. (`on_log` is
-# called with each row of the training log. To leave a training in between, interrupt the kernel; in
-# a run folder, unlike here, it would go on where it stopped.)
+# While the network trains, the picture below shows the latest snapshot, projected to the plane by
+# PCA. (`on_log` is called with each row of the training log. To stop early, interrupt the kernel. A
+# training with a run folder, which this one lacks, would later resume where it stopped.)
 
 # %%
 snapshots: dict[int, evaluation.EmbeddingSample] = {}
@@ -270,7 +275,7 @@ def look(step: int) -> None:
 
 
 def on_log(row: dict) -> None:
-    """Look where a snapshot is asked for."""
+    """Take a snapshot at the steps in SNAPSHOTS."""
     if row["step"] in SNAPSHOTS:
         look(row["step"])
 
@@ -281,11 +286,12 @@ session = Session(accelerator=accelerator, progress_bar=True, on_log=on_log)
 log = pretrain(network, labelled, recipe, session=session)
 
 # %% [markdown]
-# **How to read it.** A dot is a pixel, in the colour of its true class; the axes are the two
-# directions in which this snapshot is widest, whatever they are. That is the picture's weakness: a
-# plane chosen anew for each snapshot turns under our feet. So take *one* plane for all of them:
-# the principal components of all snapshots together. PCA is a plain projection, so in these
-# pictures distances mean something, though only those within the plane.
+# **How to read it.** Each dot is a pixel, in the colour of its true class. The axes are the two
+# directions in which this snapshot varies most, whatever they are. That is the weakness of this
+# picture: each snapshot gets a new plane, so you can't compare one with the next. So let's use
+# *one* plane for all of them: the principal components of all snapshots together. PCA is a plain
+# projection, so distances in these pictures do mean something, though only distances within the
+# plane.
 
 # %%
 units = {step: F.normalize(sample.embeddings, dim=1).numpy() for step, sample in snapshots.items()}
@@ -307,13 +313,13 @@ def on_one_plane(*steps: int):
 on_one_plane(*places)
 
 # %% [markdown]
-# **How to read it.** Each dot is a pixel of a validation image, always the same one, coloured by
-# its true class. The first panel is the fresh network: all classes mixed. Early on the cloud moves
-# as a whole, then it is drawn apart. Follow one class from panel to panel, the sky first, then sea
-# and sand, then a toy of your choice: which ever get a corner to themselves, and when? The large
-# areas part first. The toys differ from each other in shape and pattern only, and stay mixed for
-# long: parting them takes more steps than a notebook on a processor has, and more directions than a
-# plane has room for.
+# **How to read it.** Each dot is a pixel of a validation image, the same one in every panel,
+# coloured by its true class. The first panel is the fresh network: all classes are mixed. Early on
+# the cloud moves as a whole, then it is pulled apart. Follow one class from panel to panel: the sky
+# first, then sea and sand, then a toy of your choice. Which of them get a corner to themselves, and
+# when? The large areas separate first. The toys differ from each other only in shape and pattern,
+# and stay mixed for a long time. To separate them takes more steps than a notebook on a CPU can
+# afford, and more directions than a plane has room for.
 #
 # Step through the snapshots yourself:
 
@@ -324,15 +330,16 @@ live(
 )
 
 # %% [markdown]
-# The same without widgets.
+# The same without widgets:
 
 # %%
 snapshot = max(places)
 on_one_plane(snapshot)
 
 # %% [markdown]
-# **How to read it.** One panel of the picture above, larger, on the same plane and scale. What the
-# plane hides, t-SNE can show: who is neighbour of whom, in all dimensions. First and last snapshot:
+# **How to read it.** This is one panel of the picture above, enlarged, in the same plane and at the
+# same scale. t-SNE can show what the plane hides: which pixels are neighbours in all dimensions.
+# Here are the first and the last snapshot:
 
 # %%
 perplexity = min(30.0, (len(everything) / len(places) - 1) / 3)
@@ -348,11 +355,11 @@ embedding_maps(
 )
 
 # %% [markdown]
-# **How to read it.** Look for regions of one colour, and for nothing else: in t-SNE neither the size of an
-# island nor the distance between two islands means anything. An island is not a class either: those of the
-# untrained network hold all colours. Why t-SNE misleads, and what to trust instead, is the subject of
-# [06](06_embeddings_and_compactness.ipynb). Here are two of those numbers during training: the spread within
-# the classes, and the distance between them.
+# **How to read it.** Look for regions of one colour, and nothing else. In t-SNE, neither the size
+# of an island nor the distance between two islands means anything. Nor is an island a class: those
+# of the untrained network contain all colours. Why t-SNE misleads, and what to trust instead, is
+# the subject of [06](06_embeddings_and_compactness.ipynb). Here are two numbers from that notebook,
+# measured during training: the spread within the classes, and the distance between them.
 
 # %%
 fitted = evaluation.sample_embeddings(
@@ -387,27 +394,28 @@ print("step       ", *(f"{step:6}" for step in gathered))
 print("inter/intra", *(f"{c.fisher or math.nan:6.2f}" for c in gathered.values()))
 
 # %% [markdown]
-# **How to read it.** Both lines are means over validation pixels. A lump has little spread *and*
-# small distances, so both may have to grow before anything can be compact: it is no mistake that
-# *intra*, which should be small, begins by rising. What counts is whether *inter* outgrows *intra*,
-# their ratio in the last row: neither alone says that the classes are apart.
+# **How to read it.** Both lines are averages over validation pixels. In a tight lump, the spread is
+# small *and* so are the distances, so both may have to grow before the classes can become compact.
+# That is why it is no mistake when *intra*, which should be small, rises at first. What counts is
+# whether *inter* outgrows *intra*. Watch their ratio in the last row: neither number alone tells
+# you that the classes have separated.
 #
 # ## 5 · The loss curve and its floor
 #
-# The paper form can't fall below the mean of $\log$ (number of positives), which depends on the
-# crops of the step: a batch full of sky has a high floor, a batch of small toys a low one. We can
-# compute the floor of *each step exactly*, since a step's crops are drawn from a seed: make the
-# same batch again, and put in perfect embeddings, one direction a class.
+# The paper form can't fall below the mean of $\log$ (number of positives), and that floor depends
+# on the crops of each step. A batch full of sky has a high floor, a batch of small toys a low one.
+# We can compute the floor of *each step exactly*, because a step's crops are drawn from a seed:
+# rebuild the same batch, and feed the loss perfect embeddings, with one direction per class.
 
 # %%
 
 
 def floor_of(step: int) -> float:
-    """The loss of a perfect embedding on the very batch of a step."""
+    """The loss of a perfect embedding on exactly the batch of this step."""
     generator = step_generator(recipe.seed, "pretrain", step - 1, 0)
     batches = Batches(data=labelled, recipe=recipe, batch=recipe.pretrain.batch)
     crops, masks = batches.at(step - 1, generator)
-    colour_distortion(crops, recipe.distortion, generator=generator)  # draws as training drew
+    colour_distortion(crops, recipe.distortion, generator=generator)  # draws what training drew
     labels = nearest_labels(masks, grid)
     classes = val.info.num_classes
     perfect = F.one_hot(labels.clamp(max=classes), classes + 1).permute(0, 3, 1, 2).float()
@@ -424,9 +432,9 @@ lines(
 )
 
 # %% [markdown]
-# **How to read it.** Mind the two lines' common trembling: much of what looks like noise in the
-# loss is the floor's own, for both depend on which pixels the crop happened to hold. What the
-# network can do something about is the gap between them:
+# **How to read it.** The two lines jump up and down together. Much of what looks like noise in the
+# loss comes from the floor, because both depend on which pixels the crops happen to contain. The
+# part that the network can do something about is the gap between them:
 
 # %%
 gap = [loss - floor for loss, floor in zip(losses, floors, strict=True)]
@@ -441,30 +449,30 @@ display(
 if len(steps) > 4:
     together = float(np.corrcoef(np.diff(losses), np.diff(floors))[0, 1])
     print(f"correlation of the two lines' jumps: {together:.2f}")
-    print(f"share of the loss's jumps that goes with the floor's (R²): {100 * together**2:.0f} %")
+    print(f"share of the loss's jumps explained by the floor's (R²): {100 * together**2:.0f} %")
 print(f"loss above its floor: {gap[0]:.2f} at the first step, {gap[-1]:.2f} at the last")
 
 # %% [markdown]
-# **How to read it.** The floor is gone, and the curve says at last what we wanted to know: is it
-# still falling? (It trembles too: the loss follows its floor, but not one to one.) If it is, more
-# steps may help. A plain loss curve that looks flat may hide a gap
-# that still closes, and one that seems to fall may only have met easier crops. (With
-# `FORM = "official"` the floor is about zero, and the gap is the loss itself.)
+# **How to read it.** With the floor removed, the curve finally answers our question: is the loss
+# still falling? If it is, more steps may help. (The gap is noisy too: the loss follows its floor,
+# but not one to one.) In a raw loss curve, a flat stretch may hide a gap that is still closing, and
+# a fall may only mean that the crops got easier. (With `FORM = "official"` the floor is about zero,
+# so the gap is the loss itself.)
 #
 # ## Summary
 #
-# - A step sees every image twice, in the same crop: as it is, and with other colours. The strength
-#   of the distortion says what the network should learn to ignore.
-# - Labels follow the features down to their size by nearest neighbour, corners aligned.
-# - The fresh network's lump of embeddings is drawn apart, the large areas first; we watched the
+# - In each step the network sees every image twice, in the same crop: as it is, and with other
+#   colours. The strength of the distortion says what the network should learn to ignore.
+# - Labels are shrunk to the size of the features by nearest neighbour, with aligned corners.
+# - The embeddings start as one lump and are pulled apart, the large areas first. We watched the
 #   same pixels of unseen images in one common plane, and measured what the plane can't show.
-# - The loss of the paper form has a floor that trembles with the crops. Subtract it before you
-#   judge.
+# - In the paper form, the loss has a floor that changes with the crops. Subtract it before you
+#   judge the curve.
 #
 # ## Where to go next
 #
 # - [05, fine-tuning and comparison](05_fine_tuning_and_comparison.ipynb): the clusters get their
 #   names, and meet baselines with the same compute.
 # - [06, embeddings and compactness](06_embeddings_and_compactness.ipynb): what t-SNE can and can't
-#   say, and numbers for what it can't.
-# - Try here: `STRENGTH = 0`, `SCOPE = "within"`, `FORM = "official"`.
+#   show, and numbers for what it can't.
+# - Try this here: `STRENGTH = 0`, `SCOPE = "within"`, `FORM = "official"`.
