@@ -122,7 +122,7 @@ def step_map(rows: Iterable[Row], *, dataset: str, tier: Tier) -> StepMap:
     """The map of one data set and tier.
 
     It takes the runs of the preset's recipe in the official form across images, with any number
-    of steps, labels and seed. Of several arithmetics it takes the one that most of them are in.
+    of steps, labels and seed. Of several arithmetics it takes the one with most cells.
 
     Raises:
         ConfigError: No two lengths of stage 2 can be compared.
@@ -140,17 +140,18 @@ def step_map(rows: Iterable[Row], *, dataset: str, tier: Tier) -> StepMap:
             finetune=replace(usual.finetune, steps=recipe.finetune.steps),
         )
         if recipe.hash == like.hash and row["fraction"] is not None:
-            chosen.append((row, recipe))
-    arithmetic = Counter(row.get("precision") for row, _ in chosen).most_common(1)
+            pretrain = recipe.pretrain.steps if recipe.has_stage1 else 0
+            position = (row["method"], int(row["labelled"]), pretrain, recipe.finetune.steps)
+            chosen.append((row, position))
+    # Whoever ran a map ran it in one arithmetic: the one with most cells.
+    cells = {(row.get("precision"), position[1:]) for row, position in chosen if position[2]}
+    arithmetic = Counter(precision for precision, _ in cells).most_common(1)
     runs: dict[_Position, dict[int, Row]] = {}
     fractions = {}
-    for row, recipe in chosen:
-        if row.get("precision") == arithmetic[0][0]:
-            labelled = int(row["labelled"])
-            pretrain = recipe.pretrain.steps if recipe.has_stage1 else 0
-            position = (row["method"], labelled, pretrain, recipe.finetune.steps)
+    for row, position in chosen:
+        if arithmetic and row.get("precision") == arithmetic[0][0]:
             runs.setdefault(position, {})[int(row["seed"])] = row
-            fractions[labelled] = float(row["fraction"])
+            fractions[position[1]] = float(row["fraction"])
     found = StepMap(runs, fractions)
     if len(found.axis(2)) < 2:
         raise ConfigError(
