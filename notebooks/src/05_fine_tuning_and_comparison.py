@@ -155,8 +155,8 @@ Markdown(findings.losses_found({Method.of(row): read_log(RUNS / row["log"]) for 
 
 # %% [markdown]
 # **How to read it.** Stage 1 has its own panel. The contrastive loss is a different quantity, so
-# its height can't be compared with cross-entropy, and much of its zigzag comes from the floor of
-# the loss, which moves with the crops (notebook 04). In the right panel, compare the contrastive
+# its height can't be compared with cross-entropy, and much of its zigzag comes from the crops,
+# which change with every step (notebook 04). In the right panel, compare the contrastive
 # line with the grey one, which has the same steps and the same images: does it fall sooner, or end
 # lower? Where the two run side by side, stage 1 gave no head start by this measure. A training loss
 # near zero on few images is no success in itself: notebook 02 showed what overfitting looks like.
