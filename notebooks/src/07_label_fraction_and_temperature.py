@@ -331,8 +331,8 @@ else:
     print("The ledger holds no label curve of cross-entropy with the same compute yet.")
 
 # %% [markdown]
-# **How to read it.** A worth above the number of labelled images is a saving. One below it says
-# that cross-entropy would have done as well with fewer labels. Both answers come from means, and
+# **How to read it.** If cross-entropy needs more labels than the method had, that is a saving. If
+# it needs fewer, it would have done as well with less labelling. Both answers come from means, and
 # means hide their uncertainty: look back at the intervals in the curves before you trust a choice
 # between temperatures, or a number of labels.
 
