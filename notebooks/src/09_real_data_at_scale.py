@@ -316,9 +316,9 @@ for name, size in sorted({(r["dataset"], r["tier"]) for r in rows}):
 # embeddings go with good segmentation?* Each mark is a run; look at the correlation within labels
 # and method, since more labels help both.
 #
-# A large mark is a mean over seeds, and a bar is its interval. An arrow at the frame is an interval
-# of two seeds that continues outside. A large mark without a bar is a single run: the beginning of
-# a comparison, not yet a comparison.
+# A large mark is a mean over seeds, a small dot is a single seed, and a bar, from three seeds on, is
+# the interval of the mean. A large mark without dots is a single run: the beginning of a comparison,
+# not yet a comparison.
 #
 # ## Exercise 1: the time that is left
 #
