@@ -1,21 +1,22 @@
 # %% [markdown]
 # # 05 · Fine-tuning and comparison
 #
-# After stage 1 the network has never been told which cluster is called what. Stage 2 does that: the
-# projection head goes, a pixel classifier comes in its place, and the *whole* network is fine-tuned
-# with cross-entropy. Then comes the question that everything hangs on: was stage 1 worth its time?
+# After stage 1 the network may have sorted its pixels into clusters, but nothing in it names a
+# class. Stage 2 takes care of that: we throw the projection head away, put a pixel classifier in
+# its place and fine-tune the *whole* network with cross-entropy. Then comes the question that
+# everything hangs on: was stage 1 worth its time?
 #
 # You will
-# - take the head off, put a classifier on, and see what it knows before fine-tuning,
+# - swap the head for a classifier and see what the network knows before fine-tuning,
 # - compare the method with two baselines, one of which gets exactly the same compute,
 # - see the gap between training and validation images that the paper sets out to close,
-# - find on a map where "more than 20 points" and "nothing" both come from.
+# - find out on a map where gains of "more than 20 points" and of "nothing" both come from.
 #
-# Time: some minutes on two processor cores, for three short trainings.
+# Time: a few minutes on two processor cores, for three short trainings.
 
 # %% [markdown]
-# **What we need.** `segnb.experiments.runs.run` trains a recipe, measures it and keeps everything in one
-# folder. What is there already is not trained again.
+# **Imports.** `segnb.experiments.runs.run` trains a recipe, evaluates it and keeps everything in
+# one folder. A run that is already there is not trained again.
 
 # %%
 import dataclasses
@@ -43,18 +44,18 @@ from segnb.training.log import read_log
 from segnb.widgets.step_map import StepMapExplorer, cell_parts
 
 # %% [markdown]
-# **The knobs.** All of them. Both stages get a reported run's steps divided by `SHORTER`, so that
-# three trainings fit into minutes; 1 trains the whole.
+# **Settings.** They are all here. `SHORTER` divides the steps of both stages, so that three
+# trainings take minutes; set it to 1 for a full-length run.
 
 # %%
 DATASET = "shapes"
-FRACTION = 1 / 32  # share of the training images whose labels are used
+FRACTION = 1 / 32  # share of the training images that are labelled
 SEED = 0
 SHORTER = 5
-LEDGER_DATASET = "camvid"  # whose finished runs are compared below
-ALL_METHODS = False  # also show the variants of the loss and of the baselines
-RESULTS = project_path("results")  # the ledger that is read; a notebook never writes into it
-RUNS = project_path("runs") / "comparison"  # this notebook's runs, with a small ledger of their own
+LEDGER_DATASET = "camvid"  # compare the finished runs on this data set below
+ALL_METHODS = False  # also show variants of the loss and of the baselines
+RESULTS = project_path("results")  # the ledger to read; a notebook never writes to it
+RUNS = project_path("runs") / "comparison"  # this notebook's own runs and small ledger
 
 # %% [markdown]
 # ## The three methods
@@ -65,10 +66,10 @@ RUNS = project_path("runs") / "comparison"  # this notebook's runs, with a small
 # | `ce` | stage 2 alone, from scratch: the same *fine-tuning steps* |
 # | `ce_long` | cross-entropy with the *compute* and the colour distortion of both stages |
 #
-# `ce` is what papers often compare with, and it is not enough. Stage 1 costs steps; each of its
-# steps sends every image through the network twice, as it is and distorted; and the distortion is
-# an augmentation that may help cross-entropy too. `ce_long` gets all of that. The recipe counts it
-# out:
+# Papers often compare with `ce`, and that is not enough. Stage 1 costs steps. Each of those steps
+# sends every image through the network twice, once as it is and once distorted. And the distortion
+# is an augmentation that may help cross-entropy too. `ce_long` gets all of that. The recipe does
+# the counting:
 
 # %%
 whole = preset(DATASET, tier()).replace(fraction=FRACTION, seed=SEED)
@@ -89,10 +90,10 @@ for method, recipe in recipes.items():
     )
 
 # %% [markdown]
-# ## Stage 1, then the change of heads
+# ## Stage 1, then a new head
 #
-# `until="pretrain"` stops after stage 1. The splits tell which images are labelled; all three
-# methods get the same ones, and start from the same random weights.
+# `until="pretrain"` stops after stage 1. The splits say which images are labelled. All three
+# methods get the same labelled images and start from the same random weights.
 
 # %%
 contrastive = recipes["contrastive"]
@@ -105,9 +106,9 @@ head = count_parameters(network.head)
 print(f"extractor {(count_parameters(network) - head) / 1e6:.2f} M parameters, head {head:,}")
 
 # %% [markdown]
-# Now the change of heads, by hand: `attach_classifier` throws the projection head away and puts a
-# 1×1 convolution in its place, one output a class, with random weights. What does the network
-# predict in this state, good features and a classifier that has seen nothing?
+# Now we swap the heads by hand. `attach_classifier` replaces the projection head with a 1×1
+# convolution: one output per class, random weights. The features may be good by now, but the
+# classifier has seen nothing. What does the network predict in this state?
 
 # %%
 val_split, val = splits.evaluated["val"]
@@ -118,18 +119,19 @@ untaught = evaluation.evaluate(network, val_split, val, session=Session())
 counts = torch.bincount(val.masks.flatten(), minlength=256)[: val.info.num_classes].double()
 chance = torch.outer(counts, torch.ones_like(counts) / len(counts))  # every class equally often
 dice = score_confusion(chance).miou
-print(f"mIoU before fine-tuning: {untaught.miou:.1f}; throwing dice would give {dice:.1f}")
+print(f"mIoU before fine-tuning: {untaught.miou:.1f}; rolling dice would give {dice:.1f}")
 
 # %% [markdown]
-# No better than dice, as expected. The clusters may be there, but they have no names, and where
-# stage 1 looks within each image alone (`scope="within"`), even the same class need not lie in the
-# same place in two images. That is why the paper fine-tunes the whole network and not only the new
-# head (`freeze=True` in a recipe tries the other way).
+# As expected, the untrained classifier does about as well as rolling dice. The clusters may be
+# there, but they have no names. And if stage 1 only compares pixels within one image
+# (`scope="within"`), the same class can even end up in different parts of the embedding space in
+# two images. That is why the paper fine-tunes the whole network and not just the new head
+# (`freeze=True` in a recipe tries the alternative).
 #
 # ## Stage 2, and the baselines
 #
-# The same call without `until` goes on where it stopped. The two baselines follow, with the same
-# labels and the same first weights.
+# The same call without `until` picks up where it stopped. The two baselines follow, with the same
+# labels and the same initial weights.
 
 # %%
 rows = [run(recipe, runs=RUNS, results=RUNS) for recipe in recipes.values()]
@@ -139,7 +141,7 @@ for row in rows:
 # %% [markdown]
 # ## Side by side
 #
-# Four pictures of the three runs. First the losses.
+# Four figures compare the three runs. First, the losses.
 
 # %%
 figures = report.comparison(rows, RUNS)
@@ -152,22 +154,22 @@ figures["loss_curves"]
 Markdown(findings.losses_found({Method.of(row): read_log(RUNS / row["log"]) for row in rows}))
 
 # %% [markdown]
-# **How to read it.** Stage 1 has its own panel: the contrastive loss is another quantity, and its
-# height says nothing about the other's; much of its zigzag is its floor's, which moves with the
-# crops (notebook 04). In the right panel compare the contrastive line with the grey one, which has
-# the same steps and the same images: does it fall sooner, or end lower? Where the two run along
-# each other, stage 1 gave no head start in this respect. A training loss near zero with few images
-# is no success by itself: notebook 02 showed what overfitting looks like.
+# **How to read it.** Stage 1 has its own panel. The contrastive loss is a different quantity, so
+# its height can't be compared with cross-entropy, and much of its zigzag comes from the crops,
+# which change with every step (notebook 04). In the right panel, compare the contrastive
+# line with the grey one, which has the same steps and the same images: does it fall sooner, or end
+# lower? Where the two run side by side, stage 1 gave no head start by this measure. A training loss
+# near zero on few images is no success in itself: notebook 02 showed what overfitting looks like.
 #
-# The loss is a means. What came of it, on images that no training saw:
+# The loss is only a means to an end. Here are the predictions on images that no training has seen:
 
 # %%
 figures["predictions"]
 
 # %% [markdown]
-# **How to read it.** Each row is one validation image; below each prediction stands the share of
-# its pixels that is right. Large areas decide that share, so look at the small objects too: whether
-# they are found at all, whether their class is right, whether their edge is clean.
+# **How to read it.** Each row is one validation image, and the number below each prediction is the
+# share of pixels it gets right. Large areas dominate that share, so look at the small objects too.
+# Are they found at all? Is their class right? Are their edges clean?
 #
 # In one sentence, over all validation images:
 
@@ -177,8 +179,8 @@ Markdown(findings.runs_found(rows))
 # %% [markdown]
 # ## The gap
 #
-# Notebook 02 ended on a promise: the gap between training and validation images is what the paper
-# sets out to close. Here it is for all three methods, on the same labelled images.
+# Notebook 02 ended with a promise: the gap between training and validation images is what the paper
+# sets out to close. Here it is for all three methods, trained on the same labelled images.
 
 
 # %%
@@ -205,16 +207,16 @@ plots.training_gap(gaps)
 gap = {method.kind: known - unseen for method, (known, unseen) in gaps.items()}
 Markdown(
     f"The gap is {gap['ce']:.0f} points for cross-entropy, {gap['contrastive']:.0f} after stage 1 "
-    f"and {gap['ce_long']:.0f} for cross-entropy of the same compute. Stage 1 "
+    f"and {gap['ce_long']:.0f} for cross-entropy with the same compute. Stage 1 "
     + ("narrows" if gap["contrastive"] < gap["ce"] - 1 else "does not narrow")
     + " it here."
 )
 
 # %% [markdown]
-# **How to read it.** The grey bar is the gap. A method can narrow it in two ways: by doing better on
-# validation images, or by doing worse on those it was trained on. Only the first is worth anything,
-# so look at the blue dots first. A method that trains longer pushes the red dot to the right, and its
-# gap grows even where its validation images gain.
+# **How to read it.** The grey bar is the gap. A method can narrow it in two ways: by doing better
+# on validation images, or by doing worse on its own training images. Only the first is worth
+# anything, so look at the blue dots first. Longer training pushes the red dot to the right, so the
+# gap can grow even when the method does better on validation images.
 #
 # ## Class by class
 #
@@ -230,11 +232,11 @@ figures["iou_per_class"]
 Markdown(findings.classes_found(rows, val.info.class_names))
 
 # %% [markdown]
-# **How to read it.** A gain may come from all classes or from one that a
-# baseline missed altogether, and it is worth knowing which (exercise 1 takes it apart). One seed
-# has no interval, and a class with few pixels jumps most from one seed to the next.
+# **How to read it.** A gain may be spread over all classes, or come from a single class that a
+# baseline missed altogether. It is worth knowing which (exercise 1 takes it apart). One seed gives
+# no interval, and classes with few pixels vary most from seed to seed.
 #
-# And what happened inside, between the two stages:
+# And what happened inside the network, between the two stages?
 
 # %%
 figures["embeddings"]
@@ -246,17 +248,17 @@ figures["embeddings"]
 Markdown(findings.compactness_found(rows[-1]))
 
 # %% [markdown]
-# **How to read it.** The same validation pixels before training, after stage 1 and after stage 2.
-# Gathered colours are what the contrastive loss asks for. Find the sky, the sea and the sand in
-# each panel: which of them had a place of their own after stage 1, and which needed stage 2?
-# Distances between clusters, and their sizes, mean nothing in such a map; notebook 06 measures
-# instead.
+# **How to read it.** These are the same validation pixels before training, after stage 1 and after
+# stage 2. The contrastive loss asks for dots of one colour to gather. Find the sky, the sea and the
+# sand in each panel: which of them formed a cluster of their own after stage 1, and which needed
+# stage 2? Cluster sizes and the distances between clusters mean nothing in such a map; notebook 06
+# measures instead.
 #
-# ## The ledger's comparison
+# ## The comparison in the ledger
 #
-# One seed and a short run teach how it is done, not what is true. For that there is the ledger:
-# whole runs, several seeds, every method with the same labels. Means over seeds, and gains paired by
-# seed with their 95 % interval:
+# One seed and a short run teach the procedure, not the answer. For the answer we turn to the
+# ledger, which holds full-length runs with several seeds, where every method gets the same labels.
+# The table gives means over seeds, and gains paired by seed with their 95 % interval:
 
 # %%
 held = ledger.read(RESULTS / "ledger.jsonl")
@@ -270,18 +272,18 @@ except ConfigError:
 if not ALL_METHODS:
     plain = [row for row in plain if Method.of(row) in official]
 if not needed <= {row["method"] for row in plain}:
-    print(f"The ledger holds no whole comparison on {LEDGER_DATASET} yet.")
-    print("Below is what the short runs above give, one seed each.")
+    print(f"The ledger holds no complete comparison on {LEDGER_DATASET} yet.")
+    print("The short runs above stand in for it below, one seed each.")
     plain = rows
 else:
     measure = "miou_test" if any(row.get("miou_test") for row in plain) else "miou_val"
     display(Markdown(table.brief_table(plain, measure=measure)))
 
 # %% [markdown]
-# **How to read it.** The interval says how well so few seeds pin down the mean over *all* seeds:
-# repeat the whole experiment a hundred times, and about 95 of the hundred intervals hold it (ours
-# may be one of the other five). Two seeds get none: it would be too wide to mean anything. The gains
-# as a picture, on validation images:
+# **How to read it.** The interval says how well so few seeds pin down the mean over *all* seeds.
+# Repeat the whole experiment a hundred times, and about 95 of the hundred intervals will contain it
+# (ours may be one of the other five). With two seeds no interval is given: it would be too wide to
+# mean anything. Here are the gains on validation images as a figure:
 
 # %%
 plots.gain(plain, measure="miou_val")
@@ -294,21 +296,21 @@ for measure in ("miou_val", "miou_test"):
     display(Markdown(findings.gains_found(plain, measure=measure)))
 
 # %% [markdown]
-# **How to read it.** The first panel is the gain over the same fine-tuning, the second the gain over
-# the same compute. A bar that crosses zero is an honest "not decided". A gain in the first that is
-# gone in the second was bought with training time. That they stand side by side, always, is this
-# project's first rule.
+# **How to read it.** The first panel is the gain over the same fine-tuning, the second the gain
+# over the same compute. A bar that crosses zero is an honest "not decided". If a gain shows up in
+# the first panel and is gone in the second, it was bought with training time. This project always
+# shows the two side by side; that is its first rule.
 #
 # ## The map: where "more than 20 points" and "nothing" both live
 #
-# The abstract of the paper claims more than 20 points in some settings; the table above has one or
-# two. Both can be true, since stage 2 took 1000 steps there. What if it takes 25? The map below
-# varies the steps of both stages and the number of labels. Each cell is the gain of the contrastive
-# stage 1, on the left over the same fine-tuning from scratch, on the right over cross-entropy that
-# gets the same compute: the image passes and colour distortion of stage 1, then a new classifier and
-# the same stage 2.
+# The paper's abstract claims more than 20 points in some settings. The table above shows one or
+# two. Both can be true, because stage 2 took 1000 steps there. What if it takes only 25? The map
+# below varies the steps of both stages and the number of labels. Each cell is the gain of a
+# contrastive stage 1. On the left, the rival is the same fine-tuning from scratch. On the right, it
+# is cross-entropy that gets the same compute: the image passes and colour distortion of stage 1,
+# then a new classifier and the same stage 2.
 #
-# **Predict first.** Write down two numbers before you run the cell: the gain over the same
+# **Predict first.** Before you run the cell, write down two numbers: the gain over the same
 # fine-tuning with 25 steps of stage 2, and with 1000.
 
 # %%
@@ -334,22 +336,23 @@ if the_map is not None:
         display(Markdown(the_map.in_words(cell, measure="miou_test")))
 
 # %% [markdown]
-# **How to read it.** Blue is a gain, orange a loss; bold means that the interval leaves out zero.
-# Follow one row from left to right. With few steps of stage 2, cross-entropy from scratch has barely
-# begun, and *any* start that has seen the labels is far ahead: that is where the large gains live. With
-# many steps it catches up. The right panel asks the harder question, whether the *contrastive* loss is
-# the better way to spend those steps.
+# **How to read it.** Blue is a gain, orange a loss; bold means that the interval excludes zero.
+# Follow one row from left to right. With few steps of stage 2, cross-entropy from scratch has
+# barely begun, and *any* start that has seen the labels is far ahead: that is where the large gains
+# live. With many steps it catches up. The right panel asks the harder question: is the
+# *contrastive* loss a better way to spend those steps?
 #
-# **Press a cell** to see what is behind its number: curves against the steps of stage 2, masks of one
-# seed and the embeddings. Switch between the two rivals, and between val, test and the drives of test
-# that training has seen or not.
+# **Press a cell** to see what is behind its number: curves against the steps of stage 2, masks of
+# one seed, and the embeddings. You can switch between the two rivals, and between val, test and the
+# test drives that training has or hasn't seen.
 
 # %%
 if the_map is not None:
     display(StepMapExplorer(the_map, results=RESULTS))
 
 # %% [markdown]
-# Without buttons, the same for one cell: the one with the largest gain over the same fine-tuning.
+# Without buttons, here is the same for one cell, the one with the largest gain over the same
+# fine-tuning.
 
 # %%
 if the_map is not None:
@@ -359,30 +362,30 @@ if the_map is not None:
 # %% [markdown]
 # ## Exercise 1: whose gain is it?
 #
-# A gain in mIoU is made of classes. Write `gain_by_class(ours, baseline)`: for the IoU of each
-# class under two methods, the points that this class adds to the gain. Together they must make up
-# exactly the difference of the two mIoU. Mind `None`: a class that occurs neither in the masks nor
-# in a method's own predictions has no IoU there and is left out of that method's mean, so it can
-# happen to one of the two and not to the other.
+# A gain in mIoU is made up of classes. Write `gain_by_class(ours, baseline)`: given the IoU of each
+# class under two methods, return the points that each class adds to the gain. Together they must
+# add up to exactly the difference of the two mIoUs. Watch out for `None`: a class that occurs
+# neither in the masks nor in a method's own predictions has no IoU and is left out of that method's
+# mean. This can happen for one method and not the other.
 
 
 # %%
 # EXERCISE gain_by_class
 def gain_by_class(ours: Sequence[float | None], baseline: Sequence[float | None]) -> list[float]:
-    """Points that each class adds to the difference of the two mIoU; they sum to it."""
+    """Points that each class adds to the difference of the two mIoUs; they sum to it."""
     ...
 
 
 judge(check_gain_by_class, gain_by_class)
 
 # %% [markdown]
-# A solution, folded away. Open it when you have tried.
+# A solution, folded away. Open it once you have tried.
 
 
 # %% tags=["solution"]
 # SOLUTION gain_by_class
 def gain_by_class(ours: Sequence[float | None], baseline: Sequence[float | None]) -> list[float]:
-    """Points that each class adds to the difference of the two mIoU; they sum to it."""
+    """Points that each class adds to the difference of the two mIoUs; they sum to it."""
     here = sum(value is not None for value in ours)
     there = sum(value is not None for value in baseline)
     return [(a or 0.0) / here - (b or 0.0) / there for a, b in zip(ours, baseline, strict=True)]
@@ -391,8 +394,8 @@ def gain_by_class(ours: Sequence[float | None], baseline: Sequence[float | None]
 judge(check_gain_by_class, gain_by_class)
 
 # %% [markdown]
-# **Your function on the runs above.** Is the difference to `ce_long` spread over the classes, or is
-# it one that makes it?
+# **Your function on the runs above.** Is the difference to `ce_long` spread over the classes, or
+# does one class account for most of it?
 
 # %%
 by_method = {row["method"]: row["iou"]["val"] for row in rows}
@@ -404,10 +407,10 @@ print(f"{'together':10} {sum(parts):+.2f} points of mIoU")
 # %% [markdown]
 # ## Exercise 2: a gain with its interval
 #
-# Two methods, each a dictionary from seed to mIoU. Pair them by seed (the same seed means the same
-# labelled images and the same first weights), leave out seeds that only one of them has, and return
-# the mean gain with the two ends of its 95 % Student-t interval. `scipy.stats.t.ppf(0.975, df)`
-# gives the t you need.
+# You get two methods, each a dictionary from seed to mIoU. Pair them by seed (the same seed means
+# the same labelled images and the same initial weights), leave out seeds that only one of them has,
+# and return the mean gain with the two ends of its 95 % Student-t interval.
+# `scipy.stats.t.ppf(0.975, df)` gives the t you need.
 
 
 # %%
@@ -455,17 +458,17 @@ for (labelled, method), values in found.items():
 # %% [markdown]
 # ## Summary
 #
-# **Was stage 1 worth its time?** The answer of the ledger, computed from what stands above:
+# **Was stage 1 worth its time?** Here is the ledger's answer, computed from the rows above:
 
 # %%
 for measure in ("miou_val", "miou_test"):
     display(Markdown(findings.gains_found(plain, measure=measure)))
 
 # %% [markdown]
-# - Stage 2 changes the head and fine-tunes the whole network: clusters get their names.
+# - Stage 2 swaps the head and fine-tunes the whole network: the clusters get their names.
 # - How large a gain looks depends on how long the baseline trained. Against a baseline that is cut
-#   short, any start that has seen the labels shines; ask what the same compute buys.
+#   short, any start that has seen the labels shines. Ask what the same compute would buy.
 # - Gains are paired by seed and come with an interval; one seed decides nothing.
 #
-# **Where to go next.** Has the embedding become compact, in numbers?
-# [06 · Embeddings and compactness](06_embeddings_and_compactness.ipynb)
+# **Where to go next.** Has the embedding become compact, and can we put numbers on it? [06 ·
+# Embeddings and compactness](06_embeddings_and_compactness.ipynb)

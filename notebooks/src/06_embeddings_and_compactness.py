@@ -9,10 +9,10 @@
 # %% [markdown]
 # # 06 · Embeddings and compactness
 #
-# The paper's claim has a middle part. Few labels make cross-entropy overfit; contrastive
+# The paper's argument has a middle step. With few labels, cross-entropy overfits; contrastive
 # pretraining raises **intra-class compactness** and **inter-class separability**; *therefore* the
-# classifier improves. The usual evidence for the middle part is a t-SNE picture. This notebook asks
-# how much such a picture is worth, and brings the numbers it can't give.
+# classifier improves. The usual evidence for the middle step is a t-SNE picture. This notebook asks
+# how much such a picture is worth, and adds the numbers that it can't give.
 #
 # In this notebook you will
 #
@@ -26,26 +26,26 @@
 # Before this: [05, fine-tuning and comparison](05_fine_tuning_and_comparison.ipynb).
 
 # %% [markdown]
-# ## The knobs
+# ## Settings
 #
-# All that you may want to change, in one cell.
+# Everything you may want to change is in one cell.
 
 # %%
 from segnb.notebook import tier
 
 TIER = tier()  # "smoke" for seconds, "quick" for minutes; SEGNB_TIER overrides
-DATASET = "shapes"  # of the small pair of runs that is trained here
-USE_LEDGER = True  # draw the pixels of a run of the ledger where it kept some; else of the pair
+DATASET = "shapes"  # for the small pair of runs trained here
+USE_LEDGER = True  # draw the saved pixels of a ledger run, if any; otherwise those of the pair
 STEPS = {"smoke": (4, 4), "quick": (150, 80)}.get(TIER, (4000, 2000))  # of stages 1 and 2
-SEEDS = (0, 1, 2)  # of t-SNE
+SEEDS = (0, 1, 2)  # for t-SNE
 PERPLEXITIES = {"smoke": (3, 5, 8)}.get(TIER, (5, 30, 100))
-PIXELS = {"smoke": 6}.get(TIER, 50)  # of each class, that t-SNE draws
-DRAWS, PER_CLASS = {"smoke": (2, 20)}.get(TIER, (3, 200))  # samples of pixels, and their size
-SEED = 0  # of the run trained here
+PIXELS = {"smoke": 6}.get(TIER, 50)  # per class, in the t-SNE pictures
+DRAWS, PER_CLASS = {"smoke": (2, 20)}.get(TIER, (3, 200))  # of pixels, to measure again
+SEED = 0  # of the runs trained here
 
 # %% [markdown]
-# What we import. `segnb.metrics.compactness` holds the numbers, `segnb.report` reads what a run has
-# kept.
+# **Imports.** `segnb.metrics.compactness` computes the numbers; `segnb.report` reads what a run has
+# saved.
 
 # %%
 from collections import Counter
@@ -77,9 +77,9 @@ from segnb.training import Session
 # %% [markdown]
 # ## 1 · A run to look at
 #
-# We want two runs on the same few labels: one with stage 1 and one of cross-entropy alone. A small
-# pair is trained here, in a folder of its own. It never enters the repository's ledger, and a
-# second run of this cell finds it finished.
+# We want two runs on the same few labels: one with stage 1, one with cross-entropy alone. We train
+# a small pair here, in a folder of its own. It never enters the repository's ledger, and if you run
+# the cell again, it finds the pair already trained.
 
 # %%
 small = {"encoder_depth": 3, "decoder_channels": 64} if TIER in ("smoke", "quick") else {}
@@ -98,18 +98,18 @@ for method, row in trained.items():
     print(f"{method:12} {row['labelled']} labelled images, mIoU on val {row['miou_val']:.1f}")
 
 # %% [markdown]
-# Runs that short show little. The repository's ledger holds longer ones, whose pixel features were
-# kept, so for the pictures we take one of those: of the preset's own contrastive runs the one with
-# the fewest labelled images. Only where there is none do we look at the pair above. The kept pixels
-# are a **class-balanced** sample of validation images, the same at every stage; the features are
-# those below the head.
+# Runs this short show little. The repository's ledger holds longer ones whose pixel features were
+# saved, so for the pictures we take one of those: among the contrastive runs with the preset's own
+# recipe, the one with the fewest labelled images. If there is none, we fall back on the pair above.
+# The saved pixels are a **class-balanced** sample of validation images, the same at every stage,
+# and the features are those just below the head.
 
 # %%
 ledger_rows = ledger.read(project_path("results/ledger.jsonl"))
 try:
     reported = overview.comparable(ledger_rows)
 except ConfigError:
-    reported = []  # nothing but studies that change more than the method
+    reported = []  # only studies that change more than the method
 shown, preview = trained["contrastive"], report.read_preview(trained["contrastive"], own)
 source = "the run trained above"
 candidates = [
@@ -121,7 +121,7 @@ for row in sorted(candidates, key=lambda row: (row["labelled"], row["seed"])):
     try:
         shown, preview = row, report.read_preview(row, project_path("results"))
     except DataError:
-        continue  # its preview was not kept
+        continue  # its preview was not saved
     source = f"run {row['recipe_hash']} of the ledger"
     break
 info = datasets.info(shown["dataset"])
@@ -141,29 +141,30 @@ for name in preview:
 # %% [markdown]
 # ## 2 · Before and after
 #
-# t-SNE places the pixels in the plane so that near neighbours stay near. First the picture as
+# t-SNE places the pixels in the plane so that near neighbours stay near. First, the picture as
 # papers show it: one seed, one perplexity.
 
 # %%
 display(embedding_maps(report.embedding_points(preview, perplexity=PERPLEXITIES[1]), info))
 
 # %% [markdown]
-# **How to read it.** Each dot is a pixel, coloured by its true class, the same pixels in every
-# panel. Ask one question only: *are a dot's neighbours of its colour?* Before training they are
-# only where colour or texture alone tells the class. Look for classes that gather from left to
-# right, and for pairs that stay mixed to the end. Axes have no unit, and nothing else in the
+# **How to read it.** Each dot is a pixel, coloured by its true class; every panel shows the same
+# pixels. Ask one question only: *do a dot's neighbours share its colour?* Before training they do
+# only where colour or texture alone gives the class away. Look for classes that gather from left to
+# right, and for pairs that stay mixed to the end. The axes have no unit, and nothing else in the
 # picture has a meaning, as we are about to see.
 #
-# The same embeddings with other seeds and other perplexities (roughly, how many neighbours count).
-# First row of each picture: before training; second row: after the last stage. For the seeds t-SNE
-# starts from random places; in all other pictures it starts from the principal components.
+# Now the same embeddings with other seeds and other perplexities (the perplexity is roughly how
+# many neighbours count). In each picture, the first row is before training and the second after the
+# last stage. For the seeds, t-SNE starts from random positions; in all other pictures it starts
+# from the principal components.
 
 # %%
 first, last = preview["embeddings_initial"], preview["embeddings_finetuned"]
 
 
 def before_and_after(**settings: dict) -> None:
-    """One column a setting, one row a stage."""
+    """One column per setting, one row per stage."""
     points = {
         f"{when}, {name}": (tsne(embeddings.astype(np.float32), **options), labels)
         for when, embeddings in (("before", first), ("after", last))
@@ -180,10 +181,12 @@ before_and_after(
 )
 
 # %% [markdown]
-# **How to read it.** Follow one colour along a row. Its dots stay together from seed to seed, and often so do
-# its nearest neighbours: t-SNE keeps who lies beside whom. What changes is where an island lies, how the whole
-# is turned, and how far islands lie apart. So "road lies far from car" is a story about a seed. Starting from
-# the principal components fixes the turn, so that two pictures can be compared; distances mean no more for it.
+# **How to read it.** Follow one colour along a row. Its dots stay together from seed to seed, and
+# its nearest neighbours often stay the same too: t-SNE keeps who lies next to whom. What changes is
+# where an island lies, how the whole picture is rotated, and how far apart the islands are. So
+# "road lies far from car" is a story about one seed. Starting from the principal components fixes
+# the rotation, which makes two pictures comparable, but it doesn't give the distances any more
+# meaning.
 #
 # Now the perplexity.
 
@@ -192,14 +195,14 @@ before_and_after(**{f"perplexity {p}": {"perplexity": p, "seed": SEEDS[0]} for p
 
 # %% [markdown]
 # **How to read it.** A small perplexity tears classes into crumbs and draws strings of dots where
-# there are none; a large one lets islands run into each other. All panels of a row, here and above,
-# are the *same* embedding. Whoever picks one panel out of them picks the story.
+# there are none. A large one lets islands run into each other. All panels of a row, here and above,
+# show the *same* embedding. Whoever picks one of these panels picks the story.
 #
 # ## 3 · Distances that are not there
 #
 # Here is an embedding whose truth we know: four classes on a sphere in 20 dimensions. A and B are
 # close neighbours, C is far from both, and D is scattered several times as widely as the others. On
-# the left the truth, by a plain projection; then t-SNE.
+# the left is the truth, in a plain linear projection; next to it, t-SNE.
 
 # %%
 generator = np.random.default_rng(0)
@@ -229,14 +232,14 @@ maps |= {f"t-SNE, perplexity {p}": tsne(points, perplexity=p) for p in (perplexi
 embedding_maps({title: (xy, owner) for title, xy in maps.items()}, toy)
 
 # %% [markdown]
-# **How to read it.** In truth A and B nearly touch and D is a wide cloud. t-SNE draws four islands
-# of about one size, at about one distance from each other: it evens out densities on purpose, so
-# that every point has the same number of neighbours. Put numbers on it:
+# **How to read it.** In truth A and B nearly touch, and D is a wide cloud. t-SNE draws four islands
+# of roughly the same size, at roughly the same distance from each other: it evens out densities by
+# design, so that every point has the same number of neighbours. Let's put numbers on it:
 
 
 # %%
 def gaps_and_widths(places: np.ndarray) -> tuple[dict[str, float], dict[str, float]]:
-    """Distances between class means, and root mean square distance to the own mean."""
+    """Distances between class means, and each class's root mean square distance to its mean."""
     centre = {n: places[owner == c].mean(0) for c, n in enumerate(names)}
     gap = {
         f"{a}-{b}": float(np.linalg.norm(centre[a] - centre[b]))
@@ -257,13 +260,13 @@ for title, (gap, width) in rows.items():
     print(f"{title:24} {gap['A-C'] / gap['A-B']:17.2f} {width['D'] / width['A']:20.2f}")
 
 # %% [markdown]
-# **How to read it.** A faithful map would repeat the first line. t-SNE's ratios are its own, and
-# change with the perplexity. So "the clusters moved apart" and "the clusters became tighter" are
-# two things a t-SNE picture can't show, and they are precisely what the paper claims.
+# **How to read it.** A faithful map would repeat the first line. t-SNE makes up ratios of its own,
+# and they change with the perplexity. So a t-SNE picture can't show that "the clusters moved apart"
+# or that "the clusters became tighter", and those are precisely the paper's two claims.
 #
 # ## 4 · Numbers instead
 #
-# With $z$ an embedding scaled to length 1 and $m_c$ the mean of class $c$ (not scaled again):
+# Let $z$ be an embedding scaled to length 1 and $m_c$ the mean of class $c$ (not rescaled):
 #
 # | number | what it is | good |
 # | --- | --- | --- |
@@ -271,17 +274,17 @@ for title, (gap, width) in rows.items():
 # | **inter** | mean over pairs of classes of $\lVert m_c - m_d \rVert^2$ | large |
 # | **Fisher** | inter / intra | large |
 # | **silhouette** | mean of $(b - a) / \max(a, b)$, see below | large |
-# | **kNN mIoU** | five nearest *training* pixels vote on each validation pixel | large |
-# | **probe mIoU** | the same question to a linear classifier | large |
+# | **kNN mIoU** | the five nearest *training* pixels vote on each validation pixel | large |
+# | **probe mIoU** | the same, with a linear classifier instead of the vote | large |
 #
-# In the silhouette $a$ is a pixel's mean cosine distance to the other pixels of its class, and $b$
-# that to the nearest other class. The first four numbers look at one sample. The last two ask what
-# we really want to know: does the geometry carry over from labelled training images to images never
-# seen?
+# In the silhouette, $a$ is a pixel's mean cosine distance to the other pixels of its own class, and
+# $b$ is its mean distance to the nearest other class. The first four numbers look at one sample of
+# pixels. The last two ask what we really want to know: does the geometry carry over from labelled
+# training images to images the network has never seen?
 #
 # ### Exercise 1 · intra and inter
 #
-# In numpy, for `embeddings [M, D]` of any length and `labels [M]`.
+# Write them in numpy, for `embeddings [M, D]` of any length and `labels [M]`.
 
 
 # %%
@@ -320,7 +323,7 @@ def intra_inter(embeddings: np.ndarray, labels: np.ndarray) -> tuple[float, floa
 # %% [markdown]
 # ### Exercise 2 · the silhouette of one pixel
 #
-# With cosine distance, $1 - \cos$. The pixel itself is not among its own neighbours.
+# Use cosine distance, $1 - \cos$. The pixel itself does not count among its own neighbours.
 
 
 # %%
@@ -355,8 +358,8 @@ def silhouette_of(embeddings: np.ndarray, labels: np.ndarray, index: int) -> flo
 # %% [markdown]
 # ### The made-up embedding again
 #
-# The numbers see what t-SNE hid: D's spread, and how close A and B are. (There is only one sample
-# here, so it serves both to fit and to measure.)
+# The numbers see what t-SNE hid: how widely D is spread, and how close A and B are. (There is only
+# one sample here, so we both fit and measure on it.)
 
 # %%
 known = compactness(points, owner, fit_embeddings=points, fit_labels=owner, num_classes=4, seed=0)
@@ -366,16 +369,16 @@ for name, value in known.as_dict().items():
 # %% [markdown]
 # ## 5 · Stage by stage
 #
-# The runs' rows hold all six numbers for each stage, of the same validation pixels. The classifiers
-# behind the last two were fitted on pixels of the *labelled training images* only. A table of all
-# runs; then a figure of the pair that was trained here.
+# Each run's row in the ledger holds all six numbers for each stage, measured on the same validation
+# pixels. The classifiers behind the last two were fitted only on pixels of the *labelled training
+# images*. First a table of all the runs, then a figure of the pair we trained here.
 
 # %%
 NAMES = ("intra", "inter", "fisher", "silhouette", "knn_miou", "probe_miou")
 
 
 def stage_table(rows: dict) -> Markdown:
-    """One line a run and stage."""
+    """One line per run and stage."""
     lines = [f"| run | stage | {' | '.join(NAMES)} |", "| --- " * (len(NAMES) + 2) + "|"]
     for name, row in rows.items():
         for stage, values in row["compactness"].items():
@@ -391,25 +394,25 @@ display(stage_table(pair))
 display(compactness_stages(trained.values()))
 
 # %% [markdown]
-# **How to read it.** From left to right: before training, after stage 1, after stage 2;
-# cross-entropy has no stage 1, its line goes straight on. Three things to look for.
+# **How to read it.** From left to right: before training, after stage 1, after stage 2.
+# Cross-entropy has no stage 1, so its line goes straight on. Three things to look for:
 #
-# - *Intra alone misleads.* A network that sends every pixel to one place has no spread at all, and
-#   is useless. Where intra falls, look whether inter falls with it; Fisher, which divides, is
-#   harder to fool.
-# - *Stage 2 changes the geometry again.* Cross-entropy has its own pull towards compact classes: trained long
-#   enough to fit its images, it draws each class together around its class vector (neural collapse). Look
-#   whether Fisher rises or falls from stage 1 to stage 2.
-# - *Numbers disagree.* Silhouette may fall while the probe rises, or the other way round. Report
-#   several, or say beforehand which one you mean.
+# - *Intra alone misleads.* A network that maps every pixel to the same point has no spread at all,
+#   and is useless. Where intra falls, check whether inter falls with it. Fisher divides one by the
+#   other and is harder to fool.
+# - *Stage 2 changes the geometry again.* Cross-entropy has its own pull towards compact classes:
+#   trained long enough to fit its images, it draws each class together around its class vector
+#   (neural collapse). Check whether Fisher rises or falls from stage 1 to stage 2.
+# - *The numbers disagree.* The silhouette may fall while the probe rises, or the other way round.
+#   Report several, or say beforehand which one you mean.
 #
-# In the table, never compare a run with one of another data set: its classes are others, and
-# neither a variance nor an mIoU carries over.
+# Never compare runs on different data sets in the table: the classes differ, so neither a variance
+# nor an mIoU carries over.
 #
 # ### How sure are they?
 #
-# t-SNE changed with its settings. Do these numbers change with the pixels that were drawn? We
-# measure the trained networks again on other random pixels.
+# t-SNE changed with its settings. Do these numbers change with the pixels that happen to be drawn?
+# We measure the trained networks again, on other random pixels.
 
 # %%
 splits = runs.load_splits(recipe)
@@ -443,15 +446,15 @@ for name, found in draws.items():
     print(f"{name:12} {cells[0]:>22} {cells[1]:>22}")
 
 # %% [markdown]
-# **How to read it.** Mean and standard deviation over a few draws of pixels from the same networks.
-# A difference between the columns that is not well beyond the ± is none. And this is only the noise
-# of the *pixels*: two runs that differ in their seed differ by more. One pair of runs, such as
-# ours, shows what the numbers look like, not which method is better.
+# **How to read it.** These are the mean and standard deviation over a few draws of pixels from the
+# same networks. Unless two columns differ by well more than the ±, treat them as equal. And this is
+# only the noise from drawing *pixels*: two runs with different seeds differ by more. A single pair
+# of runs, such as ours, shows what the numbers look like, not which method is better.
 #
 # ## 6 · Does compactness go along with mIoU?
 #
 # If the paper's *therefore* holds, runs with a better geometry should have a higher mIoU. The
-# ledger can tell, for each data set of which it holds runs enough: each becomes a dot.
+# ledger can tell us, for each data set with enough runs. Each run becomes a mark.
 
 # %%
 LEAST = 6
@@ -466,26 +469,27 @@ for place, rows in many.items():
     display(compactness_scatter(rows))
 if not many:
     print(
-        f"The ledger holds {places[0][1] if places else 0} runs of one data set and tier; {LEAST} "
-        "are the least for a picture. Add some with, for example:\n"
+        f"The ledger holds {places[0][1] if places else 0} runs of one data set and tier; a picture "
+        f"needs at least {LEAST}. To add some, for example:\n"
         f"  segnb sweep --dataset {DATASET} --tier {TIER} --fractions 0.0625 0.25 --seeds 0 1 2"
     )
 
 # %% [markdown]
-# **How to read it** (where there is a picture). One mark a run, methods by shape and colour, more
-# labelled images by a larger mark. Over each panel stands Spearman's ρ, the correlation of ranks: 1
-# if the order of the runs by that number is their order by mIoU, -1 if it is the reverse. If
-# compactness did what the paper's *therefore* asks, ρ would be **negative for intra**, which is good
-# when it is small, and **positive for the others**.
+# **How to read it** (where there is a picture). Each mark is a run: its shape and colour show the
+# method, its size the number of labelled images. Above each panel is Spearman's ρ, the correlation
+# of ranks. It is 1 if the runs have the same order by that number as by mIoU, and -1 if the order
+# is reversed. If compactness did what the paper's *therefore* asks, ρ would be **negative for
+# intra**, which is good when it is small, and **positive for the others**.
 #
-# Before you believe a ρ, look at the marks: those of one method lie together. Long cross-entropy has
-# the highest mIoU and a low Fisher ratio, short training a lower mIoU and a higher ratio. A line through
-# *all* marks then falls, whatever happens inside each method. This is **Simpson's paradox**: a trend
-# between groups that the groups themselves do not have. We fell for it: an earlier version of this
-# notebook read ρ = -0.75 on CamVid as "tighter classes go with a lower mIoU". The fair question is
-# asked *within labels and method*, where runs differ in their seed alone.
+# Before you believe a ρ, look at the marks: those of one method lie together. Long cross-entropy
+# has the highest mIoU and a low Fisher ratio; short training has a lower mIoU and a higher ratio.
+# So a line through *all* marks falls, whatever happens inside each method. This is **Simpson's
+# paradox**: a trend between groups that the groups themselves don't have. We fell for it ourselves:
+# an earlier version of this notebook read ρ = -0.75 on CamVid as "tighter classes go with a lower
+# mIoU". The fair question is asked *within labels and method*, where only the seed differs between
+# runs.
 #
-# Ranks do need runs. With very few, ρ is nearly a coin:
+# Ranks also need enough runs. With very few, ρ is close to a coin toss:
 
 # %%
 generator = np.random.default_rng(0)
@@ -499,10 +503,10 @@ for number in (4, 6, 12, 40):
     )
 
 # %% [markdown]
-# And the ledger's own runs? We rank three times: among all runs of a data set, among those with as many
-# labelled images, and among those of one method with as many labelled images. To know what chance gives,
-# shuffle the mIoU among the runs that are ranked together, many times: is the true ρ beyond what 19 of 20
-# shuffles reach?
+# What about the ledger's own runs? We rank three times: among all runs of a data set, among those
+# with the same number of labelled images, and among those with the same number of labelled images
+# and the same method. To find out what chance alone gives, we shuffle the mIoU many times among the
+# runs that are ranked together. Is the true ρ larger than what 19 of 20 shuffles reach?
 
 
 # %%
@@ -514,7 +518,7 @@ RANKED_AMONG = {
 
 
 def rho_and_chance(rows: list, name: str, group_of) -> tuple[float, float]:
-    """Spearman's ρ of a number and mIoU within groups, and what shuffled runs reach."""
+    """Spearman's ρ of a number and mIoU within groups, and the level that shuffled runs reach."""
     held = [row for row in rows if row[name] is not None]
     x, y = (np.array([row[key] for row in held], float) for key in (name, "miou_val"))
     groups = np.array([group_of(row) for row in held])
@@ -541,17 +545,18 @@ for place, rows in many.items():
     display(Markdown("\n".join(lines)))
 
 # %% [markdown]
-# **How to read it.** In each cell ρ, and in brackets what chance gives. Read the line of *fisher* from left to
-# right: that is Simpson's paradox at work, wherever the value loses its size, or turns its sign, on the way to the
-# last column. kNN and probe are half an mIoU themselves: that they go along with it is no surprise, and says nothing
-# for compactness. Six numbers are six tries, so one may well pass by luck; what holds on one data set need not hold
-# on the next; and a correlation over runs is no cause. In one sentence:
+# **How to read it.** Each cell gives ρ and, in brackets, what chance gives. Read the *fisher* row
+# from left to right: where the value shrinks or changes sign on the way to the last column, you see
+# Simpson's paradox at work. kNN and probe are close to being an mIoU themselves, so it is no
+# surprise that they go along with it, and it says nothing about compactness. Six numbers are six
+# tries, so one may well pass by luck. What holds on one data set need not hold on the next. And a
+# correlation across runs is not a cause. In one sentence:
 
 # %%
 for place in many:
     (_, _), (between, _), (inside, level) = found[place, "fisher"]
     verdict = (
-        "chance gives as much: these runs cannot tell"
+        "no more than chance gives: these runs cannot tell"
         if abs(inside) <= level
         else f"beyond chance: tighter classes go with a {'higher' if inside > 0 else 'lower'} mIoU"
     )
@@ -563,16 +568,18 @@ for place in many:
 # %% [markdown]
 # ## Summary
 #
-# - t-SNE shows who is whose neighbour. Sizes of islands and distances between them are its own
-#   invention, and change with the perplexity.
-# - Compactness has numbers: intra, inter, Fisher, silhouette for the geometry; kNN and probe mIoU
-#   for what carries over to unseen images. None alone is the truth; intra alone is the worst.
+# - t-SNE shows which points are neighbours. The sizes of its islands and the distances between them
+#   are its own invention, and change with the perplexity.
+# - Compactness can be measured: intra, inter, Fisher and silhouette for the geometry, kNN and probe
+#   mIoU for what carries over to unseen images. None of them tells the whole truth, and intra alone
+#   tells the least.
 # - Measure the same pixels at every stage, balanced over the classes, several times.
-# - Whether compactness explains mIoU is a question to the ledger, with many runs, within labels *and* method:
-#   across methods, Simpson's paradox answers in its place.
+# - Whether compactness explains mIoU is a question for the ledger: it takes many runs, compared
+#   within labels *and* method. Compare across methods, and Simpson's paradox gives the answer
+#   instead.
 #
 # ## Where to go next
 #
 # - [07, label fraction and temperature](07_label_fraction_and_temperature.ipynb): how results and
-#   geometry move with the number of labels and with $\tau$.
+#   geometry change with the number of labels and with $\tau$.
 # - [04, contrastive pretraining](04_contrastive_pretraining.ipynb): the embedding while it moves.

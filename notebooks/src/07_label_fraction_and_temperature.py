@@ -1,22 +1,23 @@
 # %% [markdown]
 # # 07 · Label fraction and temperature
 #
-# Anyone who uses the paper's method must choose: how many images to label, which temperature τ, and
-# how many steps for each stage. Here you move all of them. The ledger of finished runs answers at
-# once; a point that it does not hold you can train here, and stop whenever you like.
+# Anyone who uses the paper's method has choices to make: how many images to label, which
+# temperature τ, and how many steps for each stage. Here you turn all of these knobs. The ledger of
+# finished runs answers at once. A point it doesn't hold you can train here, and stop whenever you
+# like.
 #
 # You will
 # - see what τ does to a single anchor before it does anything to a network,
-# - move two sliders over finished runs: curves, predictions and embeddings of the chosen point,
-# - train a point yourself, stop in the middle and go on,
+# - move two sliders over finished runs, with curves, predictions and embeddings for each point,
+# - train a point yourself, stop in the middle and resume,
 # - press the cells of a map that says when stage 1 pays,
 # - choose a temperature the fair way, and count labels instead of points of mIoU.
 #
-# Time: a few minutes on two processor cores, nearly all of it the one live run.
+# Time: a few minutes on two processor cores, nearly all of it for the one live run.
 
 # %% [markdown]
-# **What we need.** `segnb.widgets.explorer` holds the sliders and the plain functions that they call;
-# `segnb.widgets.training` runs a training in a thread of its own, so that the Stop button works.
+# **Imports.** `segnb.widgets.explorer` holds the sliders and the plain functions they call.
+# `segnb.widgets.training` runs a training in its own thread, so that the Stop button works.
 
 # %%
 import dataclasses
@@ -49,30 +50,31 @@ from segnb.widgets.step_map import StepMapExplorer
 from segnb.widgets.training import train
 
 # %% [markdown]
-# **The knobs.** All of them. `SHORTER` makes the live runs last minutes: they take that part of the
-# steps that a reported run takes, and their numbers are for learning, not for quoting. 1 trains the
-# whole.
+# **Settings.** They are all here. `SHORTER` divides the steps of a reported run, so that a live run
+# takes minutes. Numbers from such a run are for learning, not for quoting. Set it to 1 for a
+# full-length run.
 
 # %%
-DATASET = "shapes"  # of the live runs
+DATASET = "shapes"  # for the live runs
 SHORTER = 5
-MAP_DATASET = "camvid"  # of the map of steps
-LEDGER_DATASET = None  # of the sweep that is shown; None takes the one with most points
-FRACTION = 1 / 8  # where the sliders' twins stand
+MAP_DATASET = "camvid"  # for the map of steps
+LEDGER_DATASET = None  # for the sweep shown; None takes the one with the most points
+FRACTION = 1 / 8  # the point shown without sliders
 TEMPERATURE = 0.07
-RESULTS = project_path("results")  # the ledger that is read; a notebook never writes into it
+RESULTS = project_path("results")  # the ledger to read; a notebook never writes to it
 RUNS = project_path("runs") / "explorer"  # the live runs, with a small ledger of their own
 
 # %% [markdown]
 # ## What τ does to one anchor
 #
-# The loss asks each anchor pixel: among all keys, how likely are you to pick one of your own class? The
-# similarities $s$ are cosines between −1 and 1. Dividing by τ and taking the softmax turns them into shares
-# $w_k$. In the **paper form** the force of a key on the anchor follows from its share: a negative pushes with
-# $w_k / \tau$, a positive pulls with $(1/|P| - w_k) / \tau$, so a positive that is close enough pulls no more. (In
-# the official form, which the sweep below uses, the other positives stay out of a pair's denominator: a
-# negative pushes by its share among the negatives, times how far the positives still are from winning.)
-# Here are the shares of nine keys, from unlike to very alike:
+# The loss asks each anchor pixel: among all keys, how likely are you to pick one of your own class?
+# The similarities $s$ are cosines between −1 and 1. Dividing them by τ and taking the softmax turns
+# them into shares $w_k$. In the **paper form**, a key's share sets its force on the anchor: a
+# negative pushes with $w_k / \tau$, and a positive pulls with $(1/|P| - w_k) / \tau$, so a positive
+# that is already close enough stops pulling. (The official form, which the sweep below uses, keeps
+# the other positives out of a pair's denominator. There, a negative pushes by its share among the
+# negatives, times how far the positives still are from winning.) Here are the shares of nine keys,
+# from unlike to very alike:
 
 # %%
 cosines = np.linspace(-0.6, 1.0, 9)
@@ -87,21 +89,22 @@ with plots.styled():
 Picture(
     figure,
     "Softmax weights of nine keys at four temperatures: at 0.03 the most alike key has nearly all "
-    "the weight, at 0.5 a third, and every key has some.",
+    "the weight; at 0.5 it has a third, and every key has some.",
 )
 
 # %% [markdown]
-# **How to read it.** At a small τ nearly all of the weight lies on the most similar key. If that key belongs to
-# another class, the loss sees this hardest negative and little else, and a wrong label there does great harm.
-# As τ grows the weights even out: negatives that are already far away keep pushing. Note the factor $1/\tau$ in
-# the forces: a smaller τ also makes the whole gradient larger, so a sweep over τ at one learning rate varies two
-# things at once. Where the best value lies has to be measured.
+# **How to read it.** At a small τ, nearly all of the weight lies on the most similar key. If that
+# key belongs to another class, the loss sees this hardest negative and little else, and a wrong
+# label there does great harm. As τ grows, the weights even out, and negatives that are already far
+# away keep pushing. Note the factor $1/\tau$ in the forces: a smaller τ also makes the whole
+# gradient larger. A sweep over τ at a single learning rate therefore varies two things at once, and
+# the best value has to be measured.
 #
 # ## What the ledger holds
 #
 # Every finished run of this project is a row of `results/ledger.jsonl`. Rows that differ only in
-# method, form of the loss, label fraction, temperature and seed belong to one sweep; `find_sweep`
-# looks for the widest. Here is what it holds: the number of seeds of each method at each fraction.
+# method, form of the loss, label fraction, temperature and seed belong to one sweep, and
+# `find_sweep` looks for the widest. This table counts its seeds for each method and label fraction.
 
 # %%
 rows = ledger.read(RESULTS / "ledger.jsonl")
@@ -111,13 +114,13 @@ Markdown(sweep_overview(sweep))
 # %% [markdown]
 # ## The explorer
 #
-# Move a slider and let go. The table and the curves answer at once, with the chosen point marked by
-# a broad line. Predictions follow, and embeddings, which take some seconds the first time. A point
-# without a contrastive run says so, and shows the baselines it has.
+# Move a slider and let go. The table and the curves answer at once, with a broad line marking the
+# chosen point. Predictions follow, then embeddings, which take some seconds the first time. If a
+# point has no contrastive run, the explorer says so and shows the baselines it has.
 #
 # **Run** trains the chosen point here, in its own folder. **Stop** finishes the current step and
-# writes a checkpoint; the button then reads *Go on*. You may even restart the kernel in between.
-# Only one training runs at a time, and an error shows up here in red.
+# writes a checkpoint; the button then reads *Go on*. You can even restart the kernel in between.
+# Only one training runs at a time, and errors show up here in red.
 
 # %%
 whole = preset(DATASET, tier())
@@ -133,16 +136,18 @@ explorer = Explorer(sweep, live, results=RESULTS, runs=RUNS)
 explorer
 
 # %% [markdown]
-# **How to read it.** In the curves a large mark is a mean over seeds, a dot a single seed, a
-# bar, from three seeds on, the 95 % interval of the mean. Look at the baselines first: a contrastive line that lies above `cross-entropy`
-# but not above `cross-entropy, same compute` says that longer training helps, not that contrast
-# does. Where intervals overlap widely, the ledger has not decided yet, and two seeds
-# decide nothing: their interval would be too wide to draw. In the curve over τ the level lines are
-# the baselines, which know no τ, with their intervals at the right edge. The embedding maps are a
-# way of looking, not a measurement: notebook 06 tells what they can't show.
+# **How to read it.** In the curves, a large mark is a mean over seeds, a dot is a single seed, and
+# a bar, drawn from three seeds on, is the 95 % interval of the mean. Look at the baselines first: a
+# contrastive line that lies above `cross-entropy` but not above `cross-entropy, same compute` says
+# that longer training helps, not that contrast does. Where intervals overlap widely, the ledger
+# hasn't decided yet. Two seeds decide nothing: their interval would be too wide to draw. In the
+# curve over τ, the level lines are the baselines, which have no τ; their intervals are at the right
+# edge. The embedding maps are a way of looking, not a measurement: notebook 06 explains what they
+# can't show.
 #
-# **Without sliders.** The same, with plain variables: the recipe of a point, and what the ledger
-# says about it. This is also what you see here if nobody runs the notebook.
+# **Without sliders.** Here is the same with plain variables: the recipe of a point, and what the
+# ledger says about it. If you are reading without running the notebook, this is the version you
+# see.
 
 # %%
 recipe = point(live, fraction=FRACTION, temperature=TEMPERATURE)
@@ -152,9 +157,9 @@ if sweep is not None:
         display(Markdown(part) if isinstance(part, str) else part)
 
 # %% [markdown]
-# And this is what Run does, as one call that waits for the end. If the explorer above is training
-# at this moment, it refuses: two trainings would share one machine, and neither would be timed
-# honestly.
+# And this single call does what Run does, and waits until the training ends. It refuses if the
+# explorer above is training at the moment: two trainings would share one machine, and neither would
+# be timed honestly.
 
 # %%
 row = train(recipe, runs=RUNS, results=RUNS)
@@ -162,8 +167,8 @@ print(f"mIoU {row['miou_val']:.1f} on val after {row['steps']} steps, {row['seco
 print(f"{row['labelled']} labelled images, τ {row['temperature']:g}, on {row['device']}")
 
 # %% [markdown]
-# What that run learnt: its predictions on three validation images, and where its pixels lie before
-# training, after stage 1 and after stage 2.
+# What has that run learnt? Here are its predictions on three validation images, and its pixel
+# embeddings before training, after stage 1 and after stage 2.
 
 # %%
 for picture in run_pictures(row, RUNS):
@@ -171,17 +176,18 @@ for picture in run_pictures(row, RUNS):
 
 # %% [markdown]
 # **How to read it.** Compare prediction and truth at the small objects first; large areas are easy.
-# In the maps, look for colours that have gathered from left to right. A short run gathers little:
+# In the maps, look for colours that gather from left to right. In a short run they gather little:
 # set `SHORTER = 1` for the real thing.
 #
 # ## The map: when does stage 1 pay?
 #
-# Labels and temperature are not all there is to choose. The steps of each stage matter more than
-# either. Press a cell: each is the gain of the contrastive stage 1 at one number of labels, one length
-# of stage 1 and one of stage 2, in the mean over seeds. Switch the rival from *the same fine-tuning* to
-# *the same compute* and watch the colours turn.
+# Labels and temperature are not the only choices. The number of steps in each stage matters more
+# than either. Press a cell of the map: it shows the gain of a contrastive stage 1, averaged over
+# seeds, for one number of labels, one length of stage 1 and one length of stage 2. Switch the rival
+# from *the same fine-tuning* to *the same compute* and watch the colours change.
 #
-# **Predict first.** Which way does the gain go as stage 2 gets longer? And as the labels get fewer?
+# **Predict first.** Which way does the gain go as stage 2 gets longer? And as there are fewer
+# labels?
 
 # %%
 try:
@@ -193,7 +199,8 @@ else:
     display(StepMapExplorer(the_map, results=RESULTS))
 
 # %% [markdown]
-# Without buttons, the whole map on validation images, which the training's drive has seen, and on test:
+# Without buttons, here is the whole map: first on validation images, which come from a drive seen
+# in training, then on test.
 
 # %%
 if the_map is not None:
@@ -210,14 +217,14 @@ if the_map is not None:
             display(Markdown(the_map.in_words(best[0], measure=measure)))
 
 # %% [markdown]
-# **How to read it.** The same cell has two numbers, and both are true. Someone who may fine-tune for a
-# few dozen steps only, starting from a stage 1 that was made once and shared, lives on the left panel.
-# Someone with one budget of compute for everything lives on the right one.
+# **How to read it.** The same cell has two numbers, and both are true. If you can fine-tune for
+# only a few dozen steps, starting from a stage 1 that was trained once and shared, you live on the
+# left panel. If you have one compute budget for everything, you live on the right one.
 #
 # ## Exercise 1: choose a temperature
 #
-# You have rows of a sweep over τ. Each is a dictionary with `temperature`, `seed`, `miou_val` and
-# `miou_test`. Which temperature do you take, so that the test images can still judge it? Some
+# You have the rows of a sweep over τ. Each is a dictionary with `temperature`, `seed`, `miou_val`
+# and `miou_test`. Which temperature do you take, so that the test images can still judge it? Some
 # temperatures may have been run with more seeds than others.
 
 
@@ -231,7 +238,7 @@ def temperature_choice(rows: Sequence[dict[str, Any]]) -> float:
 judge(check_temperature_choice, temperature_choice)
 
 # %% [markdown]
-# A solution, folded away. Open it when you have tried.
+# A solution, folded away. Open it once you have tried.
 
 
 # %% tags=["solution"]
@@ -251,10 +258,10 @@ judge(check_temperature_choice, temperature_choice)
 # ## Exercise 2: count labels, not points
 #
 # "Three points more" means little to someone who has to draw masks. "As good as the baseline with
-# twice the labels" means a lot. Given the baseline's curve (numbers of labelled images, ascending,
-# and the mIoU at each), how many labels does it need for a target mIoU? Go straight between the
-# points, on an axis of log2 of the labels; the first crossing counts. Below the curve answer with
-# its fewest labels, above it with `math.inf`.
+# twice the labels" means a lot. You get the baseline's curve: numbers of labelled images,
+# ascending, and the mIoU at each. How many labels does it need to reach a target mIoU? Interpolate
+# linearly between the points, on an axis of log2 of the labels; the first crossing counts. For a
+# target below the curve, return its smallest number of labels; above the curve, return `math.inf`.
 
 
 # %%
@@ -287,10 +294,10 @@ def labels_needed(counts: Sequence[int], mious: Sequence[float], target: float) 
 judge(check_labels_needed, labels_needed)
 
 # %% [markdown]
-# **Your functions on the ledger.** Where the sweep has enough points, this applies both: the
-# temperature that val would choose, for each form of the loss and number of labelled images by
-# itself; and what the method's labels are worth in labels of cross-entropy with the same compute and
-# the same colour distortion.
+# **Your functions on the ledger.** Where the sweep has enough points, this cell applies both. It
+# shows the temperature that val would choose, separately for each form of the loss and number of
+# labelled images. And it shows how many labels cross-entropy, with the same compute and colour
+# distortion, would need to match the method.
 
 # %%
 contrastive = [r for r in sweep.rows if r["method"] == "contrastive"] if sweep else []
@@ -302,9 +309,9 @@ for (method, labelled), here in sorted(
     tried.items(), key=lambda item: (item[0][0].order, item[0][1])
 ):
     among = ", ".join(f"{t:g}" for t in sorted({r["temperature"] for r in here}))
-    print(f"{method}, {labelled} images: of τ = {among} val chooses {temperature_choice(here):g}")
+    print(f"{method}, {labelled} images: of τ = {among} val picks {temperature_choice(here):g}")
 if not tried:
-    print("The ledger holds one temperature or none: nothing to choose from yet.")
+    print("The ledger holds at most one temperature: nothing to choose from yet.")
 
 same_compute = Method(kind="ce_long")
 baseline = [r for r in sweep.rows if Method.of(r) == same_compute] if contrastive else []
@@ -316,29 +323,31 @@ if len(curve) > 1 and at_default:
         worth = labels_needed(counts, mious, group.summary.mean)
         said = f"about {worth:.0f}"
         if math.isinf(worth):
-            said = f"more than {counts[-1]}, the most that were tried,"
+            said = f"more than {counts[-1]}, the most tried"
         elif group.summary.mean < mious[0]:
-            said = f"fewer than {counts[0]}, the fewest that were tried,"
-        print(f"{group.method}, {group.labelled} images: worth {said} of cross-entropy's")
+            said = f"fewer than {counts[0]}, the fewest tried"
+        print(f"{group.method}, {group.labelled} images: as good as cross-entropy with {said}")
 else:
     print("The ledger holds no label curve of cross-entropy with the same compute yet.")
 
 # %% [markdown]
-# **How to read it.** A worth above the number of labelled images is a saving; one below it says that
-# cross-entropy would have done as well with fewer. Both answers are made of means, and means hide
-# how sure they are: look back at the intervals in the curves before you believe a choice between
-# temperatures, or a number of labels.
+# **How to read it.** If cross-entropy needs more labels than the method had, that is a saving. If
+# it needs fewer, it would have done as well with less labelling. Both answers come from means, and
+# means hide their uncertainty: look back at the intervals in the curves before you trust a choice
+# between temperatures, or a number of labels.
 
 # %% [markdown]
 # ## Summary
 #
-# - How long stage 2 is decides most of the gain over the same fine-tuning; the map shows where it lives.
-# - τ decides which keys move an anchor, the hardest alone or all of them, and it scales the gradient by 1/τ.
-# - A choice is made on validation images, over the mean of several seeds; the test images see only
-#   what was chosen.
-# - A label curve is read sideways as well as upwards: how many labels is the method worth?
+# - The length of stage 2 decides most of the gain over the same fine-tuning; the map shows where
+#   that gain lives.
+# - τ decides which keys move an anchor, only the hardest or all of them, and it scales the gradient
+#   by 1/τ.
+# - Make choices on validation images, by the mean of several seeds. The test images see only what
+#   was chosen.
+# - Read a label curve sideways as well as upwards: how many labels is the method worth?
 # - The ledger shows what was measured and says where nothing was; the Run button fills a gap.
 #
-# **Where to go next.** The unlabelled images have not been used at all so far:
-# [08 · Semi-supervised](08_semi_supervised.ipynb). Or make the sweep on real images:
-# [09 · Real data at scale](09_real_data_at_scale.ipynb).
+# **Where to go next.** The unlabelled images have not been used at all so far: [08 ·
+# Semi-supervised](08_semi_supervised.ipynb). Or run the sweep on real images: [09 · Real data at
+# scale](09_real_data_at_scale.ipynb).

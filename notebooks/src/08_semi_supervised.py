@@ -1,19 +1,20 @@
 # %% [markdown]
 # # 08 · Semi-supervised: pseudo-labels
 #
-# So far the unlabelled images lay idle. The paper's semi-supervised recipe uses them with the help
-# of the network itself: train both stages on the labelled images, let the network label the others,
-# then run both stages again, from fresh weights, on all of them.
+# So far the unlabelled images have been sitting idle. The paper's semi-supervised recipe puts them
+# to use with the help of the network itself: train both stages on the labelled images, let the
+# network label the others, then run both stages again on all of them. Here the second run starts
+# from fresh weights.
 #
-# A network that learns from its own guesses can also learn its own mistakes. So this notebook walks
-# slowly: train, *look at the pseudo-labels and their errors*, choose a threshold, second round, and
-# a comparison in which the second round's compute is paid for.
+# A network that learns from its own guesses can also learn its own mistakes. So this notebook goes
+# step by step. We train, *look at the pseudo-labels and their errors*, choose a threshold and run
+# the second round. Then we compare, with a baseline that gets the second round's compute too.
 #
-# Time: about ten minutes on two processor cores, most of it three short trainings.
+# Time: about ten minutes on two processor cores, mostly for three short trainings.
 
 # %% [markdown]
-# **What we need.** The stages are plain functions that take a network and a set of images; that is
-# why a second round is no more than calling them again.
+# **Imports.** The stages are plain functions that take a network and a set of images, so a second
+# round simply means calling them again.
 
 # %%
 import dataclasses
@@ -42,23 +43,23 @@ from segnb.training.log import read_log
 from segnb.widgets.live import live
 
 # %% [markdown]
-# **The knobs.** All of them. `SHORTER` takes that part of a reported run's steps; 1 trains the
-# whole.
+# **Settings.** They are all here. `SHORTER` divides the steps of a reported run; 1 trains at full
+# length.
 
 # %%
 DATASET = "shapes"
-FRACTION = 1 / 16  # share of the training images whose labels are used
-THRESHOLD = 0.7  # least confidence of a pseudo-label
+FRACTION = 1 / 16  # share of the training images that are labelled
+THRESHOLD = 0.7  # minimum confidence of a pseudo-label
 SEED = 0
 SHORTER = 4
-IMAGE = 0  # which unlabelled image is looked at closely
-RESULTS = project_path("results")  # the ledger that is read; a notebook never writes into it
-RUNS = project_path("runs") / "semi_supervised"  # this notebook's runs and a ledger of their own
+IMAGE = 0  # the unlabelled image to look at closely
+RESULTS = project_path("results")  # the ledger to read; a notebook never writes to it
+RUNS = project_path("runs") / "semi_supervised"  # this notebook's own runs and ledger
 
 # %% [markdown]
 # ## Round one
 #
-# A `contrastive` run as in notebook 05, on the labelled images alone.
+# This is a `contrastive` run as in notebook 05, on the labelled images alone.
 
 # %%
 whole = preset(DATASET, tier()).replace(fraction=FRACTION, seed=SEED)
@@ -83,9 +84,9 @@ print(f"round one: mIoU {first_row['miou_val']:.1f} on val, {first_row['seconds'
 # %% [markdown]
 # ## What the network says about the others
 #
-# For each unlabelled image the network gives every pixel a score for every class. The softmax turns
-# scores into probabilities; the largest is the pseudo-label, and its value the *confidence*. We
-# keep both for all unlabelled images.
+# For each unlabelled image, the network gives every pixel a score for every class. The softmax
+# turns scores into probabilities. The class with the largest probability is the pseudo-label, and
+# that probability is its *confidence*. We keep both for all unlabelled images.
 
 # %%
 session = Session(accelerator=make_accelerator(first.precision))
@@ -100,12 +101,12 @@ print(f"{len(labels)} images, mean confidence {mean:.2f}")
 
 # %% [markdown]
 # Here is what that looks like for one image. We *do* have its true mask, since shapes is a data set
-# for learning; in real use you would not, and nothing below trains on it.
+# for learning. In real use you wouldn't, and nothing below trains on it.
 
 
 # %%
 def look(threshold: float, image: int = IMAGE) -> Picture:
-    """An unlabelled image, its pseudo-label at a threshold, what is wrong, and the confidence."""
+    """An unlabelled image, its pseudo-label at a threshold, the errors and the confidence."""
     truth, guess, sure = unlabelled.masks[image].long(), labels[image], confidence[image]
     height, width = guess.shape
     truth = truth[:height, :width]
@@ -158,8 +159,8 @@ live(
 )
 
 # %% [markdown]
-# **Without sliders**, the same picture with plain variables, and below it the image in which most
-# pixels got a wrong label that the network was sure of:
+# **Without sliders**, here is the same picture with plain variables. Below it is the image with the
+# most confident mistakes:
 
 
 # %%
@@ -175,16 +176,16 @@ display(look(THRESHOLD, IMAGE), look(THRESHOLD, worst))
 print(f"below: image {worst}, {sure_and_wrong(worst):.0%} of its pixels wrong and sure")
 
 # %% [markdown]
-# **How to read it.** Light grey in the pseudo-label is where the network was not sure enough;
-# orange marks what it was sure of and got wrong. Compare the errors with the confidence: the
-# network doubts edges and whole objects, which is right of it; but in the worst image it is certain
-# of large areas and wrong. A threshold does not catch those, and the second round will be taught
-# them as truth.
+# **How to read it.** In the pseudo-label, light grey is where the network was not sure enough.
+# Orange marks what it was sure of and got wrong. Compare the errors with the confidence. The
+# network doubts edges and whole objects, and rightly so. But in the worst image it is certain of
+# large areas and wrong. A threshold does not catch those, and the second round will learn them as
+# truth.
 #
-# ## Exercise 1: labels one is sure of
+# ## Exercise 1: keep the confident labels
 #
-# Scores `[K, h, w]` in, a mask `[h, w]` out: the most likely class where its probability is at
-# least the threshold, 255 elsewhere.
+# Scores `[K, h, w]` go in, a mask `[h, w]` comes out: the most likely class where its probability
+# is at least the threshold, 255 elsewhere.
 
 
 # %%
@@ -197,7 +198,7 @@ def confident_labels(scores: torch.Tensor, threshold: float) -> torch.Tensor:
 judge(check_confident_labels, confident_labels)
 
 # %% [markdown]
-# A solution, folded away. Open it when you have tried.
+# A solution, folded away. Open it once you have tried.
 
 
 # %% tags=["solution"]
@@ -214,9 +215,9 @@ judge(check_confident_labels, confident_labels)
 # %% [markdown]
 # ## Exercise 2: how good are they?
 #
-# Two numbers. *Coverage*: which share of the truly labelled pixels has a pseudo-label at all?
-# *Accuracy*: of the pixels that have both, which share is right? Void (255) in the truth counts
-# nowhere; return 0 for an accuracy of nothing.
+# Two numbers. *Coverage*: what share of the truly labelled pixels has a pseudo-label at all?
+# *Accuracy*: of the pixels that have both, what share is right? Void (255) in the truth counts
+# nowhere. If there is nothing to compare, return an accuracy of 0.
 
 
 # %%
@@ -248,8 +249,8 @@ judge(check_pseudo_quality, pseudo_quality)
 # %% [markdown]
 # ## Choosing a threshold
 #
-# Your two numbers over all unlabelled images, for many thresholds. In real use there is no truth
-# for these images; one would hold out some labelled ones and measure there.
+# Here are your two numbers over all unlabelled images, for many thresholds. In real use there is no
+# truth for these images; you would hold out some labelled ones and measure there.
 
 # %%
 truths = [
@@ -283,7 +284,7 @@ with plots.styled():
     right.barh(range(info.num_classes), per_class, color=[np.divide(c, 255) for c in info.palette])
     for c in range(info.num_classes):
         share = 100 * float((kept & (guess == c)).sum() / kept.sum().clamp(min=1))
-        words = f"{share:.1f} % of the labels" if (kept & (guess == c)).any() else "no pixel got it"
+        words = f"{share:.1f} % of the labels" if (kept & (guess == c)).any() else "no pixel has it"
         inside = per_class[c] > 60
         right.text(
             per_class[c] + (-1 if inside else 1),
@@ -295,7 +296,7 @@ with plots.styled():
             bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.6},
         )
     right.set_yticks(range(info.num_classes), info.class_names, fontsize=7)
-    right.set(xlabel="% right of what got this label", xlim=(0, 100))
+    right.set(xlabel="% right among pixels with this label", xlim=(0, 100))
     right.invert_yaxis()
     plots.legend_below(figure, [left])
 at = int(np.abs(thresholds - THRESHOLD).argmin())
@@ -308,19 +309,19 @@ Picture(
 )
 
 # %% [markdown]
-# **How to read it.** Left: a higher threshold keeps fewer pixels, and more of those are right, if
-# the confidence is worth anything. The dashed line rising slowly means that many errors are
-# confident ones. Right: how far a label can be trusted, class by class, and which part of all labels
-# it is. Large easy areas lift the overall accuracy; the second round learns the rare classes from
-# these bars. A threshold takes rare classes away first, since the network is seldom sure of them:
-# in the union they become rarer still. The threshold stands in a recipe as `pseudo_threshold`, and
-# like every choice it must not be made on test images.
+# **How to read it.** Left: a higher threshold keeps fewer pixels, and if the confidence is worth
+# anything, more of those are right. If the dashed line rises only slowly, many errors are confident
+# ones. Right: how far each class's labels can be trusted, and what share of all labels they make
+# up. Large easy areas lift the overall accuracy, but the second round learns the rare classes from
+# the labels behind these bars. A threshold removes rare classes first, since the network is seldom
+# sure of them, so in the union they become rarer still. In a recipe the threshold is called
+# `pseudo_threshold`, and like every other choice it must not be made on test images.
 #
-# ## Exercise 3: bring both together
+# ## Exercise 3: combine the two
 #
-# True masks of all training images (of the unlabelled ones you must not use them), pseudo-masks of
-# all, and a row of booleans that says which images are labelled. Return the masks the second round
-# is trained on, and leave the ones you were given untouched.
+# You get the true masks of all training images (those of the unlabelled images are off limits),
+# pseudo-masks of all, and a row of booleans that says which images are labelled. Return the masks
+# for training the second round, and leave the ones you were given untouched.
 
 
 # %%
@@ -354,11 +355,11 @@ judge(check_union_masks, union_masks)
 # %% [markdown]
 # ## Round two
 #
-# Now the union, and both stages again. Two things are easy to get wrong: the network starts from
-# *fresh* weights (the same first weights as in round one, so that only the labels differ), and the
-# true labels of the unlabelled images stay unseen. The stages get names of their own, so that log
-# and checkpoints of the rounds don't mix. All of this is what `segnb run --method pseudo` does in
-# one go.
+# Now we train both stages again, on the union. Two things are easy to get wrong. The network must
+# start from *fresh* weights (the same initial weights as in round one, so that only the labels
+# differ), and the true labels of the unlabelled images must stay unseen. The stages get names of
+# their own, so that the logs and checkpoints of the two rounds don't get mixed up. `segnb run
+# --method pseudo` does all of this in one go.
 
 # %%
 second = first.replace(method="pseudo", pseudo_threshold=THRESHOLD)
@@ -371,7 +372,7 @@ union = train.with_masks(union_masks(train.masks, guessed.masks, labelled))
 coverage = float((guessed.masks[~labelled] != IGNORE).float().mean())
 print(f"{coverage:.0%} of the pixels of the unlabelled images have a pseudo-label")
 if coverage < 0.05:
-    print("Hardly any: the network is not sure of much yet. Train longer, or lower THRESHOLD.")
+    print("Hardly any: the network is not yet sure of much. Train longer, or lower THRESHOLD.")
 folder = run_folder(second, RUNS)
 session = Session(accelerator=make_accelerator(second.precision), folder=folder)
 network = initial_network(second)
@@ -395,18 +396,20 @@ plots.loss_curves(
 )
 
 # %% [markdown]
-# **How to read it.** Right: the fine-tuning loss may lie *below* that of round one although there are
-# many more images, since pseudo-labels are what such a network finds easy to predict, and the hard
-# pixels are void. Agreement with oneself is no evidence; only the validation images are. Left: don't
-# compare the heights. The paper form of the loss has a floor that grows with the number of pixels of
-# an anchor's class (notebook 04), and void pixels change that number.
+# **How to read it.** Right: the fine-tuning loss may end up *below* that of round one, even though
+# there are many more images. Pseudo-labels are what such a network finds easy to predict, and the
+# hard pixels are void. Agreeing with yourself is no evidence; only the validation images provide
+# that. Left: don't compare the heights. Void pixels change how many pixels an anchor is compared
+# with, and the height of the contrastive loss depends on that number (for the paper form, notebook
+# 04 shows how its floor moves).
 #
 # ## An honest comparison
 #
-# Two rounds cost twice as much as one. If the second round is better, is it the pseudo-labels, or
-# simply more training? So here is cross-entropy on the labelled images alone, with as many images
-# through the network as both rounds together and the same colour distortion: `ce_double`, to
-# pseudo-labels what `ce_long` is to one round.
+# Two rounds cost twice as much as one. If the second round is better, is that thanks to the
+# pseudo-labels, or simply to more training? To find out, we train cross-entropy on the labelled
+# images alone, with the same colour distortion and as many images through the network as both
+# rounds together. This baseline is called `ce_double`; it is to pseudo-labels what `ce_long` is to
+# one round.
 
 # %%
 same_cost = second.replace(method="ce_double")
@@ -426,12 +429,12 @@ for name, score in (
     print(f"round two against {name}: {second_score.miou - score:+.1f} points")
 
 # %% [markdown]
-# **How to read it.** The first difference tells whether the pseudo-labels did any good, the second
+# **How to read it.** The first difference says whether the pseudo-labels did any good, the second
 # whether they were worth their compute. A second round *can* lose: look back at the bars to see
-# which classes it was taught next to nothing of. One seed tells no more than the direction, and two
-# runs of different seeds may well lie a few points apart.
+# which classes it had next to nothing to learn from. One seed tells you no more than the direction;
+# two runs with different seeds may well be a few points apart.
 #
-# And what the three say about the same validation images:
+# And here is what the three predict on the same validation images:
 
 # %%
 few = val.subset(list(val.ids[:3]))
@@ -448,37 +451,37 @@ plots.predictions(
 )
 
 # %% [markdown]
-# **How to read it.** Compare round one with round two where round one was wrong: has the mistake
-# gone, or has it become firmer and cleaner at the edges? The latter is what learning from one's own
-# guesses looks like. A short run with one seed can't settle more than that; the ledger can, where
-# it holds such runs.
+# **How to read it.** Look at the mistakes of round one. Are they gone in round two, or have they
+# become firmer, with cleaner edges? The latter is what learning from your own guesses looks like. A
+# short run with one seed can't settle more than that. The ledger can, where it holds such runs.
 
 # %%
 all_rows = ledger.read(RESULTS / "ledger.jsonl")
 held = [row for row in all_rows if row["method"] == "pseudo"]
 if not held:
-    print("The ledger holds no semi-supervised run yet. One such run, both rounds, whole length:")
+    print("The ledger holds no semi-supervised run yet. One such run, both rounds at full length:")
     print(f"  {whole.replace(method='pseudo', pseudo_threshold=THRESHOLD).command()}")
 for dataset, size in sorted({(row["dataset"], row["tier"]) for row in held}):
     counts = {row["labelled"] for row in table.select(held, dataset=dataset, tier=size)}
     try:
         plain = overview.comparable(all_rows, dataset=dataset, tier=size)
     except ConfigError:
-        continue  # nothing but studies that change more than the method
+        continue  # only studies that change more than the method
     beside = [row for row in plain if row["labelled"] in counts]
     display(Markdown(f"**{dataset}, {size} tier**\n\n{table.results_table(beside)}"))
 
 # %% [markdown]
-# **How to read it.** Compare pseudo-labels with the contrastive run they began with: same form, same
-# scope. Then with cross-entropy: *same compute* in this table is the compute of one round, *compute of
-# two rounds* that of both, which pseudo-labels took. Two seeds have no interval worth the name.
+# **How to read it.** First compare pseudo-labels with the contrastive run they started from: same
+# form, same scope. Then compare them with cross-entropy. In this table, *same compute* means the
+# compute of one round, and *compute of two rounds* that of both, which is what pseudo-labels took.
+# With only two seeds there is no interval worth the name.
 #
 # ## Summary
 #
 # - Pseudo-labels turn unlabelled images into training images, errors included.
-# - Look at them before training on them: coverage, accuracy, and which classes the errors hit.
+# - Look at them before you train on them: coverage, accuracy, and which classes the errors hit.
 # - A threshold trades coverage for accuracy; confident mistakes pass any threshold.
-# - Two rounds cost two rounds. The baseline gets the same, or the comparison is worth nothing.
+# - Two rounds cost two rounds. Give the baseline the same, or the comparison is worth nothing.
 #
-# **Where to go next.** All this on real images, on larger machines, with runs that survive an
+# **Where to go next.** All of this on real images, on larger machines, with runs that survive an
 # interruption: [09 · Real data at scale](09_real_data_at_scale.ipynb)

@@ -1,22 +1,22 @@
 # %% [markdown]
 # # 09 · Real data at scale
 #
-# Toys are for learning; the question is asked on streets and photographs. This notebook takes the
+# Toys are for learning; the real question is about streets and photographs. This notebook takes the
 # same recipes to CamVid, PASCAL VOC 2012 and Cityscapes, to Colab and to several GPUs.
 #
 # You will
 # - see which data sets are here, and how to get the others,
-# - estimate the time and memory of a run before it starts, and compare with what it then took,
-# - let a run be cut off in the middle and go on, as after a Colab session has ended,
+# - estimate the time and memory of a run before it starts, and compare with what it actually took,
+# - interrupt a run in the middle and resume it, as after the end of a Colab session,
 # - start the same recipe on all GPUs of a machine,
 # - read the whole ledger together: tables, label curves, gains, costs.
 #
-# Everything also works with no data at all: **shapes** then takes the place of the real images.
+# Everything also works with no data at all: **shapes** then stands in for the real images.
 #
-# Time: some minutes on two processor cores.
+# Time: a few minutes on two processor cores.
 
 # %% [markdown]
-# **What we need.** Nothing new is needed for scale: a recipe names the data set and the tier, and
+# **Imports.** Working at scale needs nothing new: a recipe names the data set and the tier, and
 # `run` does the rest.
 
 # %%
@@ -43,16 +43,16 @@ from segnb.training import TrainingStopped
 from segnb.training.log import read_log
 
 # %% [markdown]
-# **The knobs.** All of them. `SHORTER` takes that part of a reported run's steps; 1 trains the
-# whole.
+# **Settings.** They are all here. `SHORTER` divides the steps of a reported run; 1 trains at full
+# length.
 
 # %%
-WANTED = "camvid"  # shapes takes its place where it is missing
-FRACTION = 1 / 32  # share of the training images whose labels are used
+WANTED = "camvid"  # if it is missing, shapes stands in
+FRACTION = 1 / 32  # share of the training images that are labelled
 SEED = 0
 SHORTER = 10
 KEEP_ON_DRIVE = False  # on Colab: keep runs on Google Drive, so that they outlive the session
-RESULTS = project_path("results")  # the ledger that is read; a notebook never writes into it
+RESULTS = project_path("results")  # the ledger to read; a notebook never writes to it
 
 # %% [markdown]
 # ## What is here
@@ -65,9 +65,9 @@ print(machine)
 print(f"arithmetic: {machine.precision}, because {machine.precision_reason}")
 
 # %% [markdown]
-# Now the data, in the data folder (`SEGNB_DATA`, or `data/`). For a set that is missing, the cell prints
-# the command that fetches it. Cityscapes needs an account of your own; `segnb fetch` says what to do.
-# Nothing is downloaded unless you ask.
+# Now the data, in the data folder (`SEGNB_DATA`, or `data/`). For each missing data set, the cell
+# prints the command that fetches it. Cityscapes needs an account of your own; `segnb fetch` says
+# what to do. Nothing is downloaded unless you ask.
 
 # %%
 present = []
@@ -80,12 +80,13 @@ for name in datasets.names():
         present.append(name)
         print(f"{name:>12}  {count} training images. {datasets.info(name).licence}")
 DATASET = WANTED if WANTED in present else "shapes"
-print(f"\nThis notebook goes on with {DATASET}.")
+print(f"\nThis notebook continues with {DATASET}.")
 
 # %% [markdown]
-# **Where runs are kept.** On Colab a session ends when it likes, and its disk goes with it. With
-# `KEEP_ON_DRIVE` the runs go to your Google Drive. That is off unless you turn it on, since Google
-# then gives this notebook access to the whole Drive; the next cell says so before anyone asks you.
+# **Where runs are kept.** A Colab session can end at any time, and its disk disappears with it.
+# With `KEEP_ON_DRIVE`, the runs go to your Google Drive instead. It is off by default, because
+# Google then gives this notebook access to your whole Drive; the next cell says so before you are
+# asked for permission.
 
 # %%
 drive = mount_drive() if KEEP_ON_DRIVE else None
@@ -95,9 +96,9 @@ print("runs are kept on Drive" if drive else "runs are kept on this machine")
 # %% [markdown]
 # ## Estimated time and memory
 #
-# `estimate_cost` does a few real steps of each stage on random images, multiplies, and gives time and,
-# on a GPU, the most memory in use. It takes seconds and can save a night: a run that does not fit
-# fails here, not at step one.
+# `estimate_cost` runs a few real steps of each stage on random images and extrapolates to the time
+# of the whole run and, on a GPU, to its peak memory. It takes seconds and can save a night: a run
+# that doesn't fit in memory fails here, before it starts.
 
 # %%
 whole = preset(DATASET, tier()).replace(fraction=FRACTION, seed=SEED)
@@ -117,9 +118,9 @@ print(f"a reported run: {longer:.1f} times that, {readable_seconds(longer * esti
 # %% [markdown]
 # ## ... and measured
 #
-# The run itself. Loading and measuring come on top of training; the row tells training alone, which
-# is what was estimated. (A folder that holds the finished run is not trained again: the time is then
-# that of the first time, and the memory next to none.)
+# Now the run itself. Loading and evaluation come on top of training, but the row's time covers
+# training alone, which is what we estimated. (A run that is already finished in its folder is not
+# trained again. Its time is then that of the first training, and its memory next to none.)
 
 # %%
 on_gpu = machine.device == "cuda"
@@ -133,18 +134,18 @@ if on_gpu and estimated.peak_bytes:
 print(f"mIoU {row['miou_val']:.1f} on val with {row['labelled']} labelled images")
 
 # %% [markdown]
-# **How to read it.** Within a factor of two is good: on a shared machine the clock depends on the
-# neighbours. A larger gap has a cause worth finding; on a GPU it is most often images that arrive
+# **How to read it.** Within a factor of two is good: on a shared machine, the clock depends on the
+# neighbours. A larger gap has a cause worth finding. On a GPU it is most often images that arrive
 # too slowly, on a processor another program.
 #
-# ## Cut off, and on again
+# ## Interrupt and resume
 #
-# Colab ends a session, a cluster takes the node back, a laptop closes. Every run writes a
-# checkpoint once a minute and whenever it is stopped in good order, and each file is written aside
-# and renamed, so none is ever half there. To resume, run the same recipe again.
+# Colab ends a session, a cluster takes its node back, a laptop closes. Every run writes a
+# checkpoint once a minute and whenever it is stopped cleanly. Each file is written under another
+# name and then renamed, so there is never half a file. To resume, run the same recipe again.
 #
-# Here the same recipe runs in another folder, and `should_stop`, which is asked after every step,
-# ends it in the midst of stage 1, just as the Stop button of notebook 07 does.
+# Here we run the same recipe in another folder. `should_stop` is called after every step and ends
+# the run in the middle of stage 1, just as the Stop button of notebook 07 does.
 
 # %%
 INTERRUPTED = RUNS / "interrupted"
@@ -167,17 +168,17 @@ for path in sorted(INTERRUPTED.rglob("*.*")):
         print(f"{path.stat().st_size / 1e6:8.2f} MB  {path.relative_to(INTERRUPTED)}")
 
 # %% [markdown]
-# There is a checkpoint of the stage at hand and no `metrics.json`: the run is not finished. Stage 1
-# is trained in a folder of its own, `stage1`, because recipes that differ in stage 2 alone share it.
+# There is a checkpoint of the current stage and no `metrics.json`: the run is not finished. Stage 1
+# is trained in a folder of its own, `stage1`, because recipes that differ only in stage 2 share it.
 #
 # ## A fresh process, on all GPUs
 #
-# To be fair to the word "resume", a process that knows nothing of this notebook goes on with it.
-# And since it is started from a shell, it can be more than one: `accelerate launch` starts a
-# process for every GPU, and the batch of the recipe is shared out among them, so that the recipe,
-# its hash and its meaning stay the same. (Several processes are never started from inside a
-# notebook, whose kernel may have touched the GPU already.) `--mixed_precision no` leaves the choice
-# of arithmetic to the recipe. On this machine the line is:
+# To take the word "resume" seriously, we continue in a process that knows nothing of this notebook.
+# And since it is started from a shell, it can be more than one process: `accelerate launch` starts
+# one per GPU and splits the recipe's batch among them, so that the recipe, its hash and its meaning
+# stay the same. (Never start several processes from inside a notebook: its kernel may already have
+# touched the GPU.) `--mixed_precision no` leaves the choice of arithmetic to the recipe. On this
+# machine the line is:
 
 # %%
 launch = [sys.executable, "-m", "accelerate.commands.launch"]
@@ -192,14 +193,14 @@ print(f"{machine.devices} x {machine.name}")
 print(shlex.join(["accelerate", "launch", *launch[3:], "-m"]), recipe.command())
 
 # %% [markdown]
-# The exclamation mark hands the line to the shell.
+# The exclamation mark passes the line to the shell.
 
 # %%
 # !{command}
 
 # %% [markdown]
-# It began where the first session had ended. Is the result the one of the uninterrupted run? (The
-# folder is finished now, so `run` only reads it.)
+# The new process began where the first session had ended. Is its result the same as that of the
+# uninterrupted run? (The folder now holds a finished run, so `run` only reads it.)
 
 # %%
 resumed = run(recipe, runs=INTERRUPTED, results=None)
@@ -207,8 +208,8 @@ print(f"uninterrupted {row['miou_val']:.3f}, resumed {resumed['miou_val']:.3f} m
 print("equal to the last digit" if resumed["miou_val"] == row["miou_val"] else "not equal")
 
 # %% [markdown]
-# The losses of both, over one another. We make the lines of different breadth, so that none hides
-# another:
+# Here are the losses of both on top of each other. The lines have different widths, so that none
+# hides another:
 
 # %%
 breadth = {"uninterrupted": 8.0, "first session": 4.0, "resumed": 1.3}
@@ -226,15 +227,15 @@ for line in (*drawn, *legend.get_lines()):
 picture
 
 # %% [markdown]
-# **How to read it.** The resumed run lies on the uninterrupted one, because every random number is
-# a function of the seed and the step, not of how often a process was started. On one processor the
-# two should be equal to the last digit; on GPUs some sums are taken in an order that is not fixed,
-# and several processes draw their crops apart, so there they agree but for noise.
+# **How to read it.** The resumed run lies on the uninterrupted one, because every random number
+# depends on the seed and the step, not on how often a process was started. On one processor the two
+# should be equal to the last digit. On GPUs, some sums are taken in an order that is not fixed, and
+# several processes draw their crops separately, so there they agree up to noise.
 
 # %% [markdown]
-# **At full scale** these are the lines, for a shell on a machine with one GPU (the first three; the
-# size of Colab's) or several. They are made from the recipes, so they can't be out of date; each can
-# be interrupted and given again.
+# **At full scale** these are the commands, for a shell on a machine with one GPU (the first three,
+# sized for Colab) or several. They are generated from the recipes, so they can't go out of date.
+# Each can be interrupted and run again.
 
 # %%
 for name, size in (("camvid", "colab"), ("voc", "paper"), ("cityscapes", "paper")):
@@ -255,17 +256,17 @@ print("  --fractions 0.03125 0.0625 0.125 --seeds 0 1 2")
 # %% [markdown]
 # ## The ledger, read together
 #
-# Everything this project claims is a row of one file. A row holds the recipe, seed, machine, commit
-# and the command that repeats it. The tables are made of the runs of the presets' own recipes; the
-# others are studies that change something else, and stand in no mean with them. Without rows there
-# is nothing to claim, and this cell says so.
+# Everything this project claims comes from the rows of one file. A row holds the recipe, seed,
+# machine, commit and the command that repeats it. The tables use only runs of the presets' own
+# recipes. The other runs are studies that change something else, and they are never averaged with
+# these. Without rows there is nothing to claim, and this cell says so.
 
 # %%
 rows = ledger.read(RESULTS / "ledger.jsonl")
 if rows:
-    print(f"{len(rows)} runs, from {min(r['started'] for r in rows)[:10]} on")
+    print(f"{len(rows)} runs, since {min(r['started'] for r in rows)[:10]}")
     try:
-        print(f"{len(overview.comparable(rows))} of them of the presets' own recipes:")
+        print(f"{len(overview.comparable(rows))} of them use the presets' own recipes:")
         display(Markdown(overview.tables(rows)))
     except SegnbError as error:
         print(error)
@@ -275,14 +276,15 @@ else:
     display(Markdown(table.results_table(table.select(rows, dataset=DATASET, tier=tier()))))
 
 # %% [markdown]
-# **How to read it.** Compare methods among the lines of one number of labelled images; from one
-# number to the next two things change at once. ± is the spread of the seeds, the interval that of
-# their mean, from three seeds on: that of two would be too wide to say anything. A gain is
-# the mean difference between runs of one seed, so it need not be the difference of the two means
-# above where a seed is missing.
+# **How to read it.** Compare methods within one number of labelled images; between two numbers, two
+# things change at once. The ± is the spread over seeds. The interval, given from three seeds on, is
+# that of their mean; with two it would be too wide to say anything. A gain is the mean difference
+# between runs with the same seed, so where a seed is missing it need not equal the difference of
+# the two means above.
 #
-# The same as figures, for every data set and tier in the ledger, and the temperature, where it was
-# varied with all else the preset's. What can't be drawn from the rows that are there says why.
+# The same results follow as figures, for every data set and tier in the ledger, and also the
+# temperature, where it was varied with everything else as in the preset. If a figure can't be drawn
+# from the rows there are, a message says why.
 
 # %%
 for name, size in sorted({(r["dataset"], r["tier"]) for r in rows}):
@@ -290,7 +292,7 @@ for name, size in sorted({(r["dataset"], r["tier"]) for r in rows}):
         plain = overview.comparable(rows, dataset=name, tier=size)
         heated = overview.comparable(rows, dataset=name, tier=size, varied=["temperature"])
     except SegnbError:
-        continue  # nothing but studies that change more than the method
+        continue  # only studies that change more than the method
     display(Markdown(f"**{name}, {size} tier**"))
     figures = {
         plots.label_curve: plain,
@@ -306,21 +308,22 @@ for name, size in sorted({(r["dataset"], r["tier"]) for r in rows}):
             print(f"{draw.__name__}: {error}")
 
 # %% [markdown]
-# **How to read them.** In this order: *how many labels is the method worth?* (label curve, read
-# sideways); *is the gain still there at equal compute, and where that baseline is spared the colour
-# distortion?* (the panels of the gains from left to right; a bar across zero is undecided); *does
-# the temperature matter?* (the level lines are the baselines, which have none); *what did a point of
-# mIoU cost?* (seconds, of the machine that ran most of the runs); *do compact embeddings go with
-# good segmentation?* (each mark a run; look at the correlation within labels and method, since more labels
-# help both).
+# **How to read them.** Take them in this order. *How many labels is the method worth?* Read the
+# label curve sideways. *Is the gain still there at equal compute, and when that baseline is spared
+# the colour distortion?* Read the gain panels from left to right; a bar across zero is undecided.
+# *Does the temperature matter?* The level lines are the baselines, which have none. *What did a
+# point of mIoU cost?* The seconds are those of the machine that ran most of the runs. *Do compact
+# embeddings go with good segmentation?* Each mark is a run; look at the correlation within labels
+# and method, since more labels help both.
 #
-# A large mark is a mean over seeds, a bar its interval, an arrow at the frame an interval of two
-# seeds that goes on, a large mark without a bar one run: the beginning of a comparison, not one.
+# A large mark is a mean over seeds, a small dot is a single seed, and a bar, from three seeds on, is
+# the interval of the mean. A large mark without dots is a single run: the beginning of a comparison,
+# not yet a comparison.
 #
 # ## Exercise 1: the time that is left
 #
-# From a training log (rows with `step` and `seconds` since the start, in order), tell how many
-# seconds the rest of the stage will take. Careful: the first step is slower than all the others.
+# You get a training log: rows, in order, with `step` and `seconds` since the start. How many
+# seconds will the rest of the stage take? Careful: the first step is slower than all the others.
 
 
 # %%
@@ -333,7 +336,7 @@ def time_left(log: Sequence[Mapping[str, float]], total_steps: int) -> float:
 judge(check_time_left, time_left)
 
 # %% [markdown]
-# A solution, folded away. Open it when you have tried.
+# A solution, folded away. Open it once you have tried.
 
 
 # %% tags=["solution"]
@@ -350,15 +353,15 @@ judge(check_time_left, time_left)
 # %% [markdown]
 # ## Exercise 2: the largest batch that fits
 #
-# You have estimates of the memory of some small batches. Memory is a straight line: a part that is there
-# anyway (weights, optimiser) and a part for each image. How many images fit, if a tenth of the
-# memory is to stay free? Answer with an even number; 0 if not even two fit.
+# You have memory estimates for some small batches. Memory grows along a straight line: a part that
+# is always there (weights, optimiser) and a part for each image. How many images fit if a tenth of
+# the memory is to stay free? Answer with an even number; 0 if not even two fit.
 
 
 # %%
 # EXERCISE largest_batch
 def largest_batch(batches: Sequence[int], peaks: Sequence[float], memory: float) -> int:
-    """Images a step that fit into nine tenths of the memory; peaks and memory in one unit."""
+    """Images per step that fit into nine tenths of the memory; peaks and memory in one unit."""
     ...
 
 
@@ -371,7 +374,7 @@ judge(check_largest_batch, largest_batch)
 # %% tags=["solution"]
 # SOLUTION largest_batch
 def largest_batch(batches: Sequence[int], peaks: Sequence[float], memory: float) -> int:
-    """Images a step that fit into nine tenths of the memory; peaks and memory in one unit."""
+    """Images per step that fit into nine tenths of the memory; peaks and memory in one unit."""
     per_image, fixed = np.polyfit(batches, peaks, 1)
     images = int((0.9 * memory - fixed) / per_image + 1e-9)
     return max(images - images % 2, 0)
@@ -380,8 +383,8 @@ def largest_batch(batches: Sequence[int], peaks: Sequence[float], memory: float)
 judge(check_largest_batch, largest_batch)
 
 # %% [markdown]
-# **Your function on this machine.** On a GPU this estimates the memory of three batches and asks
-# you for the largest; on a processor there is nothing to measure.
+# **Your function on this machine.** On a GPU, this estimates the memory of three batches and asks
+# your function for the largest batch that fits. On a processor there is nothing to measure.
 
 # %%
 if machine.device == "cuda":
@@ -401,10 +404,10 @@ else:
 # %% [markdown]
 # ## Summary
 #
-# - A recipe goes from a laptop to several GPUs without a change; only the launcher differs.
-# - Cost is estimated before, and measured in every row after.
-# - Runs survive: what is done is on disk, and the same command goes on.
-# - The ledger is the only place numbers come from, and it tells how to make each of them again.
+# - A recipe goes from a laptop to several GPUs unchanged; only the launcher differs.
+# - Cost is estimated before a run, and measured in every row after it.
+# - Runs survive interruptions: what is done is on disk, and the same command resumes.
+# - The ledger is the only place numbers come from, and it says how to reproduce each of them.
 #
-# **Where to go next.** What can go wrong on the way, and how to see it:
-# [10 · What goes wrong](10_what_goes_wrong.ipynb)
+# **Where to go next.** What can go wrong on the way, and how to spot it: [10 · What goes
+# wrong](10_what_goes_wrong.ipynb)

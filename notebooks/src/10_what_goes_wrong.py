@@ -1,21 +1,21 @@
 # %% [markdown]
 # # 10 · What goes wrong
 #
-# Six failures of kinds that public issue trackers are full of. Most do not crash: they give a number,
-# only a wrong one. Here each of them fails in front of you, in a few
-# lines of real code, and is then repaired.
+# Here are six failures of the kind that fill public issue trackers. Most of them don't crash: they
+# give you a number, only a wrong one. In this notebook each fails in front of you, in a few lines
+# of real code, and then gets repaired.
 #
 # 1. Masks resized like photographs
 # 2. A 255 that leaks
 # 3. A small temperature in half precision
-# 4. An mIoU that is another number
+# 4. An mIoU that is a different number
 # 5. A pixel without positives
 # 6. Tuning on the test split
 #
 # Time: about a minute. No GPU, no files.
 
 # %% [markdown]
-# **What we need.** The wrong code stands in the cells below. The right code is what the rest of
+# **Imports.** The wrong code is written out in the cells below. The right code is what the rest of
 # this project uses.
 
 # %%
@@ -43,14 +43,14 @@ from segnb.training.stages import cross_entropy
 from segnb.views import nearest_labels, normalise, to_unit
 
 # %% [markdown]
-# **The knobs.** All of them, here and nowhere else.
+# **Settings.** They are all here.
 
 # %%
-TINY = tier() == "smoke"  # the tests run this notebook in seconds
+TINY = tier() == "smoke"  # so that the tests run this notebook in seconds
 SEED = 0
 TEMPERATURE = 0.07
 CANDIDATES = 6 if TINY else 30  # "settings" to choose from in the last failure
-PUSH = 0.1  # standard deviation of their random push; the right class scores about 1
+PUSH = 0.1  # standard deviation of the random push; the right class scores about 1
 
 # %% [markdown]
 # A scene to break things with (the left one; the right one keeps it company):
@@ -62,13 +62,13 @@ photo, mask, _ = scenes[2]
 plots.contact_sheet([photo, scenes[3].image], [mask, scenes[3].mask], info, columns=2)
 
 # %% [markdown]
-# **How to read it.** Above the image, below its mask, a colour for each class.
+# **How to read it.** The image is on top, its mask below, with a colour for each class.
 
 # %% [markdown]
 # ## 1. Masks resized like photographs
 #
 # **The failure.** Image and mask go through the same `resize`, and its default blends neighbouring
-# pixels. Halfway between class 2 and class 8 that gives "class 5".
+# pixels. Halfway between class 2 and class 8, that makes "class 5".
 
 # %%
 half = (mask.shape[1] // 2, mask.shape[0] // 2)  # Pillow says width first
@@ -80,8 +80,8 @@ touched = np.isin(blended, invented).mean()
 print(f"{100 * touched:.1f} % of the pixels hold a value that the mask never had")
 
 # %% [markdown]
-# **The repair.** Masks are looked up, never blended: nearest neighbour. In this package images and
-# masks go through one function that treats them differently.
+# **The repair.** Look masks up, never blend them: use the nearest neighbour. In this package,
+# images and masks go through one function that treats them differently.
 
 # %%
 _, looked_up = letterbox(photo, mask, (mask.shape[0] // 2, mask.shape[1] // 2))
@@ -89,7 +89,7 @@ assert set(np.unique(looked_up)) <= set(np.unique(mask))
 
 
 def shown(labels: np.ndarray) -> np.ndarray:
-    """The mask with values of no class turned to void, so that it can be drawn."""
+    """The mask with values that are no class turned into void, so that it can be drawn."""
     return np.where(labels < info.num_classes, labels, IGNORE).astype(np.uint8)
 
 
@@ -104,24 +104,24 @@ with plots.styled():
         axes.set_axis_off()
 Picture(
     figure,
-    "A mask, and its two halvings: the blended one has seams of classes along every outline that "
-    "are nowhere in the scene; the looked-up one has none.",
+    "A mask and two half-size copies of it: along every outline, the blended copy has seams of "
+    "classes that are nowhere in the scene; the looked-up copy has none.",
 )
 
 # %% [markdown]
-# **How to read it.** In the middle, look along the outlines: thin seams in colours of classes that
-# are nowhere near. No error, no warning; the network learns that every toy has a border made of
-# other toys. Right: clean.
+# **How to read it.** In the middle, look along the outlines: there are thin seams in the colours of
+# classes that are nowhere near. No error, no warning; the network learns that every toy has a
+# border made of other toys. Right: clean.
 #
-# **How to catch it.** One line in a test: the labels after any geometric change must be a subset of
-# the labels before, and 255.
+# **How to catch it.** One line in a test does it: after any geometric change, the labels must be a
+# subset of the labels before, plus 255.
 
 # %% [markdown]
 # ## 2. A 255 that leaks
 #
-# **The failure, loud.** Void is the value 255. Forget to say so, and cross-entropy looks for score
-# number 255. (On a GPU this shows as `device-side assert triggered`, in some later line, and the
-# process has to be started again.)
+# **The failure, loud.** Void has the value 255. Forget to tell cross-entropy, and it looks for
+# score number 255. (On a GPU this shows up as `device-side assert triggered`, on some later line,
+# and you have to restart the process.)
 
 # %%
 labels = torch.from_numpy(mask.copy()).long()[None]
@@ -135,8 +135,8 @@ except (IndexError, RuntimeError) as error:
     print(f"{type(error).__name__}: {error}")
 
 # %% [markdown]
-# **The failure, silent.** Worse is the quick fix `labels[labels == 255] = 0`: now every void pixel
-# *is* sky. And the contrastive loss takes any number for a class, so there a leaked 255 never
+# **The failure, silent.** The quick fix `labels[labels == 255] = 0` is worse: now every void pixel
+# *is* sky. And the contrastive loss accepts any number as a class, so there a leaked 255 never
 # crashes: all void pixels become each other's positives.
 
 # %%
@@ -157,11 +157,12 @@ for name, its_labels, ignored in (
     print(f"{name:28} {loss:.4f}")
 
 # %% [markdown]
-# **How to read it.** Three different losses of the same features, and only the first is the one
-# that was meant. Nothing in the other two looks like an error.
+# **How to read it.** The same features give three different losses, and only the first is the one
+# we meant. Nothing about the other two looks like an error.
 #
-# **The repair.** One constant, `segnb.datasets.IGNORE`, for all data sets (CamVid's files say 11,
-# Cityscapes' a dozen values; the readers translate), and every loss and score takes it out.
+# **The repair.** There is one constant, `segnb.datasets.IGNORE`, for all data sets (CamVid's files
+# use 11 and Cityscapes' use a dozen values; the readers translate). Every loss and score leaves it
+# out.
 
 # %%
 loss = cross_entropy(scores, labels)
@@ -172,16 +173,17 @@ print(
 )
 
 # %% [markdown]
-# **How to catch it.** That is the test: change the predictions on void as you like, and neither
-# loss nor score may move.
+# **How to catch it.** The cell above is the test: change the predictions on void any way you like,
+# and neither loss nor score may move.
 
 # %% [markdown]
 # ## 3. A small temperature in half precision
 #
-# **The failure.** The contrastive loss has $\exp(s/\tau)$ in it, with similarities $s$ up to 1. At
-# $\tau = 0.07$ that is $e^{14.3}$, more than a million; the largest number in fp16 is 65504. Code that casts the
-# similarities to half precision itself, as the function below does, is lost there. (`torch.autocast` would run
-# `exp` and `log` in fp32. It has a quieter hazard, which comes at the end of this section.)
+# **The failure.** The contrastive loss contains $\exp(s/\tau)$, with similarities $s$ up to 1. At
+# $\tau = 0.07$ that is $e^{14.3}$, more than a million; the largest number in fp16 is 65504. Code
+# that casts the similarities to half precision itself, as the function below does, has no chance.
+# (On a GPU, `torch.autocast` would run `exp` and `log` in fp32. It has a quieter hazard, which
+# comes at the end of this section.)
 
 # %%
 print(f"exp(1 / {TEMPERATURE}) = {math.exp(1 / TEMPERATURE):,.0f}")
@@ -191,7 +193,7 @@ print(f"largest fp16 number: {torch.finfo(torch.float16).max:,.0f}")
 def naive_loss(
     features: torch.Tensor, labels: torch.Tensor, temperature: float, dtype: torch.dtype
 ) -> torch.Tensor:
-    """The formula as it stands on paper, typed in."""
+    """The formula exactly as on paper."""
     similarity = (features @ features.T).to(dtype)
     exponentials = torch.exp(similarity / temperature)
     probability = exponentials / exponentials.sum(1, keepdim=True)
@@ -200,7 +202,7 @@ def naive_loss(
 
 
 def repaired_loss(features: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:
-    """This package's: the same formula, through a logsumexp in fp32."""
+    """This package's version: the same formula, through a logsumexp in fp32."""
     return paper.within_image_loss(
         features[None], features[None], labels[None], labels[None], temperature=temperature
     )
@@ -214,7 +216,7 @@ print(f"fp32:     {naive_loss(clustered, near, TEMPERATURE, torch.float32):.4f}"
 print(f"repaired: {repaired_loss(clustered, near, TEMPERATURE):.4f}")
 
 # %% [markdown]
-# Is fp32 the repair, then? It only moves the cliff. We try a range of temperatures:
+# So is fp32 the repair? No, it only moves the cliff. Let's try a range of temperatures:
 
 # %%
 temperatures = np.geomspace(0.004, 1, 40)
@@ -239,22 +241,22 @@ with plots.styled():
     plots.legend_below(figure, [axes])
 for name, limit in dead.items():
     print(
-        f"{name}: " + ("finite everywhere" if limit is None else f"lost from τ = {limit:.3g} down")
+        f"{name}: " + ("finite everywhere" if limit is None else f"not finite for τ ≤ {limit:.3g}")
     )
 Picture(
     figure,
-    "The loss against the temperature in three computations. "
+    "The loss against the temperature, computed in three ways. "
     + " ".join(
-        f"{name}: {'finite everywhere' if limit is None else f'not finite from {limit:.3g} down'}."
+        f"{name}: {'finite everywhere' if limit is None else f'not finite for τ up to {limit:.3g}'}."
         for name, limit in dead.items()
     ),
 )
 
 # %% [markdown]
-# **How to read it.** The three lines lie on each other as far as they go; the dotted one is the
-# temperature in use. From where each of the first two ends, on to the left, the loss is not a
-# number, and neither is any weight after one step. What kills them first? We look at the largest
-# temperature at which each is lost.
+# **How to read it.** The three lines coincide as far as they go; the dotted line marks the
+# temperature in use. Each of the first two ends somewhere. To the left of that point the loss is
+# not a number, and after one step neither is any weight. What kills them first? Let's look at the
+# largest temperature at which each one fails.
 
 # %%
 for name, dtype in (("fp16", torch.float16), ("fp32", torch.float32)):
@@ -266,19 +268,21 @@ for name, dtype in (("fp16", torch.float16), ("fp32", torch.float32)):
     print(f"  smallest probability {(exponentials / total).min():.3g}")
 
 # %% [markdown]
-# **How to read it.** An `inf` is an overflow: no single exponential has to be too large, the *sum*
-# of a row gets there first. A probability of 0 is the other end, an underflow: its logarithm is
-# -inf, and -inf times the 0 that leaves a negative out of the sum is not a number. Either is enough.
+# **How to read it.** An `inf` is an overflow. No single exponential has to be too large; the *sum*
+# of a row gets there first. A probability of 0 is the opposite, an underflow: its logarithm is
+# -inf, and multiplying that by the 0 that drops a negative from the sum is not a number. Either one
+# is enough.
 #
 # **The repair.** $\log\sum_k e^{x_k} = m + \log\sum_k e^{x_k - m}$ with $m = \max_k x_k$: no
-# exponent is above 0, and no logarithm is taken of a 0. That is `torch.logsumexp`, and the scores
-# are made fp32 before it, whatever the network computes in.
+# exponent is above 0, and no logarithm is taken of a 0. That is `torch.logsumexp`. Before it, the
+# scores are converted to fp32, whatever precision the network computes in.
 #
-# **The quieter hazard.** Under autocast the exponential is safe, but the matrix product before it is not: it
-# rounds the *similarities* to half precision, and only then are they divided by τ. Once a class has gathered,
-# its similarities differ in the third digit, which is the digit that bf16 drops. Nothing becomes infinite, and
-# no warning appears. We take anchors and keys of four classes, from loose to tight, round their similarities
-# as autocast does, and compare the loss and its gradient with fp32.
+# **The quieter hazard.** Under autocast the exponential is safe, but the matrix product before it
+# is not: it rounds the *similarities* to half precision, and only then are they divided by τ. Once
+# a class has gathered, its similarities differ only in the third digit, which is the digit that
+# bf16 drops. Nothing becomes infinite, and no warning appears. To see the damage, we take anchors
+# and keys of four classes, from loose to tight, round their similarities as autocast does, and
+# compare the loss and its gradient with fp32.
 
 
 # %%
@@ -297,7 +301,7 @@ def rounding_errors(spread: float, temperature: float, dtype: torch.dtype) -> tu
     for rounded in (False, True):
         features = anchors.clone().requires_grad_()
         similarity = features @ keys.T
-        if rounded:  # in the value alone: the gradient passes as if nothing had been rounded
+        if rounded:  # only the value: the gradient passes as if nothing had been rounded
             similarity = similarity + (similarity.to(dtype).float() - similarity).detach()
         logs = (similarity / temperature).log_softmax(1)
         loss = -(logs * same).sum(1).div(same.sum(1)).mean()
@@ -318,10 +322,10 @@ for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
             )
 
 # %% [markdown]
-# **How to read it.** The loss looks right in every line, so no curve would show the fault. The gradient is wrong
-# by more the smaller τ is and the tighter the class: late in training, at a small τ, much of what bf16 sends back
-# is rounding noise. The repair is the rule in `segnb`: the *inputs* of the product may be in half precision, but
-# its result, the scores, stays in fp32.
+# **How to read it.** The loss looks right in every line, so no loss curve would show the fault. The
+# error of the gradient grows as τ gets smaller and the class gets tighter: late in training, at a
+# small τ, much of what bf16 sends back is rounding noise. The repair is a rule in `segnb`: the
+# *inputs* of the product may be in half precision, but its result, the scores, stays in fp32.
 #
 # Try temperatures of your own:
 
@@ -339,18 +343,18 @@ slider = widgets.FloatLogSlider(
 explorer = widgets.interact(at_temperature, temperature=slider)
 
 # %% [markdown]
-# Without widgets, the same: set τ and run the cell.
+# The same without widgets: set τ and run the cell.
 
 # %%
 tau = 0.02
 at_temperature(tau)
 
 # %% [markdown]
-# ## 4. An mIoU that is another number
+# ## 4. An mIoU that is a different number
 #
-# **The failure.** IoU is computed for every image, averaged, and called mIoU. To see what that does
-# we score two made-up methods on the true masks: **A** gets sky, sea and sand exactly right and
-# calls every toy "sand"; **B** finds every toy and mislabels a part of the large classes.
+# **The failure.** IoU is computed for every image, averaged, and called mIoU. To see what that
+# does, we score two made-up methods on the true masks. **A** gets sky, sea and sand exactly right
+# and calls every toy "sand". **B** finds every toy and mislabels part of the large classes.
 
 # %%
 truths = [torch.from_numpy(scenes.mask(i).copy()).long() for i in range(32)]
@@ -362,13 +366,13 @@ def method_a(truth: torch.Tensor) -> torch.Tensor:
 
 
 def method_b(truth: torch.Tensor) -> torch.Tensor:
-    """Finds every toy; takes a part of the large classes for another one."""
+    """Finds every toy; mistakes part of the large classes for another one."""
     wrong = torch.rand(truth.shape, generator=generator) < 0.35
     return torch.where((truth < 3) & wrong, (truth + 1) % 3, truth)
 
 
 def iou_of(prediction: torch.Tensor, truth: torch.Tensor) -> np.ndarray:
-    """IoU of each class in one image; NaN where it occurs in neither."""
+    """IoU of each class in one image; NaN if it occurs in neither."""
     counted = truth != IGNORE
     rows = []
     for c in range(info.num_classes):
@@ -393,11 +397,11 @@ for words, measure in wrong_ways.items():
     print(f"{words:44} {measure(tables['A']):6.1f} {measure(tables['B']):6.1f}")
 
 # %% [markdown]
-# **How to read it.** Three ways to average over images, three different numbers for the same
+# **How to read it.** Three ways to average over images give three different numbers for the same
 # predictions, and none of them is the mIoU of the literature. The second way is kind to a method
-# that never predicts anything rare; batch by batch, the same happens with batches.
+# that never predicts anything rare. Averaging over batches has the same problem.
 #
-# **The repair.** One confusion matrix over the whole split, and only then a division:
+# **The repair.** Add up one confusion matrix over the whole split, and divide only then:
 
 # %%
 for name, found in guesses.items():
@@ -408,15 +412,15 @@ for name, found in guesses.items():
     print(f"{name}: mIoU {result.miou:.1f}   (pixels right: {result.pixel_accuracy:.1f} %)")
 
 # %% [markdown]
-# **How to read it.** Compare with the table above: not only the values differ, the distance between
-# A and B does too. And the share of right pixels hides how blind A is. If you report one number,
-# say how it was made.
+# **How to read it.** Compare with the table above: not only do the values differ, so does the
+# distance between A and B. And the share of right pixels hides how blind A is. If you report one
+# number, say how you computed it.
 
 # %% [markdown]
 # ## 5. A pixel without positives
 #
 # **The failure.** The loss of an anchor is a mean over its positives. In a batch loss no pixel is
-# its own positive, so the only pixel of its class has none: 0 / 0.
+# its own positive, so a pixel that is the only one of its class has none: 0 / 0.
 
 # %%
 batch = F.normalize(torch.randn(6, 8, generator=generator), dim=1).requires_grad_()
@@ -439,9 +443,9 @@ print(
 )
 
 # %% [markdown]
-# **How to read it.** *One* lonely pixel, and the loss of the whole batch is not a number; one step
-# later neither is any weight, and training goes on for hours producing nothing. It happens sooner
-# or later, for crops cut rare classes down to a pixel.
+# **How to read it.** *One* lonely pixel, and the loss of the whole batch is not a number. One step
+# later neither is any weight, and training can go on for hours and produce nothing. It happens
+# sooner or later, because crops cut rare classes down to a single pixel.
 #
 # Cross-entropy has the same hole: a crop that is void everywhere.
 
@@ -451,7 +455,7 @@ blank = torch.randn(1, 3, 4, 4, generator=generator)
 print(f"torch, mean over no pixels: {F.cross_entropy(blank, empty, ignore_index=IGNORE).item()}")
 
 # %% [markdown]
-# **The repair.** An anchor without a positive has no loss; it is left out of the mean, and a mean
+# **The repair.** An anchor without a positive has no loss and is left out of the mean, and a mean
 # over nothing is 0, with a gradient of 0.
 
 # %%
@@ -461,13 +465,13 @@ good.backward()
 print(f"loss {good.item():.4f}, all gradients finite: {bool(batch.grad.isfinite().all())}")
 alone = supcon_loss(batch, torch.arange(6), temperature=TEMPERATURE)
 print(
-    f"nobody has a positive: {alone.item():.4f}; void everywhere: {cross_entropy(blank, empty):.4f}"
+    f"no anchor has a positive: {alone.item():.4f}; void everywhere: {cross_entropy(blank, empty):.4f}"
 )
 
 # %% [markdown]
-# **How to catch it.** Test the loss with a class of one pixel, with one class, and with nothing but
-# void. And let training stop, with a message, at the first loss that is not a number; this
-# project's does.
+# **How to catch it.** Test the loss with a class of one pixel, with a single class, and with
+# nothing but void. And make training stop, with a message, at the first loss that is not a number;
+# this project does.
 
 # %% [markdown]
 # ## 6. Tuning on the test split
@@ -475,9 +479,10 @@ print(
 # **The failure.** Somebody tries thirty settings, looks at the *test* score of each, and reports
 # the best. To see what that is worth, we make thirty "settings" that are **one and the same
 # method**: a linear classifier on the features of an untrained network, whose class scores get a
-# small random push, afresh in every image. So each setting makes its own mistakes in its own
-# images, as networks trained from different seeds do, and none is better than another. One matrix
-# of counts for each setting and image then gives its mIoU on any split, without further work.
+# small random push, a new one for every image. So each setting makes its own mistakes on its own
+# images, as networks trained from different seeds do, and none is better than another. We store one
+# confusion matrix per setting and image; from these, the mIoU on any split follows with no further
+# work.
 
 # %%
 tiny = preset("shapes", "smoke").replace(encoder_depth=3, seed=SEED)
@@ -485,7 +490,7 @@ network = initial_network(tiny).eval()
 
 
 def features_of(dataset: ShapesDataset) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features [N, cells, D] of all images, a constant added, and their labels [N, cells]."""
+    """Features [N, cells, D] of all images, with a constant added, and their labels [N, cells]."""
     samples = [dataset[i] for i in range(len(dataset))]
     images = torch.stack([torch.from_numpy(s.image.copy()).permute(2, 0, 1) for s in samples])
     masks = torch.stack([torch.from_numpy(s.mask.copy()).long() for s in samples])
@@ -518,10 +523,10 @@ for candidate in range(CANDIDATES):
         counts[candidate, image] = score.confusion()
 
 # %% [markdown]
-# Now we play it through many times. Half of the images stand for the world outside. From the other
-# half we draw eight images as *val* and eight as *test*, choose the best setting by one of the two,
-# and write down how far above the average setting it is: on *test*, which is what would be
-# reported, and outside, which is what it is worth.
+# Now we play this game many times. Half of the images stand for the outside world. From the other
+# half we draw eight images as *val* and eight as *test* and choose the best setting by one of the
+# two. Then we note how far it is above the average setting: on *test*, which is what would be
+# reported, and outside, which is what it is really worth.
 
 # %%
 GAMES = 20 if TINY else 300
@@ -570,16 +575,16 @@ Picture(
 )
 
 # %% [markdown]
-# **How to read it.** Each game adds one value to each histogram. Left: the best on *test* is
-# reported with a gain far above what it is worth outside, and nearly always with a gain above 0. A
-# paper could be written about it, and the method is no method. Right: chosen on *val*, the best
-# setting is reported on *test* with about what it is worth, sometimes with less: *test*
-# had no say in the choice, so its errors go both ways. The spread that remains is why one test
+# **How to read it.** Each game adds one value to each histogram. Left: the best setting on *test*
+# is reported with a gain far above what it is worth outside, and the gain is nearly always
+# positive. You could write a paper about it, and there is no method behind it. Right: chosen on
+# *val*, the best setting is reported on *test* with about what it is worth, sometimes with less.
+# *Test* had no say in the choice, so its errors go both ways. The remaining spread is why one test
 # split of eight images, or one seed, proves little.
 #
-# **The repair.** Choose on *val*, report on *test*, once. Where a data set has no public test
-# labels (VOC, Cityscapes), *val* is what everyone reports; then hold a part of *train* out to
-# choose on: `datasets.holdout`.
+# **The repair.** Choose on *val*, report on *test*, once. If a data set has no public test labels
+# (VOC, Cityscapes), everyone reports *val*; then hold out a part of *train* to choose on:
+# `datasets.holdout`.
 
 # %%
 ids = datasets.load("shapes", "train", size=tiny.size).ids
@@ -598,7 +603,7 @@ print(not set(train_ids) & set(tuning_ids))
 # %%
 # EXERCISE resize_mask
 def resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """A mask [H, W] (uint8) at size (height, width), without a new label."""
+    """A mask [H, W] (uint8) at size (height, width), without new labels."""
     resized = F.interpolate(mask[None, None].float(), size=size, mode="bilinear")
     return resized[0, 0].to(mask.dtype)
 
@@ -606,13 +611,13 @@ def resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 judge(check_resize_mask, resize_mask)
 
 # %% [markdown]
-# A solution is folded away below; unfold it when your own passes, or when you are stuck.
+# A solution is folded away below. Open it when your own passes, or when you are stuck.
 
 
 # %% tags=["solution"]
 # SOLUTION resize_mask
 def resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """A mask [H, W] (uint8) at size (height, width), without a new label."""
+    """A mask [H, W] (uint8) at size (height, width), without new labels."""
     resized = F.interpolate(mask[None, None].float(), size=size, mode="nearest-exact")
     return resized[0, 0].to(mask.dtype)
 
@@ -622,10 +627,10 @@ judge(check_resize_mask, resize_mask)
 # %% [markdown]
 # ## Exercise 2: repair the loss
 #
-# `stable_loss(similarity, same, temperature)` gets similarities in fp16 and for each anchor (row)
-# which keys (columns) are its positives. It has two of this gallery's faults. Repair both: it must
-# be finite at any temperature, leave anchors without a positive out of the mean, and be 0 where
-# there are none with one.
+# `stable_loss(similarity, same, temperature)` gets similarities in fp16 and, for each anchor (row),
+# which keys (columns) are its positives. It has two of the faults shown above. Repair both: the
+# loss must be finite at any temperature, leave anchors without a positive out of the mean, and be 0
+# if no anchor has one.
 
 
 # %%
@@ -658,8 +663,8 @@ judge(check_stable_loss, stable_loss)
 # %% [markdown]
 # ## Exercise 3: choose, then report
 #
-# Candidates have scores on *val* and on *test*. Write `choose_and_report(val, test)`: the position
-# of the chosen candidate, and the number that goes into the table.
+# Candidates have scores on *val* and on *test*. Write `choose_and_report(val, test)`: it returns
+# the position of the chosen candidate, and the number that goes into the table.
 
 
 # %%
@@ -691,14 +696,14 @@ judge(check_choose_and_report, choose_and_report)
 #
 # | failure | how it shows | what prevents it |
 # | --- | --- | --- |
-# | blended masks | seams of false classes, no error | nearest neighbour; no new labels after it |
+# | blended masks | seams of false classes, no error | nearest neighbour; no new labels afterwards |
 # | leaked 255 | a crash, or silently a false class | one constant; void changes nothing |
 # | small τ, fp16 | a loss that is not a number | logsumexp in fp32 |
-# | mean over images | a plausible, wrong mIoU | one confusion matrix over the split |
-# | no positives | one pixel spoils all weights | leave such anchors out; a mean over nothing is 0 |
-# | tuning on test | a gain that is none | choose on val, report test once, several seeds |
+# | mean over images | a plausible but wrong mIoU | one confusion matrix over the split |
+# | no positives | one pixel ruins all weights | leave such anchors out; a mean over nothing is 0 |
+# | tuning on test | a gain that isn't there | choose on val, report test once, several seeds |
 #
-# Each of the repairs is held by a test in this repository's `tests/`, so that it stays repaired.
+# Each repair has a test in this repository's `tests/`, so that it stays repaired.
 #
 # **Where to go next.** This is the last notebook. With what you know now, read the results table in
 # the README again, and ask it the questions you would ask of any other paper.
