@@ -70,7 +70,7 @@ def test_torch_and_torchvision_from_different_places(
     check = of("torchvision", tmp_path)
     assert check.status == "fail"
     assert NMS in check.found
-    assert "same place" in check.advice
+    assert "same source" in check.advice
 
 
 def test_torchvision_that_wants_another_torch(
