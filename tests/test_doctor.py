@@ -219,7 +219,7 @@ def test_a_damaged_data_set_fails_with_its_own_words(tmp_path: Path) -> None:
     assert "data/README.md" in check.advice
 
 
-def test_a_full_disk_and_old_widgets_are_remarks(
+def test_a_full_disk_and_old_widgets_are_warnings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "free")(2**30)
