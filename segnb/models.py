@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections import OrderedDict
 from typing import Any, cast
 
 import torch
@@ -129,17 +130,6 @@ class InputScale(nn.Module):
         return images * self.gain + self.shift
 
 
-class _SmpBackbone(nn.Module):
-    def __init__(self, scale: nn.Module, encoder: nn.Module, decoder: nn.Module) -> None:
-        super().__init__()
-        self.scale = scale
-        self.encoder = encoder
-        self.decoder = decoder
-
-    def forward(self, images: Tensor) -> Tensor:
-        return cast(Tensor, self.decoder(self.encoder(self.scale(images))))
-
-
 def build_network(recipe: Recipe) -> SegmentationNetwork:
     """The network of a recipe, still without a head.
 
@@ -161,7 +151,8 @@ def build_network(recipe: Recipe) -> SegmentationNetwork:
         scale = InputScale(weights.INPUT_MEAN, weights.INPUT_STD)
         if recipe.encoder_weights is not None:
             weights.load_imagenet(model.encoder.model, recipe.encoder)
-    backbone = _SmpBackbone(scale, model.encoder, model.decoder)
+    layers = {"scale": scale, "encoder": model.encoder, "decoder": model.decoder}
+    backbone = nn.Sequential(OrderedDict(layers))
     network = SegmentationNetwork(backbone, model.segmentation_head[0].in_channels)
     # Checked here, before stage 1 is trained, although only stage 2 freezes them.
     if recipe.freeze_statistics and not _batch_norms(network):

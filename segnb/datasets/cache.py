@@ -190,7 +190,7 @@ def _build(
         open_memmap = np.lib.format.open_memmap
         images = open_memmap(side / "images.npy", "w+", np.uint8, (count, 3, height, width))
         masks = open_memmap(side / "masks.npy", "w+", np.uint8, (count, height, width))
-        extents = np.zeros((count, 2), dtype=np.int64)
+        extents = open_memmap(side / "extents.npy", "w+", np.int64, (count, 2))
         masks[:] = IGNORE
 
         def fill(index: int) -> None:
@@ -211,12 +211,8 @@ def _build(
             leave=False,
             disable=not progress_bar,
         )
-        images.flush()
-        masks.flush()
-        with (side / "extents.npy").open("wb") as stream:
-            np.save(stream, extents)
-            stream.flush()
-            os.fsync(stream.fileno())
+        for array in (images, masks, extents):
+            array.flush()
         side.chmod(0o755)
         # Renaming is atomic, so a reader only ever sees a complete folder.
         os.replace(side, folder)

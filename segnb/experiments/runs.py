@@ -452,6 +452,7 @@ def _row(
 ) -> ledger.Row:
     contrastive = recipe.uses_contrastive
     machine = describe(session.device)
+    last_rows = [rows[-1] for rows in logs if rows]
     return {
         "dataset": recipe.dataset,
         "tier": recipe.tier,
@@ -467,12 +468,10 @@ def _row(
         **measured["finetuned"],
         "compactness": measured,
         "cell_rule": CELL_RULE,
-        "steps": sum(rows[-1]["step"] for rows in logs if rows),
-        "seconds": round(sum(rows[-1]["seconds"] for rows in logs if rows), 1),
+        "steps": sum(row["step"] for row in last_rows),
+        "seconds": round(sum(row["seconds"] for row in last_rows), 1),
         "stages": {
-            rows[-1]["stage"]: {k: rows[-1][k] for k in ("step", "seconds", "loss")}
-            for rows in logs
-            if rows
+            row["stage"]: {k: row[k] for k in ("step", "seconds", "loss")} for row in last_rows
         },
         "image_passes": recipe.image_passes(),
         "stage1": None if shared is None else stage1.of_row(shared, recipe),
@@ -494,15 +493,15 @@ def _row(
 
 def score_fields(scores: Mapping[str, Score]) -> dict[str, Any]:
     """The fields of scores in a row: ``miou_NAME`` of each split or part, and the details."""
+    ious = {
+        name: [None if value is None else round(value, 2) for value in score.iou]
+        for name, score in scores.items()
+    }
     return {
         **{f"miou_{name}": round(score.miou, 3) for name, score in scores.items()},
-        "iou": {name: _rounded(score.iou) for name, score in scores.items()},
+        "iou": ious,
         "pixel_accuracy": {k: round(s.pixel_accuracy, 3) for k, s in scores.items()},
     }
-
-
-def _rounded(values: Sequence[float | None]) -> list[float | None]:
-    return [None if value is None else round(value, 2) for value in values]
 
 
 def _commit() -> str | None:
