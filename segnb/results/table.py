@@ -485,24 +485,21 @@ def gains_table(
     return _markdown(["labelled images", "method", "seeds", *head], body)
 
 
-def brief_table(
-    rows: Iterable[Row], *, measure: Measure, form: str = "official", scope: str = "cross"
-) -> str:
+def brief_table(rows: Iterable[Row], *, measure: Measure) -> str:
     """A markdown table of the three methods compared, one line per number of labelled images.
 
-    It shows means over seeds, and the gains of ``contrastive`` as in :func:`gains_table`.
+    It shows means over seeds, and the gains of ``contrastive`` (official form, across images) as
+    in :func:`gains_table`.
 
     Args:
         rows: Ledger rows of one data set and tier.
         measure: Which mIoU.
-        form: Form of the contrastive loss.
-        scope: Its scope.
 
     Raises:
         ConfigError: See :func:`gains`.
     """
     rows = list(rows)
-    ours = Method(kind="contrastive", form=form, scope=scope)
+    ours = Method(kind="contrastive", form="official", scope="cross")
     names: tuple[Baseline, ...] = ("cross-entropy", "the same compute")
     ce, long = (ours.baselines[name] for name in names)
     means = {(g.labelled, g.method): g.summary.mean for g in groups(rows, measure)}
