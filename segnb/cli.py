@@ -1,7 +1,7 @@
 """The command line: the same recipes and functions as in the notebooks.
 
-A command is a dataclass: its fields are the options, calling it does the work. What takes time
-to import is imported by the command that needs it.
+A command is a dataclass: its fields are the options, and calling it does the work. Each command
+imports what it needs, so that slow imports do not delay the others.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from segnb.methods import MethodName
 from segnb.recipe import DatasetName, Form, Recipe, Scope, Tier, preset
 from segnb.results.table import MEASURE_NAMES, Measure, MeasuredSplit
 
-#: Label fraction of ``segnb reproduce``: 16 of the 512 images of shapes.
+#: Label fraction of ``segnb reproduce``: 16 of the 512 images in shapes.
 REPRODUCE_FRACTION = 1 / 32
 
 ResultsFolder = Annotated[Path, arg(help="Folder of the ledger, logs, previews and figures.")]
@@ -34,7 +34,7 @@ RunsFolder = Annotated[Path, arg(help="Folder of the runs: checkpoints, weights,
 DataFolder = Annotated[
     Path | None, arg(help="Folder of the data sets; by default $SEGNB_DATA, or ./data.")
 ]
-Cpu = Annotated[bool, arg(help="Use the processor even if there is a GPU.")]
+Cpu = Annotated[bool, arg(help="Use the CPU even if there is a GPU.")]
 Quiet = Annotated[bool, arg(help="Show no progress bars.")]
 
 
@@ -42,13 +42,13 @@ class Command(Protocol):
     """One command with its options."""
 
     def __call__(self) -> int:
-        """Do it; returns the exit code."""
+        """Run the command; returns the exit code."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Where a run reads and writes, and what it computes on."""
+    """The folders of a run, and its device."""
 
     results: ResultsFolder = Path("results")
     data: DataFolder = None
@@ -56,7 +56,7 @@ class RunOptions:
     quiet: Quiet = False
 
     def arguments(self) -> dict[str, Any]:
-        """The same as arguments of :func:`segnb.experiments.runs.run`."""
+        """These options as arguments of :func:`segnb.experiments.runs.run`."""
         return {
             "results": self.results,
             "root": self.data,
@@ -67,7 +67,7 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Run(RunOptions):
-    """Train and measure one recipe; the same command again resumes it.
+    """Train and measure one recipe; repeat the command to resume it.
 
     --dataset and --tier choose a preset; every other flag changes one field of it.
     """
@@ -109,8 +109,8 @@ class Sweep(Run):
     """Run every combination of the given values that the ledger lacks, sharing stage 1.
 
     Attributes:
-        vary: A field of the recipe and its values, `--vary finetune.steps 25 50 100`; repeat it
-            for further fields. The flags below do the same for the fields most often varied.
+        vary: A field of the recipe and its values, `--vary finetune.steps 25 50 100`; repeat for
+            more fields. The flags below are short forms for the most common fields.
         methods: Methods; by default the recipe's.
         fractions: Label fractions.
         seeds: Seeds.
@@ -133,20 +133,15 @@ class Sweep(Run):
         from segnb.experiments.axes import axis
         from segnb.experiments.sweep import grid, in_order, plan, remaining, sweep
 
+        short = ("method", "fraction", "seed", "temperature", "form", "scope")
         values: dict[str, Sequence[Any]] = {
-            "method": self.methods,
-            "fraction": self.fractions,
-            "seed": self.seeds,
-            "temperature": self.temperatures,
-            "form": self.forms,
-            "scope": self.scopes,
+            name: given for name in short if (given := getattr(self, f"{name}s"))
         }
-        values = {name: some for name, some in values.items() if some}
         for words in self.vary:
-            name, some = axis(words)
+            name, given = axis(words)
             if name in values:
                 raise SegnbError(f"{name} is varied twice; give all of its values at once")
-            values[name] = some
+            values[name] = given
         recipes = grid(self.recipe, **values)
         if self.dry_run:
             left = in_order(remaining(recipes, self.results))
@@ -162,7 +157,7 @@ class Campaign(RunOptions):
     """Full-resolution runs for a borrowed GPU, most informative first; repeat it to continue.
 
     Attributes:
-        minutes: Time to train; a run that is not finished then is stopped with a checkpoint.
+        minutes: Time limit for training; an unfinished run is stopped with a checkpoint.
         tier: The size; `--tier smoke` rehearses the list at toy size.
         dry_run: Only list what is left to run.
     """
@@ -189,7 +184,7 @@ class Finetune(RunOptions):
     """Finish the run in a folder: stage 2 and evaluation.
 
     Attributes:
-        folder: A run's folder, as `segnb pretrain` leaves it.
+        folder: A run's folder, such as `segnb pretrain` leaves.
     """
 
     folder: Positional[Path]
@@ -201,7 +196,7 @@ class Finetune(RunOptions):
         recipe = runs.read_recipe(self.folder)
         expected = runs.run_folder(recipe, self.folder.parent)
         if expected.resolve() != self.folder.resolve():
-            raise SegnbError(f"{self.folder} was renamed; its recipe's folder is {expected.name}")
+            raise SegnbError(f"{self.folder} was renamed; rename it to {expected.name} again")
         row = runs.run(recipe, runs=self.folder.parent, **self.arguments())
         assert row is not None
         print(outcome(row))
@@ -210,11 +205,11 @@ class Finetune(RunOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Score a finished run's weights again.
+    """Score the weights of a finished run again.
 
     Attributes:
         folder: A run's folder.
-        split: Which split; `held_out` is the drive that the recipe holds out.
+        split: Which split; `held_out` is the drive that the recipe sets aside.
     """
 
     folder: Positional[Path]
@@ -240,7 +235,7 @@ class Evaluate:
 
 @dataclass(frozen=True, kw_only=True)
 class Predict:
-    """Draw coloured masks and overlays for a folder of images.
+    """Write coloured masks and overlays for a folder of images.
 
     Attributes:
         folder: A run's folder.
@@ -269,10 +264,11 @@ class Table:
         dataset: Only this data set.
         tier: Only this tier.
         classes: Show the IoU of each class on this split, instead of mIoU and gains.
-        measures: Which mIoUs to show, such as that of test images from drives seen in training.
-        brief: Show one line for each number of labelled images: three methods and two gains.
+        measures: Which mIoUs to show, for example that of test images from drives seen in
+            training.
+        brief: Show one line per number of labelled images: three methods and two gains.
         steps: Show the map of steps instead: the gain by the lengths of both stages. It needs
-            ``--dataset``, and takes the tier quick unless another is named.
+            ``--dataset``; without ``--tier`` it shows the quick tier.
     """
 
     dataset: DatasetName | None = None
@@ -349,9 +345,9 @@ class Reproduce(RunOptions):
 
     Attributes:
         dataset: Which data set.
-        tier: Which size.
+        tier: Which tier.
         fraction: Label fraction.
-        seeds: Seeds; an interval needs three or more.
+        seeds: Seeds; a confidence interval needs three or more.
     """
 
     dataset: DatasetName = "shapes"
@@ -400,7 +396,7 @@ class Fetch:
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """Check this machine, and say how to fix what is wrong."""
+    """Check this machine, and say how to fix any problems."""
 
     data: DataFolder = None
 
@@ -410,7 +406,7 @@ class Doctor:
         return doctor(self.data)
 
 
-#: Every command by the word that calls it.
+#: Every command, by the word that calls it.
 COMMANDS: dict[str, type[Command]] = {
     "reproduce": Reproduce,
     "run": Run,
@@ -430,10 +426,10 @@ COMMANDS: dict[str, type[Command]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code.
 
-    Errors that a user can act on are one line on standard error, without a traceback.
+    Errors that a user can fix are one line on standard error, without a traceback.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    # Of several processes that do the same, the first one prints.
+    # If several processes do the same, only the first one prints.
     silent = contextlib.redirect_stdout(io.StringIO())
     first = os.environ.get("RANK", "0") == "0"
     try:
@@ -443,13 +439,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             finally:
                 sys.stdout.flush()
     except BrokenPipeError:
-        # The reader has left, as `head` does; Python would report it once more when it ends.
+        # The reader, such as `head`, has exited; Python would report that again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
 def _leave_group() -> None:
-    """End the process group, if there is one; NCCL warns otherwise."""
+    """Destroy the process group, if there is one; otherwise NCCL prints a warning."""
     distributed = sys.modules.get("torch.distributed")
     if distributed and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
@@ -462,37 +458,37 @@ def _command(words: list[str]) -> int:
             print(f"  {name:<10} {(options.__doc__ or '').splitlines()[0]}")
         return 0
     if words[0] not in COMMANDS:
-        known = ", ".join(COMMANDS)
-        print(f"segnb: there is no command {words[0]!r}; there are {known}", file=sys.stderr)
-        return 2
+        return _fail(f"there is no command {words[0]!r}; there are {', '.join(COMMANDS)}", code=2)
     try:
         code: int = _parse(COMMANDS[words[0]], words[0], words[1:])()
         _leave_group()
         return code
     except SegnbError as error:
-        print(f"segnb: {error}", file=sys.stderr)
-        return 1
+        return _fail(str(error))
     except ValueError as error:
-        # Recipes check their own values; any other is a bug of ours and keeps its traceback.
+        # Recipes check their own values; any other ValueError is a bug and keeps its traceback.
         if not str(error).startswith("recipe:"):
             raise
-        print(f"segnb: {error}", file=sys.stderr)
-        return 2
+        return _fail(str(error), code=2)
     except OSError as error:
         if error.errno not in _FILE_ERRORS:
             raise
         where = "" if error.filename is None else f"{error.filename}: "
-        print(f"segnb: {where}{error.strerror}; {_FILE_ERRORS[error.errno]}", file=sys.stderr)
-        return 1
+        return _fail(f"{where}{error.strerror}; {_FILE_ERRORS[error.errno]}")
     except KeyboardInterrupt:
         return 130
+
+
+def _fail(message: str, *, code: int = 1) -> int:
+    print(f"segnb: {message}", file=sys.stderr)
+    return code
 
 
 _DISK_FULL = "free some space, then repeat the command: a run resumes where it stopped"
 _NO_PERMISSION = "choose a folder that you may write to"
 _NOT_A_FOLDER = "there is a file where a folder should be, or a folder where a file should be"
 
-#: What to do if the system refuses to read or write a file; other refusals are bugs of ours.
+#: What to do if the system refuses to read or write a file; other errors are bugs.
 _FILE_ERRORS = {
     errno.ENOSPC: _DISK_FULL,
     errno.EDQUOT: _DISK_FULL,
@@ -506,7 +502,7 @@ _FILE_ERRORS = {
 
 
 def _parse(options: type[Any], name: str, words: list[str]) -> Any:
-    """Parse the options of one command; a recipe starts from the preset that they choose."""
+    """Parse the options of one command; a recipe starts from the preset they choose."""
     default: dict[str, Any] = {}
     if issubclass(options, Run):
         first = argparse.ArgumentParser(
@@ -524,7 +520,7 @@ def _parse(options: type[Any], name: str, words: list[str]) -> Any:
 
 
 def _fractions() -> tyro.constructors.ConstructorRegistry:
-    """Lets every number be given as a fraction, ``1/8``, as tables and figures write it."""
+    """Accept every number as a fraction too, such as ``1/8``, as tables and figures write it."""
     from segnb.experiments.axes import number
 
     registry = tyro.constructors.ConstructorRegistry()

@@ -1,6 +1,6 @@
-"""What this machine is, and the arithmetic its hardware supports.
+"""This machine, and the arithmetic its hardware supports.
 
-Nothing here runs at import: no CUDA call is made before a function is called, so that a notebook
+Nothing here runs at import. No CUDA call is made until a function is called, so that a notebook
 can still start several processes afterwards.
 """
 
@@ -23,17 +23,17 @@ ResolvedPrecision = Literal["fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine a run happens on.
+    """The machine that a run uses.
 
     Attributes:
         device: ``cuda``, ``mps`` or ``cpu``: the best that torch can use here.
-        name: The name of the graphics card, or of the processor.
+        name: Name of the GPU, or of the CPU.
         devices: How many devices of this kind there are (1 for ``mps`` and ``cpu``).
-        memory: Bytes of memory on the device; the machine's own memory for ``mps`` and ``cpu``.
-        cores: Processor cores this process may use.
+        memory: Bytes of memory on the device; main memory for ``mps`` and ``cpu``.
+        cores: CPU cores that this process may use.
         python: Version of Python.
         torch: Version of torch.
-        torchvision: Version of torchvision, or ``None`` where it is not installed.
+        torchvision: Version of torchvision; ``None`` if it is not installed.
         precision: The arithmetic that ``precision="auto"`` means here.
         precision_reason: Why.
     """
@@ -53,13 +53,13 @@ class Machine:
         several = f"{self.devices} x " if self.devices > 1 else ""
         return (
             f"{several}{self.name} ({self.device}, {self.memory / 2**30:.1f} GiB), "
-            f"{self.cores} processor cores, Python {self.python}, torch {self.torch}, "
+            f"{self.cores} CPU cores, Python {self.python}, torch {self.torch}, "
             f"{self.precision}"
         )
 
 
 def best_device() -> torch.device:
-    """The device to train on: a CUDA or ROCm card, else Apple's GPU, else the processor."""
+    """The device to train on: a CUDA or ROCm GPU, else Apple's GPU, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     if torch.backends.mps.is_available():
@@ -68,10 +68,10 @@ def best_device() -> torch.device:
 
 
 def describe(device: torch.device | str | None = None) -> Machine:
-    """Look at this machine; initialises CUDA where there is one.
+    """Describe this machine; initialises CUDA if there is a GPU.
 
     Args:
-        device: The device to describe; the best one where it is ``None``.
+        device: The device to describe; by default the best one.
     """
     chosen = best_device() if device is None else torch.device(device)
     if chosen.type == "cuda":
@@ -96,49 +96,49 @@ def describe(device: torch.device | str | None = None) -> Machine:
 
 
 def choose_precision(requested: Precision, device: torch.device | str) -> ResolvedPrecision:
-    """The arithmetic to train with, by what the device supports in hardware.
+    """The arithmetic to train with, given what the device supports in hardware.
 
-    ``auto`` takes bf16 where there is hardware for it (it needs no loss scaling), fp16 on older
-    cards, fp32 elsewhere. The contrastive loss itself is always computed in fp32.
+    ``auto`` uses bf16 where there is hardware for it (it needs no loss scaling), fp16 on older
+    GPUs, and fp32 elsewhere. The contrastive loss itself is always computed in fp32.
 
     Raises:
-        ConfigError: The device lacks what was asked for, or would only emulate it.
+        ConfigError: The device does not support the precision, or would only emulate it.
     """
     return _decide(requested, torch.device(device))[0]
 
 
 def usable_cores() -> int:
-    """Processor cores this process may use, which a container can make fewer than there are."""
+    """CPU cores that this process may use; a container may have fewer than the machine."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def is_intel_processor() -> bool:
-    """Whether Linux says that the processor is Intel's; False where nothing says so."""
+    """Whether Linux reports an Intel CPU; false on other systems."""
     return _cpuinfo("vendor_id") == "GenuineIntel"
 
 
 def machine_memory() -> int:
-    """Bytes of main memory that this process may use (a container's limit counts)."""
+    """Bytes of main memory that this process may use, within a container's limit."""
     import psutil
 
     total = int(psutil.virtual_memory().total)
     limit = Path("/sys/fs/cgroup/memory.max")
     try:
         return min(total, int(limit.read_text()))
-    except (OSError, ValueError):  # not Linux, no such cgroup, or the word "max": no limit
+    except (OSError, ValueError):  # not Linux, no such cgroup, or "max": no limit
         return total
 
 
 def _decide(requested: Precision, device: torch.device) -> tuple[ResolvedPrecision, str]:
     if requested not in get_args(Precision):
         raise ConfigError(f"precision is {requested!r}; it must be one of {get_args(Precision)}")
-    if requested == "fp32":  # everywhere, and no card is looked at
-        return "fp32", "asked for"
+    if requested == "fp32":  # works everywhere: no need to query the GPU
+        return "fp32", "as requested"
     if device.type == "cuda":
         with torch.cuda.device(device):
-            # Cards before Ampere say yes to bf16 and then emulate it, slower than fp32.
+            # GPUs before Ampere claim to support bf16, but emulate it, slower than fp32.
             has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         if requested == "bf16" and not has_bf16:
             raise ConfigError(
@@ -147,36 +147,35 @@ def _decide(requested: Precision, device: torch.device) -> tuple[ResolvedPrecisi
             )
         if requested == "auto":
             if has_bf16:
-                return "bf16", "this card computes bf16, which needs no loss scaling"
-            return "fp16", "this card has no bf16 arithmetic; fp16 with loss scaling"
+                return "bf16", "this GPU supports bf16, which needs no loss scaling"
+            return "fp16", "this GPU has no bf16 arithmetic; fp16 with loss scaling"
     elif device.type == "cpu":
         if requested == "fp16":
             raise ConfigError(
-                "precision 'fp16' is for graphics cards, and this run is on the processor; "
-                "use 'auto', 'fp32' or 'bf16'"
+                "precision 'fp16' is for GPUs, and this run is on the CPU; use 'auto', 'fp32' or "
+                "'bf16'"
             )
         if requested == "auto":
-            feature = _bf16_hardware()
-            if feature is None:
-                return "fp32", "this processor has no bf16 arithmetic that is faster than fp32"
-            return "bf16", f"this processor computes bf16 ({feature})"
+            if feature := _bf16_hardware():
+                return "bf16", f"this CPU supports bf16 ({feature})"
+            return "fp32", "this CPU has no bf16 arithmetic that is faster than fp32"
     elif requested == "auto":
-        return "fp32", f"mixed precision is not trusted on {device.type}"
+        return "fp32", f"mixed precision is not reliable on {device.type}"
     else:
         raise ConfigError(
             f"precision {requested!r} is not supported on {device.type!r}; use 'fp32' or 'auto'"
         )
-    return requested, "asked for"
+    return requested, "as requested"
 
 
 def _bf16_hardware() -> str | None:
-    """The bf16 unit of this processor, if it has one that is faster than its fp32 arithmetic.
+    """The bf16 unit of this CPU, if it is faster than the CPU's fp32 arithmetic.
 
-    AMX is. AVX-512 BF16 counts on AMD's processors alone: on an Intel server whose virtual machine
-    hides AMX, products and convolutions in bf16 ran at half the speed of fp32.
+    AMX is. AVX-512 BF16 counts only on AMD's CPUs: on an Intel server whose virtual machine hides
+    AMX, products and convolutions in bf16 ran at half the speed of fp32.
 
-    Linux's list of processor flags decides. Other systems count as having none: fp32 is always
-    right, only slower.
+    This relies on Linux's list of CPU flags. Other systems count as having no such unit: fp32 is
+    always correct, only slower.
     """
     flags = _cpuinfo("flags").split()
     if "amx_bf16" in flags:

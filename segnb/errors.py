@@ -1,14 +1,14 @@
-"""Errors that a user can act on: what is wrong, where, and what to do."""
+"""Errors that a user can fix: what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
 
 class SegnbError(Exception):
-    """Base of all errors that come from input or set-up; printed without a traceback."""
+    """Base of all errors caused by input or set-up; printed without a traceback."""
 
 
 class DataError(SegnbError):
-    """A file or a label is not what it should be."""
+    """A file or a label is wrong or missing."""
 
 
 class ConfigError(SegnbError):

@@ -1,8 +1,8 @@
-"""Evaluation: predictions at the image's own resolution, and pixel embeddings to look at."""
+"""Evaluation: predictions at the images' own resolution, and samples of pixel embeddings."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -20,10 +20,10 @@ from segnb.training.randomness import derive_seed
 from segnb.training.session import Session
 from segnb.views import normalise, to_unit
 
-#: Images a forward pass; evaluation keeps no activations, so this is about speed alone.
+#: Images per forward pass; evaluation keeps no activations, so only speed depends on this.
 EVALUATION_BATCH = 16
 
-#: Pixels of each class in the balanced sample that compactness is measured on.
+#: Pixels of each class in the balanced sample on which compactness is measured.
 PIXELS_PER_CLASS = 200
 
 
@@ -40,31 +40,39 @@ class EmbeddingSample(NamedTuple):
 
 
 def score_maps(
-    network: SegmentationNetwork,
-    data: WorkingSet,
-    *,
-    session: Session,
+    network: SegmentationNetwork, data: WorkingSet, *, session: Session
 ) -> Iterator[tuple[int, Tensor]]:
-    """Class scores of every image at the working resolution, padding cut off.
+    """Class scores of every image at the working resolution, without the padding.
 
     Args:
         network: With a classifier on top.
         data: The images.
-        session: Device and precision; ``Session()`` takes the best of this machine.
+        session: Device and precision; ``Session()`` uses the best of this machine.
 
     Yields:
         The image's index, and its scores ``[K, h, w]`` in float32.
     """
-    network.to(session.device).eval()
     size = (data.images.shape[-2], data.images.shape[-1])
     extents = data.extents.tolist()
-    for start in range(0, len(data.ids), EVALUATION_BATCH):
+    for start, scores in _batches(network, lambda images: network(images, size), data, session):
+        for index, one in enumerate(scores.float(), start):
+            height, width = extents[index]
+            yield index, one[:, :height, :width]
+
+
+def _batches(
+    network: SegmentationNetwork,
+    forward: Callable[[Tensor], Tensor],
+    data: WorkingSet,
+    session: Session,
+) -> Iterator[tuple[int, Tensor]]:
+    """The index of each batch's first image, and what ``forward`` makes of the batch."""
+    network.to(session.device).eval()
+    for start in range(0, len(data), EVALUATION_BATCH):
         images = data.images[start : start + EVALUATION_BATCH].to(session.device)
         with torch.inference_mode(), session.autocast:
-            scores = network(normalise(to_unit(images)), size).float()
-        for offset, one in enumerate(scores):
-            height, width = extents[start + offset]
-            yield start + offset, one[:, :height, :width]
+            result = forward(normalise(to_unit(images)))
+        yield start, result
 
 
 def evaluate(
@@ -75,18 +83,18 @@ def evaluate(
     session: Session,
     subsets: Mapping[str, Collection[str]] | None = None,
 ) -> Score:
-    """Score a network over a whole split, every image at its own resolution.
+    """Score a network on a whole split, every image at its own resolution.
 
     Args:
         network: With a classifier on top.
         dataset: The split, for masks at full resolution.
-        data: The same images at the working resolution, any subset of the split's ids.
+        data: The same images at the working resolution; any subset of the split's ids.
         session: Device and precision.
-        subsets: Ids of parts of the split that are scored as well, by their names.
+        subsets: Parts of the split to score separately as well: their ids, by name.
 
     Returns:
-        mIoU, IoU of each class and pixel accuracy in percent, over one confusion matrix, and the
-        same of each subset over its own.
+        mIoU, IoU of each class and pixel accuracy in percent, from one confusion matrix; the same
+        for each subset, from its own.
     """
     position = {name: index for index, name in enumerate(dataset.ids)}
     confusion = ConfusionScore(data.info.num_classes)
@@ -104,14 +112,10 @@ def evaluate(
 
 
 def predict(
-    network: SegmentationNetwork,
-    data: WorkingSet,
-    *,
-    session: Session,
+    network: SegmentationNetwork, data: WorkingSet, *, session: Session
 ) -> npt.NDArray[np.uint8]:
-    """Predicted classes ``[N, H, W]`` at the working resolution, 255 on the padding."""
-    shape = (len(data.ids), data.images.shape[-2], data.images.shape[-1])
-    predicted = np.full(shape, IGNORE, dtype=np.uint8)
+    """Predicted classes ``[N, H, W]`` at the working resolution, 255 in the padding."""
+    predicted = np.full(tuple(data.masks.shape), IGNORE, dtype=np.uint8)
     for index, scores in score_maps(network, data, session=session):
         height, width = scores.shape[-2:]
         predicted[index, :height, :width] = scores.argmax(0).byte().cpu().numpy()
@@ -128,25 +132,21 @@ def sample_embeddings(
 ) -> EmbeddingSample:
     """Pixel features before the head, at most ``per_class`` of each class.
 
-    The pixels depend on the data and ``seed`` alone, so that every network is measured on the
-    same ones.
+    The pixels depend only on the data and ``seed``, so that every network is measured on the same
+    ones.
     """
-    network.to(session.device).eval()
     generator = torch.Generator().manual_seed(derive_seed("embeddings", seed))
     positions = labels = torch.empty(0, dtype=torch.int64)
     found = torch.empty(0, network.feature_channels)
-    for start in range(0, len(data.ids), EVALUATION_BATCH):
-        images = data.images[start : start + EVALUATION_BATCH].to(session.device)
-        with torch.inference_mode(), session.autocast:
-            features = network.features(normalise(to_unit(images)))
+    for start, features in _batches(network, network.features, data, session):
         if start == 0:
             size = (features.shape[-2], features.shape[-1])
             positions, labels = pixel_positions(
                 data.masks, size, per_class=per_class, generator=generator
             )
             found = torch.empty(len(labels), features.shape[1])
-        # Batch by batch: the feature maps of a whole split need not fit into memory.
-        here = (positions[:, 0] >= start) & (positions[:, 0] < start + len(images))
+        # Batch by batch: the feature maps of a whole split may not fit into memory.
+        here = (positions[:, 0] >= start) & (positions[:, 0] < start + len(features))
         image, row, column = positions[here].to(features.device).unbind(1)
         found[here] = features[image - start, :, row, column].float().cpu()
     return EmbeddingSample(found, labels)

@@ -1,20 +1,22 @@
-"""Files that are either whole or not there: written to one side, then renamed."""
+"""Whole files or none: each file is written under another name, then renamed."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Yield a path beside ``path``; rename it to ``path`` on success, remove it on failure.
+    """Yield a temporary path beside ``path``; rename it on success, remove it on failure.
 
-    The renaming is atomic because both lie in one folder, and it survives a power cut because
-    the content is flushed to disk first.
+    The rename is atomic because both are in one folder. It survives a power cut because the
+    content is flushed to disk first.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -23,7 +25,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     side = Path(name)
     try:
         yield side
-        # mkstemp makes private files, and so do some writers; results are as readable as any
+        # mkstemp and some writers create private files; results should be as readable as any
         # other file here.
         side.chmod(0o666 & ~_umask())
         with side.open("rb") as stream:
@@ -34,18 +36,28 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 
 def write_atomic(path: Path | str, data: str | bytes) -> None:
-    """Write ``data`` to ``path`` so that a reader sees the old content or the new, never half."""
+    """Write ``data`` to ``path``; a reader sees either the old content or the new."""
     with atomic_path(path) as side:
         side.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write one indented JSON value."""
+    write_atomic(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
+    """Write one JSON value per line."""
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
 @contextlib.contextmanager
 def claimed(folder: Path, *, busy: Callable[[], None]) -> Iterator[None]:
-    """Keep a folder to one process until the block ends; the end of the process ends it too.
+    """Reserve a folder for this process until the block or the process ends.
 
     Args:
-        folder: Made where it is missing. Halves of files that a killed process left there go.
-        busy: Called again and again while another process has the folder; it waits or raises.
+        folder: Created if missing. Partial files left by a killed process are removed.
+        busy: Called repeatedly while another process holds the folder; it waits or raises.
     """
     from filelock import FileLock, Timeout
 

@@ -1,7 +1,7 @@
-"""The kinds of method that are compared, one entry each; everything else asks here.
+"""The methods that are compared: one entry for each kind.
 
-A new kind is one more entry of :data:`KINDS`: recipes, the command line, tables, figures and the
-explorer take its name, compute, order and look from there.
+A new kind is one more entry in :data:`KINDS`. Recipes, the command line, tables, figures and the
+explorer take its name, compute, order and style from there.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-#: Okabe and Ito's colours, made for all kinds of colour vision.
+#: Okabe and Ito's colours, chosen to suit all kinds of colour vision.
 BLUE, SKY, GREEN = "#0072B2", "#56B4E9", "#009E73"
 ORANGE, RED, PINK, GREY = "#E69F00", "#D55E00", "#CC79A7", "#4d4d4d"
 
-#: Fields of the contrastive loss, and of what stage 2 keeps of a stage 1 before it.
+#: Fields of the contrastive loss, and fields that say what stage 2 keeps from stage 1.
 _LOSS_FIELDS = frozenset({"form", "scope", "temperature", "loss_size", "loss_backend"})
 _FREEZE_FIELDS = frozenset({"freeze", "freeze_statistics"})
 
@@ -23,16 +23,16 @@ class Kind:
     """One kind of method.
 
     Attributes:
-        name: What tables and legends call it.
-        stage_one: What the network is trained with before the stage that is compared, and before
-            it gets a new head; ``None`` where that stage is all.
-        rounds: How often the stages are trained, each round on the last one's pseudo-labels.
-        compute_of: For a baseline of cross-entropy, the kind whose image passes and colour
-            distortion it gets.
-        colour: Hex colour; ``None`` takes colour and marker of the loss's form and scope.
+        name: Its name in tables and legends.
+        stage_one: The loss of stage 1, before the network gets a new head; ``None`` if there is
+            no stage 1.
+        rounds: How often both stages are trained, each round on the pseudo-labels of the last.
+        compute_of: For a cross-entropy baseline, the kind whose image passes and colour
+            distortion it matches.
+        colour: Hex colour; ``None`` takes colour and marker from the loss's form and scope.
         marker: Matplotlib marker.
         line: Matplotlib line style.
-        filled: Whether its marker is filled.
+        filled: Whether the marker is filled.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Kind:
             fields |= _LOSS_FIELDS
         if self.stage_one is None:
             fields |= _FREEZE_FIELDS
-            # The compute and distortion of the stages that they match decide for some baselines.
+            # A baseline that matches another kind takes its compute and distortion from these.
             fields |= frozenset() if self.compute_of else frozenset({"pretrain", "distortion"})
         return fields
 
@@ -83,7 +83,7 @@ KINDS: dict[str, Kind] = {
     ),
 }
 
-#: Colour and marker of each form and scope of the contrastive loss, in the order of tables.
+#: Colour and marker for each form and scope of the contrastive loss, in table order.
 LOSSES: dict[tuple[str, str], tuple[str, str]] = {
     ("paper", "cross"): (BLUE, "^"),
     ("paper", "within"): (SKY, "v"),
@@ -94,11 +94,11 @@ LOSSES: dict[tuple[str, str], tuple[str, str]] = {
 
 if TYPE_CHECKING:
     MethodName: TypeAlias = str
-else:  # the command line offers what is registered
+else:  # the command line offers the registered kinds
     MethodName = Literal[tuple(KINDS)]
 
 
 def same_compute(name: str) -> str | None:
-    """The cross-entropy baseline with as many image passes as this kind; itself for such a one."""
+    """The cross-entropy baseline with as many image passes; such a baseline matches itself."""
     matched = KINDS[name].compute_of or name
     return next((other for other, kind in KINDS.items() if kind.compute_of == matched), None)

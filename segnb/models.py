@@ -1,14 +1,14 @@
-"""The network: pixel features, and on top of them one head that the two stages exchange.
+"""The network: pixel features, with a head that differs between the two stages.
 
-Stage 1 trains the features with a projection head; stage 2 throws that head away and puts a
-pixel classifier in its place. The layers below come from segmentation-models-pytorch; what is
-ours is the place where the heads meet them.
+Stage 1 trains the features with a projection head. Stage 2 replaces that head with a pixel
+classifier. The layers below come from segmentation-models-pytorch; the heads are ours.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
+from collections import OrderedDict
 from typing import Any, cast
 
 import torch
@@ -24,15 +24,15 @@ from segnb.views import IMAGENET_MEAN, IMAGENET_STD
 PROJECTION_CHANNELS = 256
 PROJECTION_LAYERS = 3
 
-#: Architectures that join no levels, and so take images of any size (513 is DeepLab's custom).
+#: Architectures that combine no feature levels, so they take images of any size (such as 513).
 _LAST_LEVEL_ONLY = ("DeepLabV3", "PSPNet")
 
 
 class ProjectionHead(nn.Module):
-    """Three 1x1 convolutions of 256 channels, ReLU between, unit-normalised outputs (the paper).
+    """Three 1x1 convolutions of 256 channels with ReLU between, then unit vectors (the paper).
 
-    Features are resized bilinearly with aligned corners *before* the convolutions, as the
-    official code does.
+    Features are resized bilinearly with aligned corners *before* the convolutions, as in the
+    official code.
     """
 
     def __init__(self, in_channels: int, channels: int = PROJECTION_CHANNELS) -> None:
@@ -46,10 +46,8 @@ class ProjectionHead(nn.Module):
 
     def forward(self, features: Tensor, size: tuple[int, int] | None) -> Tensor:
         """Map features ``[B, C, h, w]`` to unit vectors ``[B, 256, *size]`` (``None``: h, w)."""
-        if size is not None and size != tuple(features.shape[-2:]):
-            features = F.interpolate(features, size=size, mode="bilinear", align_corners=True)
-        # In float32: the norm of a half-precision vector is off by more than the loss can bear.
-        return F.normalize(self.layers(features).float(), dim=1)
+        # In float32: the norm of a half-precision vector is too inaccurate for the loss.
+        return F.normalize(self.layers(_resized(features, size)).float(), dim=1)
 
 
 class PixelClassifier(nn.Module):
@@ -62,13 +60,16 @@ class PixelClassifier(nn.Module):
     def forward(self, features: Tensor, size: tuple[int, int] | None) -> Tensor:
         """Map features ``[B, C, h, w]`` to scores ``[B, K, *size]``, upsampled bilinearly.
 
-        Corners are aligned as in the projection head, so that a feature stands for the same
-        place of the image in both stages.
+        Corners are aligned as in the projection head, so that a feature belongs to the same
+        position in the image in both stages.
         """
-        scores: Tensor = self.scores(features)
-        if size is not None and size != tuple(scores.shape[-2:]):
-            scores = F.interpolate(scores, size=size, mode="bilinear", align_corners=True)
-        return scores
+        return _resized(self.scores(features), size)
+
+
+def _resized(maps: Tensor, size: tuple[int, int] | None) -> Tensor:
+    if size is None or size == tuple(maps.shape[-2:]):
+        return maps
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
 
 
 class SegmentationNetwork(nn.Module):
@@ -99,7 +100,7 @@ class SegmentationNetwork(nn.Module):
         self._attach(ProjectionHead(self.feature_channels))
 
     def attach_classifier(self, num_classes: int) -> None:
-        """Throw the head away and put a fresh pixel classifier in its place (stage 2)."""
+        """Replace the head with a fresh pixel classifier (stage 2)."""
         self._attach(PixelClassifier(self.feature_channels, num_classes))
 
     def _attach(self, head: nn.Module) -> None:
@@ -108,10 +109,10 @@ class SegmentationNetwork(nn.Module):
 
 
 class InputScale(nn.Module):
-    """Brings images from the scale of ``views.normalise`` to the one an encoder was trained on.
+    """Converts images from the scale of ``views.normalise`` to the one an encoder was trained on.
 
-    A step of its own: folded into the first convolution it would differ at the border, where
-    that convolution pads with zeros.
+    Folding this into the first convolution would change the border, where that convolution pads
+    with zeros.
     """
 
     gain: Tensor
@@ -120,7 +121,7 @@ class InputScale(nn.Module):
     def __init__(self, mean: float, std: float) -> None:
         super().__init__()
         ours_mean, ours_std = torch.tensor([IMAGENET_MEAN, IMAGENET_STD])[..., None, None]
-        # Constants: in no file of weights.
+        # Constants: not saved with the weights.
         self.register_buffer("gain", ours_std / std, persistent=False)
         self.register_buffer("shift", (ours_mean - mean) / std, persistent=False)
 
@@ -129,39 +130,41 @@ class InputScale(nn.Module):
         return images * self.gain + self.shift
 
 
-class _SmpBackbone(nn.Module):
-    def __init__(self, scale: nn.Module, encoder: nn.Module, decoder: nn.Module) -> None:
-        super().__init__()
-        self.scale = scale
-        self.encoder = encoder
-        self.decoder = decoder
-
-    def forward(self, images: Tensor) -> Tensor:
-        return cast(Tensor, self.decoder(self.encoder(self.scale(images))))
-
-
 def build_network(recipe: Recipe) -> SegmentationNetwork:
-    """The network of a recipe, with no head yet.
+    """The network of a recipe, still without a head.
 
     Weights are drawn from torch's global generator: seed it first. ImageNet weights come from
-    :mod:`segnb.weights` for the encoders it holds, and from a hub for others.
+    :mod:`segnb.weights` for the encoders listed there, and from a hub for others.
 
     Raises:
-        ConfigError: The architecture or encoder is not known, the crop does not fit it, ImageNet
-            weights are not installed or can't be fetched, or there are no statistics to freeze.
+        ConfigError: The architecture or encoder is unknown, the crop or size does not fit it,
+            ImageNet weights are not installed or can't be fetched, or there are no statistics to
+            freeze.
         DataError: Installed ImageNet weights are damaged.
     """
-    network = _smp(recipe)
-    # Checked before stage 1 is trained: stage 2 is where they are frozen.
+    packaged = recipe.encoder in weights.PACKAGED
+    model = _smp_model(recipe, packaged=packaged)
+    _check_divisible(recipe, model)
+    scale: nn.Module = nn.Identity()
+    if packaged:
+        # Also from scratch, so that the two starts differ only in the weights.
+        scale = InputScale(weights.INPUT_MEAN, weights.INPUT_STD)
+        if recipe.encoder_weights is not None:
+            weights.load_imagenet(model.encoder.model, recipe.encoder)
+    layers = {"scale": scale, "encoder": model.encoder, "decoder": model.decoder}
+    backbone = nn.Sequential(OrderedDict(layers))
+    network = SegmentationNetwork(backbone, model.segmentation_head[0].in_channels)
+    # Checked here, before stage 1 is trained, although only stage 2 freezes them.
     if recipe.freeze_statistics and not _batch_norms(network):
         raise ConfigError(
             f"freeze_statistics: {recipe.architecture} with encoder {recipe.encoder!r} has no "
-            "BatchNorm layers, whose statistics stage 2 could keep; leave it out"
+            "BatchNorm layers whose statistics could be frozen; leave it out"
         )
     return network
 
 
-def _smp(recipe: Recipe) -> SegmentationNetwork:
+def _smp_model(recipe: Recipe, *, packaged: bool) -> Any:
+    """The library's model, without the weights that come from a package."""
     import segmentation_models_pytorch as smp
 
     known = {name: cls for name, cls in vars(smp).items() if _is_architecture(cls)}
@@ -180,14 +183,13 @@ def _smp(recipe: Recipe) -> SegmentationNetwork:
     if isinstance(default, int):
         options["decoder_channels"] = recipe.decoder_channels
     elif isinstance(default, tuple):
-        # U-Net and its kin want one for each level: theirs, as many as there are levels.
+        # U-Net and similar networks need one number per level: use the library's own.
         options["decoder_channels"] = default[: recipe.encoder_depth]
-    packaged = recipe.encoder in weights.PACKAGED
     hub: str | bool | None = None if packaged else recipe.encoder_weights
     if hub is not None and recipe.encoder.startswith("tu-"):
-        hub = True  # timm encoders name their weights themselves
+        hub = True  # timm encoders know their own weights
     try:
-        model = cls(recipe.encoder, encoder_weights=hub, classes=1, **options)
+        return cls(recipe.encoder, encoder_weights=hub, classes=1, **options)
     except (ValueError, KeyError, RuntimeError, TypeError) as error:
         if recipe.encoder_weights is not None and _is_download(error):
             raise _no_weights(recipe, error) from error
@@ -197,26 +199,21 @@ def _smp(recipe: Recipe) -> SegmentationNetwork:
         ) from error
     except OSError as error:
         raise _no_weights(recipe, error) from error
+
+
+def _check_divisible(recipe: Recipe, model: Any) -> None:
+    divisible = getattr(model, "requires_divisible_input_shape", True)
+    if recipe.architecture in _LAST_LEVEL_ONLY or not divisible:
+        return
     divisor = int(getattr(model.encoder, "output_stride", 1))
-    joins = recipe.architecture not in _LAST_LEVEL_ONLY
-    if joins and getattr(model, "requires_divisible_input_shape", True):
-        for name in ("crop", "size"):
-            shape = getattr(recipe, name)
-            if any(side % divisor for side in shape):
-                wanted = tuple(math.ceil(side / divisor) * divisor for side in shape)
-                raise ConfigError(
-                    f"{recipe.architecture} with output stride {divisor} needs sides divisible "
-                    f"by {divisor}: {name} is {shape}, try {wanted}"
-                )
-    scale: nn.Module = nn.Identity()
-    if packaged:
-        # From scratch as well, so that the two starts differ in nothing but the weights.
-        scale = InputScale(weights.INPUT_MEAN, weights.INPUT_STD)
-        if recipe.encoder_weights is not None:
-            weights.load_imagenet(model.encoder.model, recipe.encoder)
-    return SegmentationNetwork(
-        _SmpBackbone(scale, model.encoder, model.decoder), model.segmentation_head[0].in_channels
-    )
+    for name in ("crop", "size"):
+        shape = getattr(recipe, name)
+        if any(side % divisor for side in shape):
+            wanted = tuple(math.ceil(side / divisor) * divisor for side in shape)
+            raise ConfigError(
+                f"{recipe.architecture} with output stride {divisor} needs sides divisible by "
+                f"{divisor}: {name} is {shape}, try {wanted}"
+            )
 
 
 def _is_architecture(value: object) -> bool:
@@ -235,7 +232,7 @@ def _is_download(error: Exception) -> bool:
 def _no_weights(recipe: Recipe, error: Exception) -> ConfigError:
     return ConfigError(
         f"ImageNet weights of {recipe.encoder!r} can't be fetched ({type(error).__name__}: "
-        f"{error}). Check the network connection, or train from scratch as the paper does: "
+        f"{error}). Check the network connection, or train from scratch as in the paper: "
         "encoder_weights None"
     )
 
@@ -246,18 +243,18 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def freeze_backbone(network: SegmentationNetwork) -> None:
-    """Leave only the head to train; the backbone's BatchNorm statistics stay as they are."""
+    """Train only the head; the backbone's BatchNorm statistics stay fixed as well."""
     network.backbone.requires_grad_(False)
     network.backbone.eval()
 
 
 def freeze_statistics(network: SegmentationNetwork) -> None:
-    """Leave the whole network to train, its BatchNorm statistics as they are."""
+    """Train the whole network, but with fixed BatchNorm statistics."""
     for layer in _batch_norms(network):
         layer.eval()
 
 
 def _batch_norms(network: SegmentationNetwork) -> list[nn.Module]:
-    # The base class of all of them, timm's and the one that is shared by processes as well.
+    # The base class of all of them, including timm's and the one synchronised over processes.
     kind = nn.modules.batchnorm._BatchNorm
     return [module for module in network.backbone.modules() if isinstance(module, kind)]

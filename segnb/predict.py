@@ -26,18 +26,18 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 def predict_folder(run: Path, images: Path, out: Path, *, cpu: bool = False) -> Iterator[Path]:
     """Segment every image of a folder with a run's network.
 
-    For ``photo.jpg``, ``out`` gets ``photo.classes.png`` (class ids), ``photo.mask.png``
-    (colours) and ``photo.overlay.png``, at the image's own resolution, the way up that its EXIF
-    data tell. A file that can't be read does not keep the others from being segmented.
+    For ``photo.jpg``, this writes ``photo.classes.png`` (class ids), ``photo.mask.png`` (colours)
+    and ``photo.overlay.png`` into ``out``, at the image's own resolution, rotated as its EXIF data
+    say. A file that can't be read does not stop the others.
 
     Args:
         run: A run's folder.
         images: A folder of images, or one image.
-        out: Where the pictures go.
-        cpu: Use the processor even where there is a GPU.
+        out: Folder for the pictures.
+        cpu: Use the CPU even if there is a GPU.
 
     Yields:
-        The path of every overlay, as it is written.
+        The path of every overlay, once it is written.
 
     Raises:
         DataError: No run or no images; or, after all others are done, files that can't be read.
@@ -71,9 +71,9 @@ def predict_folder(run: Path, images: Path, out: Path, *, cpu: bool = False) -> 
 
 
 def _classes(scores: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Class of the highest score of every pixel at ``size``, one class's scores at a time.
+    """The class with the highest score at every pixel, upsampling one class at a time.
 
-    All at once, those of a photo of 50 million pixels would take gigabytes.
+    All classes at once would take gigabytes for a photo of 50 million pixels.
     """
     classes = torch.zeros(size, dtype=torch.uint8, device=scores.device)
     highest = torch.full(size, -torch.inf, device=scores.device)
@@ -101,12 +101,12 @@ def _files(images: Path) -> list[Path]:
         raise DataError(f"{images} is not there; name a folder of images, or one image")
     found = sorted(path for path in images.iterdir() if path.suffix.lower() in ENDINGS)
     if not found:
-        raise DataError(f"{images} holds no images; known endings are {', '.join(ENDINGS)}")
+        raise DataError(f"{images} contains no images; known endings are {', '.join(ENDINGS)}")
     by_stem: dict[str, Path] = {}
     for path in found:
         other = by_stem.setdefault(path.stem, path)
         if other != path:
-            raise DataError(f"{other} and {path} would give the same file names; rename one")
+            raise DataError(f"{other} and {path} would give the same output names; rename one")
     return found
 
 
@@ -116,14 +116,14 @@ def _read(path: Path) -> Sample:
             image = np.asarray(_eight_bits(ImageOps.exif_transpose(picture)).convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} can't be read as an image: {error}") from error
-    # There is no label: all pixels are class 0, which nothing looks at.
+    # There are no labels: all pixels are class 0, which is never used.
     return Sample(image, np.zeros(image.shape[:2], np.uint8), path.stem)
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Grey values of 16 bits on the scale of 8; PIL's own conversion cuts them off at 255."""
+    """16-bit grey values scaled to 8 bits; PIL's own conversion clips them at 255."""
     if picture.mode == "F":
-        raise ValueError("its values are floating-point numbers of no known scale; save 8 bits")
+        raise ValueError("it has floating-point numbers of unknown scale; save it with 8 bits")
     if not picture.mode.startswith("I"):
         return picture
     values = np.asarray(picture).clip(0, 65535) // 257

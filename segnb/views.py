@@ -1,8 +1,8 @@
 """Views of a batch: random scale, crop and flip, and the colour distortion of the second view.
 
-Everything works on whole batches on the device they lie on, each image with parameters of its
-own. The parameters are drawn on the CPU, so a seed gives the same views on every device, and
-nothing here waits for the device. Masks are only ever looked up, never blended.
+Everything works on whole batches on their own device, with separate parameters for each image. The
+parameters are drawn on the CPU, so a seed gives the same views on every device, and nothing here
+waits for the device. Masks are resampled by nearest neighbour, never blended.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor
 
 from segnb.datasets.base import IGNORE
 
-#: Mean and standard deviation of ImageNet's red, green and blue, the customary input scale.
+#: Mean and standard deviation of ImageNet's red, green and blue, the usual input scale.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-#: Where a cell of a feature map looks, as :func:`nearest_labels` has it; noted in every ledger row.
+#: How :func:`nearest_labels` assigns pixels to the cells of a feature map; in every ledger row.
 CELL_RULE = "aligned corners"
 
 #: SimCLR's distortion at strength 1 (Chen et al. 2020, appendix A).
@@ -33,13 +33,13 @@ _BLUR_AT = 224
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """What :func:`geometric_view` may do to an image.
+    """The settings of :func:`geometric_view`.
 
     Attributes:
-        crop: Height and width of the view, pixels.
-        scale: Least and greatest magnification before the crop; drawn evenly in its logarithm,
-            so that halving and doubling are as likely as each other.
-        flip: Mirror every second image, on average, left to right.
+        crop: Height and width of the view, in pixels.
+        scale: Smallest and largest magnification before the crop; the logarithm is drawn
+            uniformly, so that halving and doubling are equally likely.
+        flip: Mirror half of the images, on average, left to right.
     """
 
     crop: tuple[int, int]
@@ -56,23 +56,23 @@ class Geometry:
 def geometric_view(
     images: Tensor, masks: Tensor, geometry: Geometry, *, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Scales, crops and flips each image at random, its mask along with it.
+    """Scale, crop and flip each image at random, together with its mask.
 
     Images are resampled with a triangle filter that widens when an image shrinks (bilinear with
-    antialiasing); masks by the nearest pixel. An image that is smaller than the crop after
-    scaling lies at a random place in it; what is outside is 0 and ``IGNORE``.
+    antialiasing), masks by nearest neighbour. An image that is smaller than the crop after scaling
+    is put at a random position in it; outside it, images are 0 and masks ``IGNORE``.
 
     Args:
         images: uint8 ``[B, 3, H, W]``.
         masks: uint8 ``[B, H, W]`` on the same device.
         geometry: Crop, range of scales, flip.
-        generator: CPU generator that the parameters come from; four draws an image.
+        generator: CPU generator for the parameters; four draws per image.
 
     Returns:
         float32 images in 0..1 ``[B, 3, h, w]`` and int64 masks ``[B, h, w]``.
 
     Raises:
-        ValueError: Shapes or types that do not fit.
+        ValueError: Shapes or types do not fit.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(
@@ -106,19 +106,19 @@ def geometric_view(
 
 
 def colour_distortion(images: Tensor, strength: float, *, generator: torch.Generator) -> Tensor:
-    """Distorts the colours of each image at random; every pixel stays where it is.
+    """Distort the colours of each image at random; no pixel moves.
 
-    Modelled on SimCLR: with probability 0.8 brightness, contrast and saturation each change by a
-    factor within 1 ± 0.8·strength and the hue turns by up to 0.2·strength of the circle; an
-    image goes grey with probability 0.2·strength and is blurred with probability 0.5·strength
-    (probabilities up to strength 1). The order is fixed: brightness, contrast, hue, saturation or
-    grey, blur. The blur's sigma, 0.1 to 2 pixels at SimCLR's 224 pixels, shrinks and grows with
+    Modelled on SimCLR. With probability 0.8, brightness, contrast and saturation each change by a
+    factor within 1 ± 0.8·strength and the hue rotates by up to 0.2·strength of a full circle. An
+    image turns grey with probability 0.2·strength and is blurred with probability 0.5·strength
+    (these probabilities stop growing at strength 1). The order is fixed: brightness, contrast, hue,
+    saturation or grey, blur. The blur's sigma, 0.1 to 2 pixels at SimCLR's 224 pixels, scales with
     the image.
 
     Args:
         images: float32 in 0..1 ``[B, 3, H, W]``.
-        strength: 0 returns the input as it is, 1 is SimCLR's; more is more.
-        generator: CPU generator that the parameters come from; eight draws an image.
+        strength: 0 returns the input unchanged, 1 is SimCLR's strength; more is allowed.
+        generator: CPU generator for the parameters; eight draws per image.
 
     Returns:
         Images of the same shape, clipped to 0..1.
@@ -154,7 +154,7 @@ def colour_distortion(images: Tensor, strength: float, *, generator: torch.Gener
     result = adjust_contrast(result, device_side[:, 1])
     result = adjust_hue(result, device_side[:, 2])
     result = adjust_saturation(result, device_side[:, 3])
-    # Which images are blurred is known on the CPU: only those are worked on, without a wait.
+    # The CPU knows which images to blur: only those are processed, without waiting.
     chosen = blurred.nonzero()[:, 0]
     if len(chosen):
         index = _send(chosen, images.device)
@@ -163,14 +163,15 @@ def colour_distortion(images: Tensor, strength: float, *, generator: torch.Gener
 
 
 def nearest_labels(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Labels at the cells of a feature map: nearest neighbour, corners aligned.
+    """Labels of the cells of a feature map: nearest neighbour, corners aligned.
 
-    The one rule for where a cell looks, in the loss and in the measures of compactness. The corner
-    cells lie at the image's corner pixels, the others evenly between, since the features are
-    resized bilinearly with aligned corners before the projection head (official code; so does
-    :mod:`segnb.models`, in both stages). Convolutions of odd width and stride s, padded evenly, put
-    cell i at pixel s*i: just that for sides of s*k + 1 pixels (513 at stride 8). For other sides
-    neither this rule nor cell centres is exact. Labels are never blended.
+    The loss and the measures of compactness both use this rule. Corner cells are at the image's
+    corner pixels, the others evenly spaced between them, because features are resized bilinearly
+    with aligned corners before the projection head (as in the official code;
+    :mod:`segnb.models` does so in both stages). Convolutions of odd width and stride s, padded
+    evenly, centre cell i on pixel s*i; this rule agrees for sides of s*k + 1 pixels (513 at
+    stride 8). For other sides neither this rule nor cell centres are exact. Labels are never
+    blended.
 
     Args:
         masks: Class ids ``[B, H, W]``.
@@ -187,38 +188,38 @@ def nearest_labels(masks: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """uint8 images 0..255 as float32 in 0..1."""
+    """Images from uint8 in 0..255 to float32 in 0..1."""
     return images.float() / 255
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Images in 0..1 ``[B, 3, H, W]`` on the scale of ImageNet's mean and standard deviation."""
+    """Normalise images in 0..1 ``[B, 3, H, W]`` by ImageNet's mean and standard deviation."""
     scale = _send(torch.tensor([IMAGENET_MEAN, IMAGENET_STD], dtype=images.dtype), images.device)
     return (images - scale[0, :, None, None]) / scale[1, :, None, None]
 
 
 def adjust_brightness(images: Tensor, factors: Tensor) -> Tensor:
-    """Each image ``[B, 3, H, W]`` times its own factor ``[B]``, clipped."""
+    """Multiply each image ``[B, 3, H, W]`` by its own factor ``[B]``; clipped."""
     return (images * _each(factors)).clamp_(0, 1)
 
 
 def adjust_contrast(images: Tensor, factors: Tensor) -> Tensor:
-    """Each image's distance from its own mean grey times its factor, clipped."""
+    """Multiply each image's distance from its own mean grey by its factor; clipped."""
     mean = _grey(images).mean(dim=(-2, -1), keepdim=True)
     return torch.lerp(mean, images, _each(factors)).clamp_(0, 1)
 
 
 def adjust_saturation(images: Tensor, factors: Tensor) -> Tensor:
-    """Each pixel's distance from its own grey times its image's factor, clipped; 0 is grey."""
+    """Multiply each pixel's distance from its own grey by its image's factor (0: grey); clipped."""
     return torch.lerp(_grey(images), images, _each(factors)).clamp_(0, 1)
 
 
 def adjust_hue(images: Tensor, turns: Tensor) -> Tensor:
-    """Turns the hue (of hue, saturation, value) of each image by its own part of the circle.
+    """Rotate the hue (in the HSV sense) of each image by its own angle.
 
     Args:
         images: float in 0..1 ``[B, 3, H, W]``.
-        turns: ``[B]``, parts of a full circle, -0.5 to 0.5.
+        turns: ``[B]``, in full circles, -0.5 to 0.5.
     """
     red, green, blue = images.unbind(1)
     value = images.amax(1)
@@ -230,8 +231,8 @@ def adjust_hue(images: Tensor, turns: Tensor) -> Tensor:
         torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4),
     )
     hue = hue + 6 * turns[:, None, None]
-    # Each channel is the value less a trapezium of the hue: flat for two sixths of the circle,
-    # falling and rising for one each.
+    # Each channel is the value minus a trapezoid of the hue: flat for two sixths of the circle,
+    # falling for one and rising for one.
     channels = []
     for offset in (5, 3, 1):
         sixth = torch.remainder(hue + offset, 6)
@@ -240,9 +241,9 @@ def adjust_hue(images: Tensor, turns: Tensor) -> Tensor:
 
 
 def gaussian_blur(images: Tensor, sigmas: Tensor) -> Tensor:
-    """Blurs each image ``[B, 3, H, W]`` with its own sigma ``[B]``, in pixels.
+    """Blur each image ``[B, 3, H, W]`` with its own sigma ``[B]``, in pixels.
 
-    At the border the kernel keeps to the image and is scaled to sum to 1.
+    At the border the kernel is cut off at the image's edge and rescaled to sum to 1.
     """
     with torch.autocast(images.device.type, enabled=False):
         vertical, horizontal = (
@@ -251,19 +252,20 @@ def gaussian_blur(images: Tensor, sigmas: Tensor) -> Tensor:
         return _separable(images, vertical, horizontal).clamp_(0, 1)
 
 
-def _centres(side: int, crop: int, scale: Tensor, place: Tensor) -> Tensor:
-    """Where the centres of the crop's pixels lie in the unscaled image, ``[B, crop]``.
+def _centres(side: int, crop: int, scale: Tensor, position: Tensor) -> Tensor:
+    """Coordinates of the crop's pixel centres in the unscaled image, ``[B, crop]``.
 
-    Crops begin at whole pixels of the scaled image, so that at scale 1 pixels are kept exactly.
+    Crops start at whole pixels of the scaled image, so that scale 1 keeps pixels exactly.
+    ``position`` is from 0 (first possible start) to 1 (last).
     """
     room = torch.round(side * scale) - crop
-    start = torch.sign(room) * torch.floor(place * (room.abs() + 1))
+    start = torch.sign(room) * torch.floor(position * (room.abs() + 1))
     pixels = torch.arange(crop, dtype=torch.float64) + 0.5
     return (pixels + start[:, None]) / scale[:, None]
 
 
 def _resampling_matrix(centres: Tensor, side: int, reach: Tensor) -> Tensor:
-    """Weights ``[B, crop, side]`` of a triangle filter around each centre; none outside."""
+    """Weights ``[B, crop, side]`` of a triangle filter around each centre; 0 outside the image."""
     pixels = torch.arange(side, device=centres.device, dtype=centres.dtype) + 0.5
     distance = (pixels - centres[:, :, None]).abs_()
     weights = (1 - distance / reach[:, None, None]).clamp_(min=0)
@@ -276,16 +278,16 @@ def _blur_matrix(side: int, sigmas: Tensor) -> Tensor:
     pixels = torch.arange(side, device=sigmas.device, dtype=sigmas.dtype)
     distance = pixels - pixels[:, None]
     squares = (distance / sigmas.clamp(min=1e-3)[:, None, None]) ** 2
-    # Cut at four sigmas: further out the weights are denormal numbers, which CPUs are slow at.
+    # Cut off at four sigmas: further out the weights are denormal numbers, slow on CPUs.
     weights = torch.exp(-0.5 * squares) * (squares <= 16)
     return weights / weights.sum(2, keepdim=True)
 
 
 def _separable(images: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
-    """Filters rows and columns, each image with its own matrices.
+    """Filter rows and columns, each image with its own matrices.
 
-    Two matrix products per image: on both the CPU and the GPU the fastest way to give every image
-    of a batch its own filter, and exact where the filter is the identity.
+    Two matrix products per image are the fastest way, on both CPU and GPU, to give every image of
+    a batch its own filter. They are exact where the filter is the identity.
     """
     return vertical[:, None] @ (images @ horizontal.transpose(1, 2)[:, None])
 
@@ -303,7 +305,7 @@ def _nearest(masks: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _grey(images: Tensor) -> Tensor:
-    """Rec. 601 luma with one channel kept, the weights torchvision uses."""
+    """Rec. 601 luma ``[B, 1, H, W]``, with the weights that torchvision uses."""
     red, green, blue = images.unbind(1)
     return (0.2989 * red + 0.587 * green + 0.114 * blue)[:, None]
 

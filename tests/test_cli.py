@@ -272,7 +272,7 @@ def test_a_sweep_varies_any_field(capsys: pytest.CaptureFixture[str], tmp_path: 
         (["--vary", "tier", "quick"], "choose one with --tier"),
         (
             ["--vary", "finetune.steps"],
-            "finetune.steps: give its values after it; it takes a whole",
+            "finetune.steps: give values after the name; it takes a whole",
         ),
         (["--vary", "finetune.steps", "5", "many"], "finetune.steps: 'many' is not a whole number"),
         (["--vary", "seed", "1", "--seeds", "2"], "seed is varied twice"),

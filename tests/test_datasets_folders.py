@@ -164,7 +164,7 @@ def test_a_missing_mask_or_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"valannot/val_0\.png is a mask without an image"):
         datasets.load("camvid", "val", root=tmp_path)
     image(folder / "test" / "test_0.jpg")
-    with pytest.raises(DataError, match=r"test_0\.jpg and .*test_0\.png have one stem"):
+    with pytest.raises(DataError, match=r"test_0\.jpg and .*test_0\.png have the same stem"):
         datasets.load("camvid", "test", root=tmp_path)
 
 

@@ -67,7 +67,7 @@ def test_bf16_asked_for_is_granted_on_a_processor() -> None:
 
 
 def test_fp16_on_a_processor_is_refused_with_a_way_out() -> None:
-    with pytest.raises(ConfigError, match=r"'fp16'.*processor.*'auto'"):
+    with pytest.raises(ConfigError, match=r"'fp16'.*CPU.*'auto'"):
         choose_precision("fp16", "cpu")
 
 

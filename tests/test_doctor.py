@@ -70,7 +70,7 @@ def test_torch_and_torchvision_from_different_places(
     check = of("torchvision", tmp_path)
     assert check.status == "fail"
     assert NMS in check.found
-    assert "same place" in check.advice
+    assert "same source" in check.advice
 
 
 def test_torchvision_that_wants_another_torch(
@@ -219,7 +219,7 @@ def test_a_damaged_data_set_fails_with_its_own_words(tmp_path: Path) -> None:
     assert "data/README.md" in check.advice
 
 
-def test_a_full_disk_and_old_widgets_are_remarks(
+def test_a_full_disk_and_old_widgets_are_warnings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "free")(2**30)

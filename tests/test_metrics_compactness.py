@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from segnb.metrics import Compactness, compactness, pixel_positions, sample_pixels
+from segnb.metrics import Compactness, compactness, pixel_positions
 from segnb.views import nearest_labels
 
 
@@ -174,22 +174,20 @@ def test_sample_is_balanced_and_true_to_the_map() -> None:
     masks[0, :, 2:] = 1
     masks[1, 0, 0] = 2
     masks[1, 3, :] = 255
-    # Each feature tells where it lies and what class is there.
-    features = torch.stack([masks.float(), torch.arange(32).reshape(2, 4, 4).float()], dim=1)
-    points, labels = sample_pixels(features, masks, per_class=5, generator=generator())
+    positions, labels = pixel_positions(masks, (4, 4), per_class=5, generator=generator())
     assert labels.tolist() == [0] * 5 + [1] * 5 + [2]
-    assert points[:, 0].tolist() == labels.tolist()
-    assert len(set(points[:, 1].tolist())) == 11, "a pixel was drawn twice"
+    assert masks[tuple(positions.unbind(1))].tolist() == labels.tolist()
+    assert len(set(map(tuple, positions.tolist()))) == 11, "a pixel was drawn twice"
 
 
-def test_positions_do_not_depend_on_the_features() -> None:
+def test_only_the_generator_changes_the_positions() -> None:
     masks = torch.randint(0, 4, (3, 8, 8), generator=generator())
-    first = sample_pixels(torch.rand(3, 2, 8, 8), masks, per_class=6, generator=generator(7))
-    positions, labels = pixel_positions(masks, (8, 8), per_class=6, generator=generator(7))
-    assert torch.equal(first[1], labels)
-    assert torch.equal(masks[tuple(positions.unbind(1))], labels)
-    other, _ = pixel_positions(masks, (8, 8), per_class=6, generator=generator(8))
-    assert not torch.equal(positions, other)
+    first, again, other = (
+        pixel_positions(masks, (8, 8), per_class=6, generator=generator(seed))[0]
+        for seed in (7, 7, 8)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 @pytest.mark.parametrize(
@@ -217,17 +215,14 @@ def test_labels_are_those_that_the_loss_takes(side: int, cells: int, pixels: lis
 
 
 def test_all_void_gives_an_empty_sample() -> None:
-    points, labels = sample_pixels(
-        torch.rand(1, 3, 2, 2), torch.full((1, 2, 2), 255), per_class=3, generator=generator()
-    )
-    assert points.shape == (0, 3)
+    void = torch.full((1, 2, 2), 255)
+    positions, labels = pixel_positions(void, (2, 2), per_class=3, generator=generator())
+    assert positions.shape == (0, 3)
     assert labels.shape == (0,)
 
 
-def test_wrong_shapes_are_named() -> None:
-    with pytest.raises(ValueError, match=r"\(2, 3, 4, 4\).*\(1, 4, 4\)"):
-        sample_pixels(
-            torch.rand(2, 3, 4, 4), torch.zeros(1, 4, 4).long(), per_class=1, generator=generator()
-        )
+def test_wrong_arguments_are_named() -> None:
+    with pytest.raises(ValueError, match=r"masks are \(4, 4\); they must be \[B, H, W\]"):
+        pixel_positions(torch.zeros(4, 4), (4, 4), per_class=1, generator=generator())
     with pytest.raises(ValueError, match="per_class is 0"):
         pixel_positions(torch.zeros(1, 2, 2), (2, 2), per_class=0, generator=generator())

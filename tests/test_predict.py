@@ -82,7 +82,7 @@ def test_what_is_not_there_is_named(
     empty = tmp_path / "empty"
     empty.mkdir()
     run = finished("ce").folder
-    with pytest.raises(DataError, match=r"empty holds no images.*\.jpg"):
+    with pytest.raises(DataError, match=r"empty contains no images.*\.jpg"):
         list(predict_folder(run, empty, tmp_path / "out", cpu=True))
     with pytest.raises(DataError, match="nowhere is not there"):
         list(predict_folder(run, tmp_path / "nowhere", tmp_path / "out", cpu=True))

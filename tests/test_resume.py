@@ -373,7 +373,7 @@ def test_two_processes_do_not_train_one_run(tmp_path: Path) -> None:
     ready, leave = SERVER.Event(), SERVER.Event()
     child = start(hold, recipe, tmp_path, ready, leave)
     assert ready.wait(60)
-    with pytest.raises(ConfigError, match="another process is at work"):
+    with pytest.raises(ConfigError, match="another process is working"):
         train(recipe, tmp_path)
     leave.set()
     child.join(timeout=60)

@@ -245,7 +245,7 @@ def test_a_split_list_is_used_and_its_missing_ids_counted(tmp_path: Path) -> Non
     assert ids["missing"] == 1
     # The recipe knows the list by its name; other content must not pass for the run that is there.
     path.write_text("train_03\ntrain_07\ntrain_01\n")
-    with pytest.raises(ConfigError, match=r"a list\.txt has changed since .* was begun"):
+    with pytest.raises(ConfigError, match=r"a list\.txt has changed since .* was started"):
         runs.run(recipe, runs=tmp_path, results=None, cpu=True, progress_bar=False)
 
 
@@ -299,7 +299,7 @@ def test_weights_that_are_missing_or_broken_are_named(
     source = finished("ce").folder
     (tmp_path / "recipe.json").write_bytes((source / "recipe.json").read_bytes())
     path = tmp_path / "weights.safetensors"
-    with pytest.raises(DataError, match="are not there; train first"):
+    with pytest.raises(DataError, match="are missing; train first"):
         runs.load_network(tmp_path)
     path.write_bytes((source / "weights.safetensors").read_bytes()[:5000])
     with pytest.raises(DataError, match="do not fit") as caught:

@@ -93,7 +93,7 @@ def test_an_axis_has_the_type_of_its_field(words: str, values: list[Any]) -> Non
     ("words", "said"),
     [
         ("lr 1", "no field 'lr'"),
-        ("finetune.lr fast", "'fast' is not a number or a share such as 1/8"),
+        ("finetune.lr fast", "'fast' is not a number or a fraction such as 1/8"),
         ("fraction 1/0", "'1/0' is not a number"),
         ("method magic", "'magic' is not one of ce, ce_long"),
         ("flip yes", "'yes' is not one of true, false"),

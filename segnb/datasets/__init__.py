@@ -1,8 +1,8 @@
 """Data sets behind one interface: classes, palette, splits, label fractions, a cache.
 
-This is the registry: a data set has one file with an :class:`Entry` that holds everything about
-it, and one line here. ``load`` gives one split of a data set, ``labelled_ids`` a nested share of
-its ids, and ``working_set`` the images and masks at one size, ready for batches.
+This is the registry. Each data set has one file with an :class:`Entry` that describes it, and one
+line here. ``load`` returns one split of a data set, ``labelled_ids`` a nested share of its ids, and
+``working_set`` the images and masks at one size, ready for batches.
 """
 
 from __future__ import annotations
@@ -42,16 +42,10 @@ __all__ = [
 
 _ENTRIES = {
     entry.name: entry
-    for entry in (
-        drawn.SHAPES,
-        camvid.CAMVID,
-        voc.VOC,
-        voc.ANIMALS,
-        cityscapes.CITYSCAPES,
-    )
+    for entry in (drawn.SHAPES, camvid.CAMVID, voc.VOC, voc.ANIMALS, cityscapes.CITYSCAPES)
 }
 
-#: Names that are loaded when first used: they need numpy or torch, reading a name does not.
+#: Names that are loaded when first used, because they need numpy or torch.
 _LAZY = {
     "WorkingSet": "cache",
     "working_set": "cache",
@@ -68,10 +62,10 @@ def names() -> tuple[str, ...]:
 
 
 def get(name: str) -> Entry:
-    """Everything about a data set; reads none of its files.
+    """The entry of a data set; reads none of its files.
 
     Args:
-        name: One of :func:`names`, or the path of a folder that holds a ``dataset.toml``.
+        name: One of :func:`names`, or the path of a folder that contains a ``dataset.toml``.
 
     Raises:
         DataError: It is neither.
@@ -96,19 +90,15 @@ def info(name: str) -> DatasetInfo:
 
 
 def load(
-    name: str,
-    split: Split,
-    *,
-    root: Path | None = None,
-    size: tuple[int, int] | None = None,
+    name: str, split: Split, *, root: Path | None = None, size: tuple[int, int] | None = None
 ) -> SegmentationDataset:
     """One split of a data set.
 
     Args:
-        name: As :func:`get` takes it.
-        split: ``train``, ``val``, or ``test`` where its labels are public.
+        name: As in :func:`get`.
+        split: ``train``, ``val``, or ``test`` if its labels are public.
         root: The data root; by default ``$SEGNB_DATA``, or ``./data``.
-        size: Height and width that ``shapes`` draws its scenes at; the others have their own.
+        size: Height and width of the scenes of ``shapes``; other data sets have their own.
 
     Raises:
         DataError: There is no such data set or split, or a file of it is missing.

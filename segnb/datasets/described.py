@@ -1,4 +1,4 @@
-"""A folder that describes itself: your own images, without a line of Python."""
+"""A folder that describes itself: your own images, without any Python."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ def is_described(folder: Path) -> bool:
 
 
 def entry(folder: Path) -> Entry:
-    """The entry of a folder for which :func:`is_described` holds.
+    """The entry of a folder for which :func:`is_described` is true.
 
-    Recipes and presets can name it. Its classes and images cannot be read in this version:
-    asking for them raises a :class:`DataError`.
+    Recipes and presets can name it. Its classes and images cannot be read in this version: that
+    raises a :class:`DataError`.
     """
-
     folder = folder.resolve()
 
     def refuse(*_: object) -> NoReturn:
         raise DataError(
-            f"{folder / FILE} is there, but this version of segnb cannot read data sets that "
-            f"describe themselves; use a registered one"
+            f"{folder / FILE} is there, but this version of segnb cannot read such data sets yet; "
+            f"use a registered one"
         )
 
     return Entry(

@@ -1,6 +1,6 @@
-"""``shapes``, the data set that is drawn from a seed: its entry in the registry.
+"""The registry entry of ``shapes``, the data set that is drawn from a seed.
 
-The code that draws it, and its classes, are in :mod:`segnb.datasets.shapes`, which needs numpy.
+Its classes and the code that draws it are in :mod:`segnb.datasets.shapes`, which needs numpy.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ SHAPES = Entry(
     open=_open,
     presets={
         "smoke": {"size": (48, 64), "crop": (48, 48)},
-        # Every notebook waits for these runs: a network and a schedule that learn the scenes in
-        # minutes, chosen on val with seed 90 (results/PLAN.md, E27). The loss sees a quarter of the
-        # features' 24x24 places, because all of them would cost two thirds of the network's own
-        # time. Colours mean nothing here, so a strong distortion does no harm.
+        # Every notebook waits for these runs. This network and schedule learn the scenes in
+        # minutes; they were chosen on val with seed 90 (results/PLAN.md, E27). The loss uses a
+        # quarter of the features' 24x24 cells, because all of them would add two thirds to the
+        # network's own time. Colours carry no information here, so a strong distortion is harmless.
         "quick": {
             "size": (96, 128),
             "crop": (96, 96),
@@ -48,5 +48,5 @@ SHAPES = Entry(
         "colab": {"size": (192, 256), "crop": (192, 192)},
         "paper": {"size": (384, 512), "crop": (384, 384)},
     },
-    how="shapes is drawn from a seed; there is nothing to fetch",
+    how="shapes is drawn from a seed, so there is nothing to fetch",
 )

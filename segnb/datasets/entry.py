@@ -1,4 +1,4 @@
-"""An entry of the registry: all that the package knows of one data set."""
+"""Registry entries: everything the package knows about one data set."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from segnb.errors import DataError
 
 Size = tuple[int, int]
 
-#: Opens one split: the data set's folder, the split, and the size to draw at where it is drawn.
+#: Opens one split, given the folder, the split, and the size for a data set that is drawn.
 Opener = Callable[[Path, Split, Size | None], SegmentationDataset]
 
-#: What a preset holds at each tier for photographs of any shape: they are fitted into a square.
+#: Preset values at each tier for photographs of any shape, which are fitted into a square.
 PHOTOGRAPHS: dict[str, dict[str, Any]] = {
     "smoke": {"size": (64, 64), "crop": (48, 48)},
     "quick": {"size": (128, 128), "crop": (96, 96)},
@@ -26,18 +26,17 @@ PHOTOGRAPHS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """An archive that a data set is unpacked from.
+    """The archive of a data set.
 
     Attributes:
-        file: Its name, also when it is put into the data root by hand.
+        file: Its file name, also if it is put into the data root by hand.
         mirrors: Addresses, tried in this order.
-        take: The files needed of it, as they are named inside it; ``*`` stands for anything.
-        size: About how large it is, for the reader.
-        sha1: Its hash, or ``None`` where the host packs it anew now and then, so that equal
-            content does not mean equal bytes.
-        wrapped: Whether all of it lies in one outer folder, which is dropped.
-        check: Raises a :class:`DataError` where the unpacked folder is not right; takes the place
-            of a hash.
+        take: The files to unpack, by their names in the archive; ``*`` matches anything.
+        size: Approximate size, for the reader.
+        sha1: Its hash; ``None`` if the host may repack it, so that equal content can have
+            different bytes.
+        wrapped: Whether everything is inside one outer folder, which is dropped.
+        check: Raises a :class:`DataError` if the unpacked folder is wrong; used instead of a hash.
     """
 
     file: str
@@ -54,21 +53,21 @@ class Entry:
     """One data set.
 
     Attributes:
-        name: The name that recipes and commands take.
-        info: Gives classes, palette and licence. A call, because those of ``shapes`` come with
-            the code that draws it, which needs numpy.
+        name: Its name in recipes and commands.
+        info: Returns classes, palette and licence. A function, because those of ``shapes`` are
+            defined with the code that draws it, which needs numpy.
         open: Opens one split.
-        presets: What the presets of this data set hold at each tier: fields of a recipe, among
-            them ``size`` and ``crop``. Everything else is as for every data set.
+        presets: Preset values of this data set at each tier: fields of a recipe, including
+            ``size`` and ``crop``. All other values are the same for every data set.
         how: How to get the data, in words.
-        folder: Where it lies under the data root; empty if it needs no files.
-        splits: The splits with public labels. Without ``test``, ``val`` is what is reported.
-        archive: What ``segnb fetch`` downloads; ``None`` if that must be done by hand.
-        part_of: The data set whose files this one is read from.
+        folder: Its folder under the data root; empty if it needs no files.
+        splits: The splits with public labels. Without ``test``, results are reported on ``val``.
+        archive: What ``segnb fetch`` downloads; ``None`` if it must be downloaded by hand.
+        part_of: The data set whose files this one uses.
         hint: What could be added to it, in words.
-        drive: Gives the drive that an image was filmed on, by its id; ``None`` where there are no
-            drives. Frames of one drive show one street in one light: a network that was trained on
-            some of them has seen the others' scene.
+        drive: Maps an image's id to the drive on which it was filmed; ``None`` if there are no
+            drives. Frames of one drive show the same street in the same light, so a network that
+            was trained on some of them has seen the scene of the others.
     """
 
     name: str
@@ -91,8 +90,8 @@ class Entry:
             raise DataError(f"there is no split {split!r}; splits are {', '.join(get_args(Split))}")
         if split not in self.splits:
             raise DataError(
-                f"{self.name} has no {split} split with public labels; report on 'val' and tune "
-                f"on a part held out of 'train'"
+                f"{self.name} has no {split} split with public labels; report on 'val' and tune on "
+                f"a held-out part of 'train'"
             )
         folder = data_root(root) / self.folder
         if self.folder and not folder.is_dir():
@@ -100,9 +99,9 @@ class Entry:
         return self.open(folder, split, size)
 
     def count(self, root: Path | None = None) -> str:
-        """How many images each split has, in words.
+        """The number of images in each split, in words.
 
         Raises:
-            DataError: The data set is not there, or not whole.
+            DataError: The data set is missing or incomplete.
         """
         return ", ".join(f"{len(self.load(split, root=root))} {split}" for split in self.splits)

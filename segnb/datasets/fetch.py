@@ -1,6 +1,6 @@
-"""Getting the data: mirrors in order, downloads that resume, hashes, safe unpacking.
+"""Downloading data sets: several mirrors, resumed downloads, hashes, safe unpacking.
 
-Nothing here runs unless :func:`fetch` is called, and a data set that is there already needs no
+Nothing here runs unless :func:`fetch` is called, and a data set that is already there needs no
 network.
 """
 
@@ -26,24 +26,23 @@ from segnb.datasets.entry import Archive, Entry
 from segnb.errors import DataError
 
 _TIMEOUT = 30.0  # seconds without a byte
-_TRIES = 5  # of one mirror, while each brings something new
+_TRIES = 5  # requests to one mirror, as long as each brings something new
 _BLOCK = 1 << 20
 
 
 def fetch(entry: Entry, *, root: Path | None = None, say: Callable[[str], None] = print) -> None:
-    """Put a data set into the data root, if it is not there already.
+    """Put a data set into the data root, unless it is already there.
 
-    A download that was cut off goes on where it ended. An archive that lies in the data root
-    under its own name is used in place of a download and is kept; one that was downloaded is
-    removed when it is unpacked.
+    An interrupted download is resumed. An archive that is already in the data root under its own
+    name is used instead of a download, and kept; a downloaded archive is deleted after unpacking.
 
     Args:
-        entry: What :func:`segnb.datasets.get` gives.
+        entry: The data set, from :func:`segnb.datasets.get`.
         root: The data root; by default ``$SEGNB_DATA``, or ``./data``.
-        say: Takes the lines for the reader: licence, sources, what to do by hand.
+        say: Called with lines for the reader: licence, sources, what to do by hand.
 
     Raises:
-        DataError: The set must be fetched by hand, no mirror has it, or what came is not it.
+        DataError: The data set must be downloaded by hand, no mirror has it, or the file is wrong.
     """
     if not entry.folder:
         say(f"{entry.how}.")
@@ -66,32 +65,32 @@ def fetch(entry: Entry, *, root: Path | None = None, say: Callable[[str], None] 
             raise DataError(f"{placed} is not the right file: {_fault(archive)}; remove it")
         _unpack(placed, archive, folder)
     else:
-        arrived = _download_any(entry.name, archive, folder, say)
-        say(f"Unpacking {arrived.name}.")
+        downloaded = _download_any(entry.name, archive, folder, say)
+        say(f"Unpacking {downloaded.name}.")
         try:
-            _unpack(arrived, archive, folder)
+            _unpack(downloaded, archive, folder)
         except DataError:
-            # What is no good must not be taken for a finished download the next time.
-            arrived.unlink()
+            # Delete it, or the next call would take it for a good download.
+            downloaded.unlink()
             raise
-        arrived.unlink()
+        downloaded.unlink()
     say(f"{entry.name} is ready: {whole.count(folder)}.")
     if entry.hint:
         say(f"{entry.hint}.")
 
 
 def extract(path: Path, into: Path, take: tuple[str, ...]) -> None:
-    """Unpack some files of a tar or zip archive, none of which can land outside ``into``.
+    """Unpack some files of a tar or zip archive; none can be written outside ``into``.
 
-    Links and devices are left out.
+    Links and devices are skipped.
 
     Args:
         path: A tar (of any compression) or zip file.
-        into: Where to unpack.
-        take: Which, as :attr:`Archive.take`.
+        into: The folder to unpack into.
+        take: The files to unpack, as in :attr:`Archive.take`.
 
     Raises:
-        DataError: The archive is damaged, climbs out of ``into``, or holds nothing of ``take``.
+        DataError: The archive is damaged, has paths outside ``into``, or has no file of ``take``.
     """
 
     def wanted(name: str) -> bool:
@@ -103,35 +102,35 @@ def extract(path: Path, into: Path, take: tuple[str, ...]) -> None:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as packed:
                 names = [name for name in packed.namelist() if wanted(name)]
-                packed.extractall(into, names)  # makes no links, and drops "/" and ".."
+                packed.extractall(into, names)  # creates no links, and drops "/" and ".."
         else:
             with tarfile.open(path) as bundle:
                 names = []
                 for member in bundle:
                     if member.isreg() and wanted(member.name):
-                        bundle.extract(member, into, filter="data")  # refuses what climbs out
+                        bundle.extract(member, into, filter="data")  # refuses paths outside
                         names.append(member.name)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DataError(f"{path} cannot be unpacked ({error}); fetch it again") from error
     if not names:
         raise DataError(
-            f"{path} holds none of {', '.join(take)}; it is not the archive it is named after"
+            f"{path} holds none of {', '.join(take)}; it is not the archive that its name says"
         )
 
 
 def download(url: str, to: Path, *, resume: bool) -> None:
-    """Download ``url`` to ``to``; with ``resume``, go on from what ``to`` already holds.
+    """Download ``url`` to ``to``; with ``resume``, continue after what ``to`` already contains.
 
-    A connection that breaks off is taken up again as long as each try brings something new.
+    A broken connection is retried as long as each try brings something new.
 
     Args:
         url: An http or https address.
         to: The file.
-        resume: Whether what is in the file is the beginning of what ``url`` holds. Without a
-            hash to check the whole by, leave it off: nothing would notice a bad join.
+        resume: Whether the file contains the beginning of ``url``. Only use this if there is a hash
+            to check the result: otherwise nothing would notice a mismatch.
 
     Raises:
-        OSError: The host cannot be reached, refuses, or breaks off again and again.
+        OSError: The host cannot be reached, refuses, or keeps breaking the connection.
     """
     if not resume:
         to.unlink(missing_ok=True)
@@ -145,7 +144,7 @@ def download(url: str, to: Path, *, resume: bool) -> None:
 
 
 def _download_once(url: str, to: Path, have: int) -> bool:
-    """One request; whether all arrived."""
+    """Make one request; returns whether everything has arrived."""
     from tqdm.auto import tqdm
 
     headers = {"User-Agent": "segnb", **({"Range": f"bytes={have}-"} if have else {})}
@@ -156,11 +155,11 @@ def _download_once(url: str, to: Path, have: int) -> bool:
     except urllib.error.HTTPError as error:
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
-        # Nothing lies beyond what is here; the hash shows whether it is the right thing.
+        # There is nothing more to download; the hash shows whether the file is right.
         error.close()
         return True
     with answer:
-        # A host that cannot resume sends all of it again, from the start.
+        # A host that cannot resume sends everything again.
         start = have if answer.status == http.HTTPStatus.PARTIAL_CONTENT else 0
         span = str(answer.headers["Content-Range"])
         if start and not span.startswith(f"bytes {have}-"):
@@ -179,7 +178,7 @@ def _download_once(url: str, to: Path, have: int) -> bool:
 
 
 def _download_any(name: str, archive: Archive, folder: Path, say: Callable[[str], None]) -> Path:
-    """Try each mirror until one has brought the right file."""
+    """Try each mirror until one has sent the right file."""
     whole = folder / ".downloads" / archive.file
     part = whole.with_name(f"{whole.name}.part")
     if whole.is_file():
@@ -187,7 +186,7 @@ def _download_any(name: str, archive: Archive, folder: Path, say: Callable[[str]
     whole.parent.mkdir(parents=True, exist_ok=True)
     reasons: list[str] = []
     for url in archive.mirrors:
-        # A beginning from elsewhere may be wrong: then once more from the start.
+        # The partial file may be wrong, perhaps from another mirror: then start again.
         for resume in (True, False) if archive.sha1 and part.is_file() else (False,):
             say(f"Downloading {url} ({archive.size}){', resumed' if resume else ''}.")
             try:
@@ -202,13 +201,13 @@ def _download_any(name: str, archive: Archive, folder: Path, say: Callable[[str]
                 os.replace(part, whole)
                 return whole
             reasons.append(f"{url}: not the right file, {_fault(archive)}")
-            say(f"  no: what came is not the right file, {_fault(archive)}")
+            say(f"  no: this is not the right file, {_fault(archive)}")
             part.unlink()
     known = f" (SHA-1 {archive.sha1})" if archive.sha1 else ""
     raise DataError(
-        f"no mirror has {archive.file} ({'; '.join(reasons)}). To fetch {name} by hand, download "
-        f"{' or '.join(archive.mirrors)}{known}, {archive.size}, with a browser, put it at "
-        f"{folder / archive.file} and call `segnb fetch {name}` again, which then needs no network"
+        f"no mirror has {archive.file} ({'; '.join(reasons)}). To get {name} by hand, download "
+        f"{' or '.join(archive.mirrors)}{known}, {archive.size}, with a browser, save it as "
+        f"{folder / archive.file} and run `segnb fetch {name}` again, which then needs no network"
     )
 
 
@@ -227,7 +226,7 @@ def _fault(archive: Archive) -> str:
 
 
 def _unpack(path: Path, archive: Archive, folder: Path) -> None:
-    """Unpack to one side, check, then move file by file: what else lies there stays."""
+    """Unpack into a temporary folder, check, then move each file; other files there are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".unpack.") as name:
         side = Path(name)
@@ -237,7 +236,7 @@ def _unpack(path: Path, archive: Archive, folder: Path) -> None:
         if archive.check is not None:
             archive.check(side)
         files = [path for path in side.rglob("*") if path.is_file()]
-        # Lists last: without them a move that was cut short is not taken for a whole data set.
+        # Lists last: without them, an interrupted move is not taken for a complete data set.
         for file in sorted(files, key=lambda path: (path.suffix == ".txt", path)):
             target = folder / file.relative_to(side)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Which images count as labelled: nested fractions, shared split lists, and a held-out part."""
+"""Which images count as labelled: nested label fractions, split lists, and a held-out part."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import numpy.typing as npt
 
-from segnb.datasets.base import IGNORE, SegmentationDataset, cache_root
+from segnb.datasets.base import IGNORE, SegmentationDataset, cache_root, writing_cache
 from segnb.errors import ConfigError, DataError
 from segnb.files import atomic_path
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
-#: What Cityscapes puts behind an id in the names of its files.
+#: Suffixes of Cityscapes' file names after the id.
 _CITYSCAPES_ENDS = ("_leftImg8bit", "_gtFine_labelIds", "_gtFine_labelTrainIds")
 
 
 @dataclass(frozen=True)
 class SplitList:
-    """What a split list names of a data set.
+    """The content of a split list.
 
     Attributes:
-        ids: The ids that are there, in the list's order, without repetition.
-        missing: How many ids of the list are not there.
+        ids: The ids that are in the data set, in the list's order, without duplicates.
+        missing: How many ids of the list are not in the data set.
     """
 
     ids: tuple[str, ...]
@@ -43,18 +43,18 @@ def labelled_ids(
 ) -> tuple[str, ...]:
     """The ids of a labelled share of a split, in the data set's order.
 
-    All shares with one seed are beginnings of one order of the images: first those that each
-    add the most classes not covered yet, until every class is covered, then the others at
-    random. So a smaller share lies inside a larger one, and every class is present if the share
-    has room for it. The order depends on the ids, the classes in them and the seed alone; it
-    comes from SHA-256, so it is the same on every machine and with every version of numpy.
+    All shares with one seed are prefixes of one order of the images. First come images that each
+    add the most classes not covered yet, until every class is covered; then the others at random.
+    So a smaller share is a subset of a larger one, and every class is present if the share is large
+    enough. The order depends only on the ids, their classes and the seed. It comes from SHA-256, so
+    it is the same on every machine and with every version of numpy.
 
     Args:
-        dataset: The split to take from.
+        dataset: The split to choose from.
         fraction: Share of its images in (0, 1]; rounded to the nearest number, at least one.
-        seed: Picks the order.
-        among: Take the share from these ids; by default from all.
-        cache: Where class presence is kept; by default ``$SEGNB_CACHE``.
+        seed: Determines the order.
+        among: Choose from these ids; by default from all.
+        cache: The cache root, for class presence; by default ``$SEGNB_CACHE``.
 
     Raises:
         ConfigError: The fraction is not in (0, 1].
@@ -62,22 +62,22 @@ def labelled_ids(
     """
     if not 0 < fraction <= 1:
         raise ConfigError(f"the label fraction is {fraction}; it must be above 0 and at most 1")
-    places = [i for i, name in enumerate(dataset.ids) if among is None or name in among]
-    ids = [dataset.ids[i] for i in places]
+    rows = [i for i, name in enumerate(dataset.ids) if among is None or name in among]
+    ids = [dataset.ids[i] for i in rows]
     count = max(1, int(fraction * len(ids) + 0.5))
     if count == len(ids):
         return tuple(ids)
-    order = covering_order(ids, class_presence(dataset, cache=cache)[places], seed=seed)
+    order = covering_order(ids, class_presence(dataset, cache=cache)[rows], seed=seed)
     return tuple(ids[i] for i in sorted(order[:count]))
 
 
 def covering_order(ids: Sequence[str], presence: npt.NDArray[np.bool_], *, seed: int) -> list[int]:
-    """Positions of ``ids``: greedy cover of the classes first, then at random.
+    """Indices of ``ids``: first a greedy cover of the classes, then the rest at random.
 
     Args:
-        ids: One id an image.
-        presence: bool ``[N, C]``, which image shows which class.
-        seed: Picks the random order, which also settles ties.
+        ids: One id per image.
+        presence: bool ``[N, C]``: which image contains which class.
+        seed: Determines the random order, which also breaks ties.
     """
     rest = _shuffled(ids, seed)
     open_classes = presence.any(axis=0)
@@ -93,18 +93,18 @@ def covering_order(ids: Sequence[str], presence: npt.NDArray[np.bool_], *, seed:
 def holdout(
     ids: Sequence[str], count: int, *, seed: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Set ``count`` random ids aside, for tuning without a look at the reported split.
+    """Set ``count`` random ids aside, for tuning without the reported split.
 
     Args:
-        ids: What to split.
+        ids: The ids to split.
         count: How many to set aside.
-        seed: Picks them.
+        seed: Determines which.
 
     Returns:
-        The ids that stay and those set aside, both in the order given.
+        The remaining ids and those set aside, both in the given order.
 
     Raises:
-        ConfigError: ``count`` is not between 1 and one less than there are ids.
+        ConfigError: ``count`` is below 1, or no id would remain.
     """
     if not 1 <= count < len(ids):
         raise ConfigError(f"cannot hold out {count} of {len(ids)} images")
@@ -113,18 +113,18 @@ def holdout(
 
 
 def read_split_list(path: Path | str, dataset: SegmentationDataset) -> SplitList:
-    """Read a list of labelled images such as semi-supervised papers share.
+    """Read a list of labelled images, as published with semi-supervised papers.
 
-    One image a line: an id, a path, or an image path and a mask path separated by a space or
-    a comma. Empty lines and lines that begin with ``#`` are skipped. Ids that the data set does
-    not hold are counted.
+    Each line names one image: an id, a path, or an image path and a mask path separated by a space
+    or a comma. Empty lines and lines that start with ``#`` are skipped. Ids that are not in the
+    data set are counted.
 
     Args:
         path: The text file.
-        dataset: The split whose ids are looked up.
+        dataset: The split that the ids refer to.
 
     Raises:
-        DataError: The file cannot be read, or it names nothing that is there.
+        DataError: The file cannot be read, or none of its ids is in the split.
     """
     path = Path(path)
     try:
@@ -149,7 +149,7 @@ def read_split_list(path: Path | str, dataset: SegmentationDataset) -> SplitList
 def class_presence(
     dataset: SegmentationDataset, *, cache: Path | None = None
 ) -> npt.NDArray[np.bool_]:
-    """Which class each image shows, bool ``[N, C]``; read from the masks once, then kept on disk.
+    """Which classes each image contains, bool ``[N, C]``; read from the masks once, then cached.
 
     Args:
         dataset: Any split.
@@ -163,26 +163,20 @@ def class_presence(
     name = f"{info.name}-{dataset.split}-{dataset.fingerprint}.npy"
     path = cache_root(cache) / "presence" / name
     if path.is_file():
-        kept: npt.NDArray[np.bool_] = np.load(path)
-        if kept.shape == shape and kept.dtype == np.bool_:
-            return kept
+        stored: npt.NDArray[np.bool_] = np.load(path)
+        if stored.shape == shape and stored.dtype == np.bool_:
+            return stored
 
     def present(index: int) -> npt.NDArray[np.bool_]:
         counts = np.bincount(dataset.mask(index).ravel(), minlength=IGNORE + 1)
         found: npt.NDArray[np.bool_] = counts[: info.num_classes] > 0
         return found
 
-    # Decoding releases the interpreter's lock, so threads use all cores.
+    # Decoding releases the GIL, so threads use all cores.
     with ThreadPoolExecutor() as pool:
         presence = np.array(list(pool.map(present, range(len(dataset)))), dtype=np.bool_)
-    try:
-        with atomic_path(path) as side, side.open("wb") as stream:
-            np.save(stream, presence)
-    except OSError as error:
-        raise DataError(
-            f"cannot write the cache {path} ({error}); set SEGNB_CACHE to a folder that can be "
-            f"written"
-        ) from error
+    with writing_cache(path), atomic_path(path) as side, side.open("wb") as stream:
+        np.save(stream, presence)
     return presence
 
 

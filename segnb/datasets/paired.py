@@ -1,4 +1,4 @@
-"""A split that lies on disk as pairs of an image file and a mask file."""
+"""A split stored on disk as pairs of an image file and a mask file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from segnb.errors import DataError
 
 
 class Pair(NamedTuple):
-    """Where one labelled image lies."""
+    """The files of one labelled image."""
 
     id: str
     image: Path
@@ -25,17 +25,17 @@ class Pair(NamedTuple):
 
 
 class PairedDataset:
-    """One split that lies on disk as pairs of an image file and a mask file.
+    """One split stored on disk as pairs of an image file and a mask file.
 
-    Files are looked for when the data set is made and decoded when a sample is asked for.
+    The constructor checks that the files exist; they are decoded when a sample is requested.
 
     Args:
-        info: What the data set is.
+        info: The data set's description.
         split: ``train``, ``val`` or ``test``.
         pairs: The files, in the order of the ids.
-        labels: What each value in a mask file stands for: a class id, or ``IGNORE``; by default
+        labels: The class id, or ``IGNORE``, for each value in a mask file; by default the value
             itself. A value that is neither a key nor ``IGNORE`` is an error in the data.
-        source: The folder or list the pairs come from, for messages.
+        source: The folder or list that the pairs come from, for messages.
 
     Raises:
         DataError: There are no pairs, or a file is missing.
@@ -77,7 +77,7 @@ class PairedDataset:
         if image.shape[:2] != mask.shape:
             raise DataError(
                 f"{pair.mask} is {mask.shape[1]}x{mask.shape[0]} but its image {pair.image} is "
-                f"{image.shape[1]}x{image.shape[0]}; both must have one size"
+                f"{image.shape[1]}x{image.shape[0]}; both must have the same size"
             )
         return Sample(image, mask, pair.id)
 
@@ -85,13 +85,13 @@ class PairedDataset:
         """The mask of ``ids[index]``, ``[H, W]``, in class ids.
 
         Raises:
-            DataError: The file cannot be decoded, holds colours, or a value of no class.
+            DataError: The file cannot be decoded, holds colours, or has an unknown value.
         """
         path = self.pairs[index].mask
         with _decoded(path) as picture:
             if picture.mode not in ("L", "P"):
                 raise DataError(
-                    f"{path} holds {picture.mode} colours; a mask must hold one class id a pixel "
+                    f"{path} holds {picture.mode} colours; a mask must hold one class id per pixel "
                     f"(mode L or P)"
                 )
             raw = np.asarray(picture)
@@ -106,7 +106,7 @@ class PairedDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with the ids, the labels' meaning, and each file's size and time."""
+        """Changes with the ids, the meaning of labels, and each file's size and time."""
         digest = hashlib.sha256(repr((self.info.name, sorted(self.labels.items()))).encode())
         for pair in self.pairs:
             image, mask = pair.image.stat(), pair.mask.stat()
@@ -118,7 +118,7 @@ class PairedDataset:
 
 
 def _need_files(pairs: Sequence[Pair]) -> None:
-    """Look for all files by listing each folder once: a network disk is slow to ask one by one."""
+    """Check that all files exist. Each folder is listed once, as network disks are slow."""
     listed: dict[Path, frozenset[str]] = {}
     for pair in pairs:
         for kind, path in (("image", pair.image), ("mask", pair.mask)):

@@ -1,13 +1,13 @@
 """Shapes: toys on a beach, drawn from a seed; the data set that needs no file and no network.
 
-Each scene has sky, sea and sand, a light that comes from somewhere, and two to four large toys.
-A kind of toy has a shape and a pattern of its own: a ball has panels that meet at a pole, a swim
-ring bands, a towel stripes, a starfish dots, a kite checks. Everything else changes from scene to
-scene: paints, light, weather, background, place, size, turn. Colours tell nothing, since all toys
-draw from the scene's one set of paints. So a few labelled scenes leave much to learn, and a small
-network learns it from all of them in minutes. Pebbles count as the sky, sea or sand behind them.
+Each scene has sky, sea and sand, directional light, and two to four large toys. Each kind of toy
+has its own shape and pattern: a ball has panels that meet at a pole, a swim ring bands, a towel
+stripes, a starfish dots, a kite checks. Everything else varies from scene to scene: paints, light,
+weather, background, position, size and rotation. Colours carry no information, because all toys of
+a scene use the same set of paints. So a few labelled scenes leave much to learn, while a small
+network can learn it from all of them in minutes. Pebbles count as the sky, sea or sand behind them.
 
-Scenes are laid out in units of the image's height, so one seed gives one scene at any size.
+Scenes are laid out in units of the image's height, so a seed gives the same scene at any size.
 """
 
 # numpy types float32 arithmetic with Python numbers as Any.
@@ -30,7 +30,7 @@ from segnb.errors import DataError
 
 Floats = npt.NDArray[np.float32]
 
-#: Shape and pattern of each class of toy.
+#: Shape and pattern of each kind of toy.
 _TOYS: dict[str, tuple[str, str]] = {
     "ball": ("disc", "panels"),
     "swim ring": ("ring", "bands"),
@@ -41,8 +41,8 @@ _TOYS: dict[str, tuple[str, str]] = {
 _STUFF = ("sky", "sea", "sand")
 _SKY, _SEA, _SAND = range(3)
 
-#: Chosen by search: to normal eyes and with each of the three colour blindnesses (as simulated by
-#: Machado et al. 2009) any two differ by 25 or more in CIELAB.
+#: Chosen by search: any two differ by 25 or more in CIELAB, for normal vision and for each of the
+#: three types of colour blindness (simulated as in Machado et al. 2009).
 _PALETTE = {
     "sky": (136, 204, 238),
     "sea": (40, 70, 150),
@@ -64,10 +64,10 @@ INFO = DatasetInfo(
 
 _COUNTS: dict[Split, int] = {"train": 512, "val": 64, "test": 128}
 
-#: A scene is 4:3; other sizes see all of it and more sky, sand or sides.
+#: A scene is 4:3; images of other shapes show all of it, with more sky, sand or sides.
 _ASPECT = 4 / 3
 
-#: Moods: sky above, sky at the horizon, sea, sand, light (red, green, blue in 0-1 each).
+#: Moods: upper sky, sky at the horizon, sea, sand, light (red, green, blue in 0-1 each).
 _MOODS = np.array(
     [
         # noon
@@ -116,7 +116,7 @@ _MOODS = np.array(
     np.float32,
 )
 
-#: Sets of paints; a scene uses one for everything that is painted.
+#: Sets of paints; each scene uses one set for all toys.
 _PAINTS = np.array(
     [
         [0xE8505B, 0xF9D56E, 0xF3ECC2, 0x14B1AB, 0x2B4C7E],
@@ -135,14 +135,14 @@ _PAINTS = np.array(
 class ShapesDataset:
     """One split of the procedural beach scenes.
 
-    Splits never share a scene. A scene is drawn when it is asked for, in about three
-    milliseconds at the default size.
+    Splits never share a scene. A scene is drawn when it is requested, in about three milliseconds
+    at the default size.
 
     Args:
         split: ``train``, ``val`` or ``test``.
-        size: Height and width of the images, pixels.
-        count: Number of scenes; 512, 64 and 128 unless told. The first scenes stay the same.
-        seed: Another seed makes another data set of the same kind.
+        size: Height and width of the images, in pixels.
+        count: Number of scenes; 512, 64 and 128 by default. The first scenes stay the same.
+        seed: Another seed gives another data set of the same kind.
 
     Raises:
         DataError: An unknown split, a size under 16 pixels, a count below 1, a negative seed.
@@ -173,7 +173,7 @@ class ShapesDataset:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the arguments and with the code that draws the scenes."""
+        """Changes with the arguments and with this module's source code."""
         drawn_by = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
         return f"{self.split}-{len(self)}-{self.size}-{self.seed}-{drawn_by}"
 
@@ -189,13 +189,13 @@ class ShapesDataset:
         return Sample(image, mask, self.ids[index])
 
     def mask(self, index: int) -> Bytes:
-        """The mask of ``ids[index]`` alone."""
+        """Only the mask of ``ids[index]``."""
         return self[index].mask
 
 
 @dataclass(frozen=True)
 class _Thing:
-    """A toy or a pebble: where it lies and how it is painted, in scene units.
+    """A toy or a pebble: its position, shape and paint, in scene units.
 
     Attributes:
         label: Class of a toy; ``None`` for a pebble.
@@ -203,10 +203,10 @@ class _Thing:
         pattern: A name in ``_PATTERNS``, or ``plain``.
         x, y: Its centre.
         radius: From the centre to the outline.
-        angle: Its turn, radians.
-        squash: Height over width before the turn.
-        fineness: Of the pattern, 0 to 1.
-        phase: Where the pattern starts.
+        angle: Its rotation, in radians.
+        squash: Height over width before the rotation.
+        fineness: Fineness of the pattern, 0 to 1.
+        phase: Offset of the pattern.
         paint: Two colours ``[2, 3]``.
     """
 
@@ -225,7 +225,7 @@ class _Thing:
 
 @dataclass(frozen=True)
 class _Frame:
-    """Scene coordinates of the pixels of an image."""
+    """Scene coordinates of an image's pixels."""
 
     x: Floats
     y: Floats
@@ -275,7 +275,7 @@ def _draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> tuple[Bytes,
 def _draw_backdrop(
     rng: np.random.Generator, frame: _Frame, mood: Floats
 ) -> tuple[Floats, Bytes, float]:
-    """Sky, sea and sand; returns image ``[3, H, W]``, mask and the height of the horizon."""
+    """Draw sky, sea and sand; returns image ``[3, H, W]``, mask and the height of the horizon."""
     size = (len(frame.y), len(frame.x))
     x, y = frame.x[None, :], frame.y[:, None]
     above, haze, sea, sand, _ = mood[:, :, None, None]
@@ -319,7 +319,7 @@ def _draw_backdrop(
     sky_alpha = np.clip(np.float32(0.5) - depth / pixel, 0, 1)
     edge = (y - sea_line).astype(np.float32)
     sand_alpha = np.clip(np.float32(0.5) + edge / pixel, 0, 1)
-    # Wet sand is darker; foam lies along the shore.
+    # Wet sand is darker, and there is foam along the shore.
     has_sea = np.clip((sea_line - sky_line) * 20, 0, 1)
     wet = np.clip(1 - edge * np.float32(14), 0, 1) * has_sea
     sand_image *= 1 - np.float32(0.22) * wet
@@ -334,7 +334,7 @@ def _draw_backdrop(
 
 
 def _lay_out(rng: np.random.Generator, horizon: float) -> list[_Thing]:
-    """Everything that lies about, from the far to the near."""
+    """All toys and pebbles, from far to near."""
     toys = rng.permutation(len(_TOYS))[: rng.integers(2, 5)]
     chosen: list[tuple[int | None, str, str]] = [
         (len(_STUFF) + toy, *list(_TOYS.values())[toy]) for toy in toys.tolist()
@@ -346,12 +346,12 @@ def _lay_out(rng: np.random.Generator, horizon: float) -> list[_Thing]:
     things: list[_Thing] = []
     for label, shape, pattern in chosen:
         is_toy = label is not None
-        # Kites fly as well as lie.
+        # Half of the kites may be in the sky.
         top = 0.1 if shape == "kite" and rng.random() < 0.5 else ground
         reach = rng.uniform(0.24, 0.36) if is_toy else rng.uniform(0.02, 0.045)
-        # The first place where it hides nothing, or where it hides the least.
-        places = rng.random((12, 2)) * (_ASPECT - 0.2, 0.88 - top) + (0.1, top)
-        x, y = min(places.tolist(), key=lambda place: _overlap(place, reach, things))
+        # Of 12 random positions, the first one with the least overlap.
+        centres = rng.random((12, 2)) * (_ASPECT - 0.2, 0.88 - top) + (0.1, top)
+        x, y = min(centres.tolist(), key=lambda centre: _overlap(centre, reach, things))
         things.append(
             _Thing(
                 label=label,
@@ -370,10 +370,10 @@ def _lay_out(rng: np.random.Generator, horizon: float) -> list[_Thing]:
     return sorted(things, key=lambda thing: thing.y)
 
 
-def _overlap(place: list[float], radius: float, things: list[_Thing]) -> float:
-    x, y = place
+def _overlap(centre: list[float], radius: float, things: list[_Thing]) -> float:
+    x, y = centre
     depths = [radius + thing.radius - math.hypot(thing.x - x, thing.y - y) for thing in things]
-    return max(0.0, *depths, 0.0)
+    return max([0.0, *depths])
 
 
 def _draw_thing(
@@ -384,10 +384,10 @@ def _draw_thing(
     light: Floats,
     shadow: np.float32,
 ) -> tuple[tuple[slice, slice], npt.NDArray[np.bool_]]:
-    """Paints one thing and its shadow over the image.
+    """Paint one thing and its shadow over the image.
 
     Returns:
-        A window of the image and the pixels in it that the thing covers.
+        A window of the image, and which of its pixels the thing covers.
     """
     throw = 0.28 * thing.radius
     dx, dy = -light[0] * throw, -light[1] * throw
@@ -431,7 +431,7 @@ def _span(axis: Floats, centre: float, reach: float) -> slice:
 
 
 def _paint(thing: _Thing, p: Floats, q: Floats, radius_pixels: np.float32) -> Floats:
-    """The two paints in the thing's pattern, softened over a pixel; ``[3, h, w]``."""
+    """The two paints in the thing's pattern, antialiased; ``[3, h, w]``."""
     one, two = thing.paint[:, :, None, None]
     if thing.pattern == "plain":
         return one + np.zeros_like(p)
@@ -493,7 +493,7 @@ _PATTERNS: dict[str, Callable[[_Thing, Floats, Floats, np.float32], Floats]] = {
 
 
 def _zigzag(phase: Floats) -> Floats:
-    """Distance to the nearest edge of a square wave of period 1, signed by its side."""
+    """Signed distance to the nearest edge of a square wave of period 1."""
     return np.float32(0.25) - np.abs(phase - np.floor(phase) - np.float32(0.5))
 
 
@@ -502,7 +502,7 @@ def _soft(distance: Floats, steep: Floats | np.float32) -> Floats:
 
 
 def _shade(shape: str, u: Floats, v: Floats, distance: Floats, light: Floats) -> Floats:
-    """Brightness by the light's direction; round things are darker on the far side."""
+    """Brightness from the direction of the light; round things are darker on the far side."""
     facing = u * light[0] + v * light[1]
     if shape == "ring":
         length = np.sqrt(u * u + v * v) + np.float32(1e-3)
@@ -550,8 +550,8 @@ _OUTLINES: dict[str, Callable[[Floats, Floats], Floats]] = {
 def _paint_pairs(rng: np.random.Generator) -> Floats:
     """Pairs of paints from one set, ``[pairs, 2, 3]``.
 
-    The set is a little off, so that no two scenes have quite the same colours. The two of a pair
-    differ in brightness, so that a pattern can be seen.
+    The paints are varied slightly, so that no two scenes have exactly the same colours. The two
+    paints of a pair differ in brightness, so that the pattern is visible.
     """
     packed = _PAINTS[rng.integers(len(_PAINTS))]
     paints = np.stack([packed >> 16, packed >> 8 & 255, packed & 255], 1) / 255
@@ -562,14 +562,14 @@ def _paint_pairs(rng: np.random.Generator) -> Floats:
 
 
 def _noise(rng: np.random.Generator, size: tuple[int, int], lattice: tuple[int, int]) -> Floats:
-    """Smooth noise about 0: values of unit spread on a lattice, blended between its points."""
+    """Smooth noise around 0: values of unit variance on a lattice, interpolated between points."""
     values = (rng.random(lattice, dtype=np.float32) - np.float32(0.5)) * np.float32(12**0.5)
     return _blend(size[0], lattice[0]) @ values @ _blend(size[1], lattice[1]).T
 
 
 @functools.lru_cache(maxsize=32)
 def _blend(side: int, points: int) -> Floats:
-    place = (np.arange(side) + 0.5) / side * (points - 1)
-    gap = np.abs(place[:, None] - np.arange(points))
+    position = (np.arange(side) + 0.5) / side * (points - 1)
+    gap = np.abs(position[:, None] - np.arange(points))
     weights = np.where(gap < 1, 0.5 + 0.5 * np.cos(np.pi * np.minimum(gap, 1)), 0)
     return weights.astype(np.float32)

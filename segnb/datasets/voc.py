@@ -39,11 +39,11 @@ _NAMES = (
 
 
 def _colour(label: int) -> tuple[int, int, int]:
-    """The devkit's colour map: the label's bits, dealt out to red, green, blue from the top."""
+    """The devkit's colour map: the label's bits go to red, green and blue in turn."""
     channels = [0, 0, 0]
-    for place in range(8):
+    for bit in range(8):
         for channel in range(3):
-            channels[channel] |= (label >> (3 * place + channel) & 1) << (7 - place)
+            channels[channel] |= (label >> (3 * bit + channel) & 1) << (7 - bit)
     return channels[0], channels[1], channels[2]
 
 
@@ -70,9 +70,9 @@ ANIMALS_INFO = DatasetInfo(
 def _open(folder: Path, split: Split, _: Size | None = None) -> PairedDataset:
     """One split of VOC 2012.
 
-    ``train`` is SBD's ``train_aug`` where both ``ImageSets/Segmentation/train_aug.txt`` and
-    ``SegmentationClassAug/`` are there, and the official ``train`` elsewhere; ``val`` is always
-    the official one with the official masks.
+    ``train`` is SBD's ``train_aug`` if both ``ImageSets/Segmentation/train_aug.txt`` and
+    ``SegmentationClassAug/`` exist, otherwise the official ``train``. ``val`` is always the
+    official one, with the official masks.
     """
     from segnb.datasets.paired import Pair, PairedDataset
 
@@ -84,7 +84,7 @@ def _open(folder: Path, split: Split, _: Size | None = None) -> PairedDataset:
             source, masks = more, more_masks
     if not source.is_file():
         raise DataError(f"{INFO.name}: there is no list {source}; {VOC.how}")
-    # A line may hold paths (SBD's lists in some copies do) or the bare id.
+    # A line has either paths, as in some copies of SBD's lists, or just the id.
     names = [Path(line.split()[0]).stem for line in source.read_text().splitlines() if line.strip()]
     pairs = [
         Pair(name, folder / "JPEGImages" / f"{name}.jpg", masks / f"{name}.png")
@@ -94,10 +94,10 @@ def _open(folder: Path, split: Split, _: Size | None = None) -> PairedDataset:
 
 
 def _open_animals(folder: Path, split: Split, _: Size | None = None) -> SegmentationDataset:
-    """VOC with the classes of ``ANIMAL_IDS`` alone, renumbered in that order; the rest is void.
+    """VOC with only the classes of ``ANIMAL_IDS``, renumbered in that order; the rest is void.
 
-    Images in which none of the kept classes but background is left are dropped. Which those are
-    is read from the masks once and kept in the cache.
+    Images with none of these classes except background are dropped. The classes of each image are
+    read from the masks once and cached.
     """
     from segnb.datasets.fractions import class_presence
     from segnb.datasets.paired import PairedDataset
@@ -116,11 +116,11 @@ VOC = Entry(
     info=lambda: INFO,
     open=_open,
     presets=PHOTOGRAPHS,
-    how="`segnb fetch voc` gets it, and data/README.md says how to do so by hand",
+    how="`segnb fetch voc` downloads it; data/README.md says how to do so by hand",
     folder="VOCdevkit/VOC2012",
     splits=("train", "val"),
-    # The official address is often out of reach; it redirects to thor.robots.ox.ac.uk, which
-    # answers by itself. The others are copies that published code uses; the hash holds for all.
+    # The official address is often unreachable; it redirects to thor.robots.ox.ac.uk, which can
+    # be used directly. The others are copies used by published code. The hash is the same for all.
     archive=Archive(
         file="VOCtrainval_11-May-2012.tar",
         mirrors=(

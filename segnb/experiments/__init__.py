@@ -1,1 +1,1 @@
-"""Running recipes: one run, a sweep of many, and what they will cost."""
+"""Running recipes: single runs, sweeps, and their estimated cost."""

@@ -1,4 +1,4 @@
-"""Axes of a sweep: fields of a recipe by name, and their values read from words."""
+"""Axes of a sweep: fields of a recipe by name, and their values parsed from words."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from segnb.recipe import Recipe, Stage
 
 
 def changed(base: Recipe, changes: dict[str, Any]) -> Recipe:
-    """A recipe with changed fields, those of a stage under names with a dot.
+    """A recipe with changed fields; a dot separates a stage from its field.
 
-    All at once, as the checks of a stage look at several of its fields.
+    All changes are made at once, because the checks of a stage involve several fields.
     """
     plain = {name: value for name, value in changes.items() if "." not in name}
     stages: dict[str, dict[str, Any]] = {}
@@ -28,40 +28,39 @@ def changed(base: Recipe, changes: dict[str, Any]) -> Recipe:
 
 
 def axis(words: Sequence[str]) -> tuple[str, list[Any]]:
-    """A field's name and the values that it takes in a sweep, from ``finetune.steps 25 50``.
+    """A field's name and its values in a sweep, from words such as ``finetune.steps 25 50``.
 
-    Numbers may be shares (``1/8``), the parts of a pair are joined by a comma (``96,128``), and
-    ``none`` is no value at all.
+    Numbers may be fractions (``1/8``), a comma joins the parts of a pair (``96,128``), and
+    ``none`` means ``None``.
 
     Raises:
         ConfigError: There is no such field, no value, or a value that the field does not take.
     """
     fields = _fields()
-    # A label: it names the preset that the other fields started from.
+    # The tier is only a label for the preset that the other fields started from.
     del fields["tier"]
     name, values = (words[0], words[1:]) if words else ("", ())
     if name == "tier":
         raise ConfigError("--vary tier: a tier is a preset's name; choose one with --tier")
     inner = [other for other in fields if other.startswith(f"{name}.")]
     if inner:
-        raise ConfigError(f"--vary {name}: a stage as a whole; vary one of {', '.join(inner)}")
+        raise ConfigError(f"--vary {name}: this is a whole stage; vary one of {', '.join(inner)}")
     if name not in fields:
         raise ConfigError(f"--vary: a recipe has no field {name!r}; it has {', '.join(fields)}")
+    takes = _takes(fields[name])
     if not values:
-        raise ConfigError(
-            f"--vary {name}: give its values after it; it takes {_takes(fields[name])}"
-        )
+        raise ConfigError(f"--vary {name}: give values after the name; it takes {takes}")
     found = []
     for word in values:
         try:
             found.append(_value(fields[name], word))
         except ValueError:
-            raise ConfigError(f"--vary {name}: {word!r} is not {_takes(fields[name])}") from None
+            raise ConfigError(f"--vary {name}: {word!r} is not {takes}") from None
     return name, found
 
 
 def _fields() -> dict[str, Any]:
-    """Type of every field that a sweep can vary, by its name; a stage's own after a dot."""
+    """The type of every field by name; the fields of a stage follow a dot."""
     found: dict[str, Any] = {}
     for name, hint in get_type_hints(Recipe).items():
         if hint is Stage:
@@ -75,7 +74,7 @@ def _value(hint: Any, word: str) -> Any:
     """A word as a value of a type.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The word is no such value.
     """
     origin, inside = get_origin(hint), get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -88,15 +87,13 @@ def _value(hint: Any, word: str) -> Any:
             raise ValueError(word)
         return choices[word.lower()]
     if origin is tuple:
-        parts = [_value(of, part) for of, part in zip(inside, word.split(","), strict=True)]
-        return tuple(parts)
-    if hint is float:
-        return number(word)
-    return hint(word)
+        parts = zip(inside, word.split(","), strict=True)
+        return tuple(_value(of, part) for of, part in parts)
+    return number(word) if hint is float else hint(word)
 
 
 def _takes(hint: Any) -> str:
-    """What :func:`_value` makes of a type, in words."""
+    """The values that :func:`_value` accepts for a type, in words."""
     origin, inside = get_origin(hint), get_args(hint)
     if origin in (typing.Union, types.UnionType):
         first = next(of for of in inside if of is not type(None))
@@ -105,17 +102,18 @@ def _takes(hint: Any) -> str:
         return "one of " + ", ".join(str(choice).lower() for choice in inside or (True, False))
     if origin is tuple:
         return f"{len(inside)} numbers with commas, such as {','.join(['1'] * len(inside))}"
-    return {int: "a whole number", float: "a number or a share such as 1/8"}.get(hint, "a word")
+    names = {int: "a whole number", float: "a number or a fraction such as 1/8"}
+    return names.get(hint, "a word")
 
 
 def number(word: str) -> float:
-    """A number or a share, ``1/8``: so tables and figures name fractions.
+    """A number, or a fraction such as ``1/8``, as tables and figures write it.
 
     Raises:
         ValueError: It is neither.
     """
-    above, stroke, below = word.partition("/")
-    if not stroke:
+    above, slash, below = word.partition("/")
+    if not slash:
         return float(word)
     if float(below) == 0:
         raise ValueError(f"{word} divides by zero")

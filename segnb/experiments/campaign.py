@@ -1,7 +1,7 @@
-"""What to run when a GPU is at hand: full resolution and ResNet-50, the most telling runs first.
+"""Runs for a borrowed GPU: full resolution and ResNet-50, the most informative first.
 
-A card is often lent in short slots. Every run here fits one, and one that does not finish goes on
-from its checkpoint in the next: the same command, given again and again, works through the list.
+A GPU is often lent in short slots. Every run here fits on one GPU, and an unfinished run continues
+from its checkpoint in the next slot. Repeating the same command works through the list.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from segnb.recipe import DatasetName, Recipe, Tier, preset
 from segnb.results.ledger import RESULTS
 from segnb.training import TrainingStopped
 
-#: Data set and share of the labels, the most telling first. Each is a whole comparison: three
-#: methods, three seeds.
+#: Data set and label fraction, the most informative first. Each is a whole comparison: three
+#: methods with three seeds.
 COMPARISONS: tuple[tuple[DatasetName, float], ...] = (
     ("camvid", 1 / 8),
     ("camvid", 1 / 32),
@@ -45,18 +45,18 @@ def campaign(
     minutes: float,
     tier: Tier = "colab",
     say: Callable[[str], None] = print,
-    **places: Any,
+    **options: Any,
 ) -> int:
-    """Work through the list for so many minutes.
+    """Work through the list until the time is up.
 
-    A run that is under way when the time is up stops with a checkpoint. A recipe that fails, for
-    example because its data set is not there, is reported, and the others go on.
+    The run in progress then stops with a checkpoint. A recipe that fails, for example because its
+    data set is missing, is reported, and the others continue.
 
     Args:
-        minutes: Time to spend on training. Leave some of a slot for loading and evaluation.
+        minutes: Time limit for training. Leave part of a slot for loading and evaluation.
         tier: See :func:`recipes`.
         say: Called with each line of progress.
-        **places: Passed on to :func:`segnb.experiments.sweep.sweep`.
+        **options: Passed on to :func:`segnb.experiments.sweep.sweep`.
 
     Returns:
         How many recipes are left.
@@ -64,12 +64,12 @@ def campaign(
     end = time.monotonic() + 60 * minutes
     wanted = recipes(tier)
     try:
-        sweep(wanted, should_stop=lambda: time.monotonic() > end, say=say, **places)
+        sweep(wanted, should_stop=lambda: time.monotonic() > end, say=say, **options)
     except TrainingStopped as stopped:
         say(f"time is up: {stopped}")
-    left = len(remaining(wanted, places.get("results", RESULTS)))
+    left = len(remaining(wanted, options.get("results", RESULTS)))
     if left:
-        say(f"{left} of {len(wanted)} recipes left; give the same command again to go on")
+        say(f"{left} of {len(wanted)} recipes left; repeat the command to continue")
     else:
         say(f"all {len(wanted)} recipes are in the ledger")
     return left

@@ -1,4 +1,4 @@
-"""The estimated cost of a run: a few real steps, timed and multiplied."""
+"""The estimated cost of a run: a few real steps are timed, and the time multiplied."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from segnb.training import contrastive_step, cross_entropy_step, make_accelerato
 from segnb.training.loop import StepLoss, check_batch
 from segnb.views import nearest_labels
 
-#: Steps that are timed, after one that is not.
+#: Steps that are timed, after one warm-up step.
 _TIMED = 2
 
 #: Classes of the random masks; their number hardly changes the cost.
@@ -26,14 +26,14 @@ _CLASSES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a recipe will take.
+    """The estimated cost of a recipe.
 
     Attributes:
-        device: Where it was timed.
+        device: The device that was timed.
         parameters: Trainable values.
         image_passes: Images through the network, forward and backward.
-        seconds: Training time; loading and evaluation come on top.
-        peak_bytes: Most memory in use on one GPU; ``None`` on a processor.
+        seconds: Training time, without loading and evaluation.
+        peak_bytes: Peak memory on one GPU; ``None`` on a CPU.
     """
 
     device: str
@@ -43,7 +43,7 @@ class Cost:
     peak_bytes: int | None
 
     def __str__(self) -> str:
-        memory = "" if self.peak_bytes is None else f", {self.peak_bytes / 2**30:.1f} GiB at most"
+        memory = "" if self.peak_bytes is None else f", at most {self.peak_bytes / 2**30:.1f} GiB"
         return (
             f"{self.parameters / 1e6:.1f} M parameters, {self.image_passes:,} image passes, about "
             f"{readable_seconds(self.seconds)} of training on {self.device}{memory}"
@@ -53,10 +53,10 @@ class Cost:
 def estimate_cost(recipe: Recipe, *, cpu: bool = False) -> Cost:
     """Time a few steps of each stage on random images, and multiply.
 
-    Of several processes each times its own share of a batch.
+    Each of several processes times its own share of a batch.
 
     Raises:
-        ConfigError: The network can't be built, a batch is too small, or memory is too little.
+        ConfigError: The network can't be built, a batch is too small, or memory runs out.
     """
     return within_memory(recipe, lambda: _estimate(recipe, cpu=cpu))
 
@@ -71,7 +71,7 @@ def _estimate(recipe: Recipe, *, cpu: bool) -> Cost:
         torch.cuda.reset_peak_memory_stats(device)
 
     def forward(images: Tensor, size: tuple[int, int] | None) -> Tensor:
-        # The network alone runs in the precision of training, as Accelerate has it.
+        # As in training with Accelerate, only the network runs in the chosen precision.
         with accelerator.autocast():
             return cast(Tensor, network(images, size))
 
@@ -79,7 +79,7 @@ def _estimate(recipe: Recipe, *, cpu: bool) -> Cost:
         check_batch(stage, accelerator.num_processes)
         share = stage.batch // accelerator.num_processes
         images = torch.rand(share, 3, *recipe.crop, generator=generator).to(device)
-        # Blocks of one class, as real masks have them; a few pixels ignored.
+        # Blocks of one class, as in real masks; a few pixels are ignored.
         coarse = torch.randint(0, _CLASSES, (share, 6, 6), generator=generator)
         masks = nearest_labels(coarse, recipe.crop).to(device)
         masks[:, :2] = IGNORE

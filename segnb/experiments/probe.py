@@ -1,8 +1,8 @@
-"""Compactness after each stage, always on the same pixels, and a sample of embeddings to draw.
+"""Compactness after each stage, always on the same pixels, and a sample of embeddings to plot.
 
-A network before stage 1, and after it, is often the same in many runs: every method starts from the
-network of its seed, and a sweep over stage 2 shares stage 1. What was measured of it is kept in
-the folder of the runs under the hash of its weights and of the images, and is taken from there.
+Many runs share a network before or after stage 1: every method starts from the network of its seed,
+and a sweep over stage 2 shares stage 1. Its measurements are stored in the folder of the runs,
+under a hash of its weights and of the images, and reused from there.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from segnb.metrics.compactness import compactness
 from segnb.models import SegmentationNetwork
 from segnb.training import Session
 
-#: The folder of what was measured, in the folder of the runs.
+#: The folder of the measurements, in the folder of the runs.
 MEASURED = "measured"
 
-#: Raise it with any change of the code that changes what is measured.
+#: Increase this with any change of the code that changes the measurements.
 CODE = 1
 
 #: Validation images whose predictions are kept for pictures.
@@ -40,8 +40,7 @@ class Probe:
     """Measures a run's network after each stage.
 
     Args:
-        labelled: The labelled training images, on which the nearest neighbours and the linear
-            probe are fitted.
+        labelled: The labelled training images, to fit the nearest neighbours and the linear probe.
         val: The images on which everything is measured.
         session: Device, precision and the run's folder.
 
@@ -58,23 +57,23 @@ class Probe:
         self._sample: dict[str, Any] = {}
 
     def measure(self, stage: str, network: SegmentationNetwork) -> None:
-        """Measure ``network`` as it is after ``stage``; on several processes the first one does."""
+        """Measure ``network`` after ``stage``, in the first process only."""
         if not self._session.is_main:
             return
         path = self._path(network)
-        kept = _read(path)
-        if kept is None:
-            kept = self._measured(network)
+        stored = _read(path)
+        if stored is None:
+            stored = self._measured(network)
             with atomic_path(path) as side, side.open("wb") as stream:
-                np.savez(stream, **kept)
-        self.values[stage] = json.loads(str(kept["values"]))
-        self._sample[f"embeddings_{stage}"] = kept["embeddings"]
-        self._sample["labels"] = kept["labels"]
+                np.savez(stream, **stored)
+        self.values[stage] = json.loads(str(stored["values"]))
+        self._sample[f"embeddings_{stage}"] = stored["embeddings"]
+        self._sample["labels"] = stored["labels"]
 
     def save(self, path: Path, network: SegmentationNetwork) -> None:
         """Write the preview: predictions of ``network`` for a few images, embeddings by stage."""
         count = min(PREVIEW_IMAGES, len(self._val))
-        # Spread over the split, so that neighbouring frames of one clip are not shown twice.
+        # Spread over the split, to avoid neighbouring frames of one clip.
         ids = [self._val.ids[i * len(self._val) // count] for i in range(count)]
         predicted = evaluation.predict(network, self._val.subset(ids), session=self._session)
         with atomic_path(path) as side, side.open("wb") as stream:
@@ -112,11 +111,11 @@ class Probe:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """What was kept; ``None`` where nothing is, or where it is damaged: it is measured again."""
+    """The stored measurements; ``None`` if they are missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            kept = {name: file[name] for name in ("values", "embeddings", "labels")}
-        json.loads(str(kept["values"]))
-    except Exception:  # numpy, zipfile, zlib and json each have errors of their own
+            stored = {name: file[name] for name in ("values", "embeddings", "labels")}
+        json.loads(str(stored["values"]))
+    except Exception:  # numpy, zipfile, zlib and json each raise their own errors
         return None
-    return kept
+    return stored

@@ -1,8 +1,8 @@
 """One run: a recipe in, a folder and a ledger row out.
 
-A run's folder holds its recipe, the machine, the ids it used, the log, the metrics and the
-weights. It is made step by step, and every step is skipped when its outcome is there already:
-to resume a run is to start it again.
+A run's folder contains its recipe, the machine, the ids it used, the log, the metrics and the
+weights. Every step is skipped if its output exists already, so a run is resumed by starting it
+again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from segnb.device import describe
 from segnb.errors import ConfigError, DataError
 from segnb.experiments import stage1
 from segnb.experiments.probe import Probe
-from segnb.files import claimed, write_atomic
+from segnb.files import claimed, write_atomic, write_json
 from segnb.metrics.segmentation import Score
 from segnb.models import SegmentationNetwork, build_network
 from segnb.recipe import Recipe
@@ -49,12 +49,12 @@ class Splits:
     """The images of a run.
 
     Attributes:
-        train: All training images; labels outside ``labelled`` are not looked at.
+        train: All training images; labels outside ``labelled`` are not used.
         labelled: Ids whose labels are used.
-        missing: Ids of a split list that the data set does not hold.
-        evaluated: The splits that are reported, ``val`` first, with their working sets.
-        subsets: Parts of a reported split that are scored as well: ids by the part's name, by the
-            split's name.
+        missing: How many ids of a split list are not in the data set.
+        evaluated: The reported splits, ``val`` first, with their working sets.
+        subsets: Parts of each reported split that are scored separately as well: ids by the part's
+            name, by the split's name.
     """
 
     train: WorkingSet
@@ -73,8 +73,8 @@ def load_splits(recipe: Recipe, *, root: Path | None = None, progress_bar: bool 
     """The images of a recipe, at its working resolution.
 
     Raises:
-        ConfigError: Nothing is left to put pseudo-labels on, or there is no such drive to hold out.
-        DataError: A file is missing or not what it should be, or no pixel of a split has a label.
+        ConfigError: No image is left for pseudo-labels, or there is no such drive to hold out.
+        DataError: A file is missing or wrong, or no pixel of a split has a label.
     """
     train = datasets.load(recipe.dataset, "train", root=root, size=recipe.size)
     held_out = _held_out(recipe, train)
@@ -90,14 +90,12 @@ def load_splits(recipe: Recipe, *, root: Path | None = None, progress_bar: bool 
         if name == "train":
             continue
         split = datasets.load(recipe.dataset, name, root=root, size=recipe.size)
-        evaluated[name] = (
-            split,
-            datasets.working_set(split, size=recipe.size, progress_bar=progress_bar),
-        )
+        data = datasets.working_set(split, size=recipe.size, progress_bar=progress_bar)
+        evaluated[name] = (split, data)
     if recipe.kind.rounds > 1 and len(labelled) == len(used):
         raise ConfigError(
-            f"all {len(labelled)} training images are labelled; pseudo-labels need some without a "
-            "label: take a smaller fraction, or the method 'contrastive'"
+            f"all {len(labelled)} training images are labelled, so none is left for pseudo-labels: "
+            "use a smaller fraction, or the method 'contrastive'"
         )
     whole = datasets.working_set(train, size=recipe.size, progress_bar=progress_bar)
     if held_out:
@@ -113,7 +111,7 @@ def load_splits(recipe: Recipe, *, root: Path | None = None, progress_bar: bool 
 
 
 def _held_out(recipe: Recipe, train: SegmentationDataset) -> tuple[str, ...]:
-    """Training images of the drive that the recipe sets aside."""
+    """Ids of the training images of the drive that the recipe sets aside."""
     if recipe.hold_out is None:
         return ()
     drive = datasets.get(recipe.dataset).drive
@@ -123,14 +121,14 @@ def _held_out(recipe: Recipe, train: SegmentationDataset) -> tuple[str, ...]:
     if drives[recipe.hold_out] in (0, len(train)):
         known = ", ".join(f"{name} ({count})" for name, count in drives.items())
         raise ConfigError(
-            f"hold_out is {recipe.hold_out!r}; {recipe.dataset}'s training images are of the "
+            f"hold_out is {recipe.hold_out!r}; {recipe.dataset}'s training images come from the "
             f"drives {known}, of which one can be set aside"
         )
     return tuple(name for name in train.ids if drive(name) == recipe.hold_out)
 
 
 def _by_drive(name: str, data: WorkingSet, train: Sequence[str]) -> dict[str, frozenset[str]]:
-    """Ids of a split by whether the training images are of their drive; none if all are alike."""
+    """Ids of a split by whether the training images include their drive; empty if all agree."""
     drive = datasets.get(data.info.name).drive
     if drive is None:
         return {}
@@ -143,13 +141,13 @@ def _by_drive(name: str, data: WorkingSet, train: Sequence[str]) -> dict[str, fr
 def _need_labels(data: WorkingSet, what: str) -> None:
     if not any(bool((mask != IGNORE).any()) for mask in data.masks):
         raise DataError(
-            f"{data.info.name}: every pixel of the {len(data)} {what} images is void; look whether "
-            "their masks hold the class ids that data/README.md lists"
+            f"{data.info.name}: every pixel of the {len(data)} {what} images is void; check that "
+            "their masks contain the class ids listed in data/README.md"
         )
 
 
 def run_folder(recipe: Recipe, runs: Path = RUNS) -> Path:
-    """Where a recipe's run lives."""
+    """The folder of a recipe's run."""
     name = f"{Path(recipe.dataset).name}-{recipe.tier}-{recipe.method}-s{recipe.seed}-{recipe.hash}"
     return runs / name
 
@@ -172,31 +170,31 @@ def run(
     should_stop: Callable[[], bool] | None = None,
     until: Literal["pretrain", "end"] = "end",
 ) -> ledger.Row | None:
-    """Train and measure a recipe, or finish what an earlier call began.
+    """Train and measure a recipe, or finish what an earlier call started.
 
     Args:
-        recipe: What to do.
-        runs: Run folders go here.
-        results: The finished row and its log go here; ``None`` keeps them in the run folder.
-        root: Where the data sets are.
-        cpu: Use the processor even where there is a GPU.
+        recipe: The recipe.
+        runs: Folder of the runs.
+        results: Folder for the finished row and its log; ``None`` keeps them in the run folder.
+        root: Folder of the data sets.
+        cpu: Use the CPU even if there is a GPU.
         progress_bar: Show progress.
         on_log: Called with every row of the training log.
-        should_stop: Asked after every step; true stops with a checkpoint.
-        until: ``pretrain`` stops after stage 1; the next call goes on from there.
+        should_stop: Called after every step; returning true stops with a checkpoint.
+        until: ``pretrain`` stops after stage 1; the next call continues from there.
 
     Returns:
         The ledger row; ``None`` after stage 1 alone.
 
     Raises:
-        SegnbError: Bad input, too little memory, a loss that is not a number, a stop asked for, a
-            split list that changed since the run began, another process at work on the run, or a
-            ledger that can't be read.
+        SegnbError: Bad input, too little memory, a loss that is not finite, a requested stop, a
+            split list that changed since the run started, another process working on the run, or
+            an unreadable ledger.
     """
     if until == "pretrain" and not recipe.has_stage1:
         raise ConfigError(f"method {recipe.method!r} has no stage 1")
     if results is not None:
-        # Better now than after the training.
+        # Better to fail now than after training.
         results.mkdir(parents=True, exist_ok=True)
         ledger.read(ledger.ledger_path(results))
     folder = run_folder(recipe, runs)
@@ -225,9 +223,9 @@ def run(
                 if measured is None:
                     return None
                 if accelerator.is_main_process:
-                    write_atomic(finished, json.dumps(measured, indent=1) + "\n")
+                    write_json(finished, measured)
     if accelerator.is_main_process:
-        # All that a checkpoint is for is done; the weights stay.
+        # The run is finished, so its checkpoints are no longer needed; the weights stay.
         for checkpoint in folder.glob("*.pt"):
             checkpoint.unlink()
         if results is not None:
@@ -237,14 +235,15 @@ def run(
 
 
 def publish(folder: Path, row: ledger.Row, results: Path) -> None:
-    """Copy a finished run's small files beside the ledger, then add its row."""
+    """Copy a finished run's small files to the ledger's folder, then add its row."""
     name = row["recipe_hash"]
-    write_atomic(results / "logs" / f"{name}.jsonl", (folder / "log.jsonl").read_bytes())
-    for kind in ("ids", "environment"):
-        write_atomic(
-            results / "logs" / f"{name}.{kind}.json", (folder / f"{kind}.json").read_bytes()
-        )
-    write_atomic(results / "previews" / f"{name}.npz", (folder / "preview.npz").read_bytes())
+    for source, target in (
+        ("log.jsonl", f"logs/{name}.jsonl"),
+        ("ids.json", f"logs/{name}.ids.json"),
+        ("environment.json", f"logs/{name}.environment.json"),
+        ("preview.npz", f"previews/{name}.npz"),
+    ):
+        write_atomic(results / target, (folder / source).read_bytes())
     ledger.add(ledger.ledger_path(results), row)
 
 
@@ -256,7 +255,7 @@ def load_network(folder: Path, *, weights: str = "weights") -> SegmentationNetwo
         weights: ``weights`` (after stage 2) or ``pretrained`` (after stage 1).
     """
     recipe = read_recipe(folder)
-    # The weights are in the file: nothing to fetch.
+    # All weights come from the file, so there is nothing to fetch.
     network = build_network(recipe.replace(encoder_weights=None))
     if weights == "pretrained" and recipe.uses_contrastive:
         network.attach_projection()
@@ -274,10 +273,10 @@ def score_again(
     cpu: bool = False,
     progress_bar: bool = True,
 ) -> tuple[DatasetInfo, Score]:
-    """The data set, and the score of a finished run's weights on one of its reported splits.
+    """Score a finished run's weights on one of its reported splits; also returns the data set.
 
     Raises:
-        DataError: The folder holds no run, or files of the data set are missing.
+        DataError: The folder contains no run, or files of the data set are missing.
         ConfigError: The run's recipe has no such split.
     """
     recipe = read_recipe(folder)
@@ -288,13 +287,8 @@ def score_again(
         )
     dataset, data = splits.evaluated[split]
     session = Session(accelerator=make_accelerator(recipe.precision, cpu=cpu))
-    score = evaluation.evaluate(
-        load_network(folder),
-        dataset,
-        data,
-        session=session,
-        subsets=splits.subsets[split],
-    )
+    network, subsets = load_network(folder), splits.subsets[split]
+    score = evaluation.evaluate(network, dataset, data, session=session, subsets=subsets)
     return dataset.info, score
 
 
@@ -302,7 +296,7 @@ def read_recipe(folder: Path) -> Recipe:
     """The recipe of a run folder.
 
     Raises:
-        DataError: The folder holds no run, or not one that this version can read.
+        DataError: The folder holds no run, or one that this version cannot read.
     """
     path = folder / "recipe.json"
     if not path.exists():
@@ -310,7 +304,7 @@ def read_recipe(folder: Path) -> Recipe:
     try:
         return Recipe.from_dict(_read_json(path))
     except ValueError as error:
-        raise DataError(f"{path} holds no recipe of this version: {error}") from error
+        raise DataError(f"{path} is no recipe of this version: {error}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -324,16 +318,16 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _claimed(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """Keep a run to one process: two would write one log and one set of checkpoints."""
+    """Reserve a run for one process: two would write the same log and checkpoints."""
 
     def refuse() -> None:
-        raise ConfigError(f"another process is at work on {folder}; wait for it")
+        raise ConfigError(f"another process is working on {folder}; wait for it to finish")
 
     return claimed(folder, busy=refuse)
 
 
 def _check_split_list(recipe: Recipe, folder: Path, *, root: Path | None) -> None:
-    """A recipe knows its split list by name; what a run began with must still be in it."""
+    """Check that the split list, which a recipe knows only by name, has not changed."""
     used = folder / "ids.json"
     if recipe.split_list is None or not used.exists():
         return
@@ -341,30 +335,30 @@ def _check_split_list(recipe: Recipe, folder: Path, *, root: Path | None) -> Non
     listed = datasets.read_split_list(Path(recipe.split_list), train)
     if list(listed.ids) != _read_json(used)["labelled"]:
         raise ConfigError(
-            f"{recipe.split_list} has changed since {folder} was begun with it; give the new list "
-            "a name of its own, or delete that folder"
+            f"{recipe.split_list} has changed since {folder} was started with it; give the new "
+            "list another name, or delete that folder"
         )
 
 
 def within_memory(recipe: Recipe, work: Callable[[], T]) -> T:
-    """What ``work`` returns.
+    """Return what ``work`` returns.
 
     Raises:
-        ConfigError: The device has no room for the recipe, with what to make smaller.
+        ConfigError: The device has too little memory for the recipe; says what to reduce.
     """
     try:
         return work()
     except torch.OutOfMemoryError as error:
         lacking = str(error)
-    # Raised here and not above: the cause's frames would keep the memory.
+    # Not raised inside the handler: the original error's frames would keep the memory.
     batches = f"--finetune.batch {recipe.finetune.batch}"
     if recipe.uses_contrastive:
         batches = f"--pretrain.batch {recipe.pretrain.batch} or {batches}"
     crop = " ".join(map(str, recipe.crop))
     first = lacking.split("\n")[0]
     raise ConfigError(
-        f"the device has too little memory for this recipe; take less than {batches}, or than "
-        f"--crop {crop} ({first})"
+        f"the device has too little memory for this recipe; reduce {batches}, or --crop {crop} "
+        f"({first})"
     )
 
 
@@ -372,7 +366,7 @@ def _describe(folder: Path, recipe: Recipe, splits: Splits, session: Session) ->
     path = folder / "environment.json"
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     machine = dataclasses.asdict(describe(session.device))
-    # A run that goes on has begun before.
+    # A resumed run started earlier.
     machine["started"] = _read_json(path).get("started", now) if path.exists() else now
     machine["segnb"] = segnb.__version__
     machine["commit"] = _commit()
@@ -385,9 +379,9 @@ def _describe(folder: Path, recipe: Recipe, splits: Splits, session: Session) ->
         "train": len(splits.train.ids),
         "evaluated": {name: len(data.ids) for name, (_, data) in splits.evaluated.items()},
     }
-    write_atomic(folder / "recipe.json", json.dumps(recipe.to_dict(), indent=1) + "\n")
-    write_atomic(path, json.dumps(machine, indent=1) + "\n")
-    write_atomic(folder / "ids.json", json.dumps(ids, indent=1) + "\n")
+    write_json(folder / "recipe.json", recipe.to_dict())
+    write_json(path, machine)
+    write_json(folder / "ids.json", ids)
 
 
 def _train_and_measure(
@@ -424,14 +418,9 @@ def _train_and_measure(
     probe.measure("finetuned", network)
     scores: dict[str, Score] = {}
     for name, (split, data) in splits.evaluated.items():
-        scores[name] = evaluation.evaluate(
-            network,
-            split,
-            data,
-            session=session,
-            subsets=splits.subsets[name],
-        )
-        scores |= scores[name].subsets
+        subsets = splits.subsets[name]
+        score = evaluation.evaluate(network, split, data, session=session, subsets=subsets)
+        scores |= {name: score, **score.subsets}
     probe.save(folder / "preview.npz", network)
     begun = _read_json(folder / "environment.json")
     return _row(recipe, splits, session, begun, logs, scores, probe.values, shared)
@@ -440,7 +429,7 @@ def _train_and_measure(
 def _with_pseudo_labels(
     network: SegmentationNetwork, recipe: Recipe, splits: Splits, session: Session
 ) -> WorkingSet:
-    """All training images: labelled ones with their labels, the others with predictions."""
+    """All training images: the labelled ones with their labels, the others with predictions."""
     known = set(splits.labelled)
     rows = [row for row, name in enumerate(splits.train.ids) if name not in known]
     unlabelled = splits.train.subset([splits.train.ids[row] for row in rows])
@@ -463,6 +452,7 @@ def _row(
 ) -> ledger.Row:
     contrastive = recipe.uses_contrastive
     machine = describe(session.device)
+    last_rows = [rows[-1] for rows in logs if rows]
     return {
         "dataset": recipe.dataset,
         "tier": recipe.tier,
@@ -478,12 +468,10 @@ def _row(
         **measured["finetuned"],
         "compactness": measured,
         "cell_rule": CELL_RULE,
-        "steps": sum(rows[-1]["step"] for rows in logs if rows),
-        "seconds": round(sum(rows[-1]["seconds"] for rows in logs if rows), 1),
+        "steps": sum(row["step"] for row in last_rows),
+        "seconds": round(sum(row["seconds"] for row in last_rows), 1),
         "stages": {
-            rows[-1]["stage"]: {k: rows[-1][k] for k in ("step", "seconds", "loss")}
-            for rows in logs
-            if rows
+            row["stage"]: {k: row[k] for k in ("step", "seconds", "loss")} for row in last_rows
         },
         "image_passes": recipe.image_passes(),
         "stage1": None if shared is None else stage1.of_row(shared, recipe),
@@ -496,7 +484,7 @@ def _row(
         "changes": recipe.changes(),
         "command": recipe.command(),
         "started": begun["started"],
-        # Of the code that was loaded then; the checkout may have moved on since.
+        # The commit of the code that was loaded then; the checkout may have changed since.
         "commit": begun["commit"],
         "version": segnb.__version__,
         "log": f"logs/{recipe.hash}.jsonl",
@@ -504,25 +492,25 @@ def _row(
 
 
 def score_fields(scores: Mapping[str, Score]) -> dict[str, Any]:
-    """What a row holds of scores: ``miou_NAME`` of each split or part of one, and the details."""
+    """The fields of scores in a row: ``miou_NAME`` of each split or part, and the details."""
+    ious = {
+        name: [None if value is None else round(value, 2) for value in score.iou]
+        for name, score in scores.items()
+    }
     return {
         **{f"miou_{name}": round(score.miou, 3) for name, score in scores.items()},
-        "iou": {name: _rounded(score.iou) for name, score in scores.items()},
+        "iou": ious,
         "pixel_accuracy": {k: round(s.pixel_accuracy, 3) for k, s in scores.items()},
     }
 
 
-def _rounded(values: Sequence[float | None]) -> list[float | None]:
-    return [None if value is None else round(value, 2) for value in values]
-
-
 def _commit() -> str | None:
-    """The commit of a source checkout, ``+`` where the package was changed; ``None`` elsewhere.
+    """The commit of a source checkout, with ``+`` if the package was changed; else ``None``.
 
-    A run writes into ``results/``, which is tracked too: that is no change of the code.
+    A run writes into ``results/``, which is tracked too, but that does not change the code.
     """
     try:
-        # Installed into an environment inside a checkout of something else, it is not of that.
+        # The package may be installed in an environment inside a checkout of something else.
         _git("ls-files", "--error-unmatch", "--", Path(__file__).name)
         commit = _git("rev-parse", "--short", "HEAD")
         changed = _git("status", "--porcelain", "--", ".")

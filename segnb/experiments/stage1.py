@@ -1,9 +1,9 @@
-"""Stage 1, trained once: recipes that differ in stage 2 alone share it.
+"""Stage 1, trained once and shared by recipes that differ only in stage 2.
 
-A stage 1 is trained in a folder of its own beside the runs, ``stage1/KEY``, under a key made of
-all that decides its weights. Every run that needs it copies it into its own folder, which is
-complete without the store from then on. A record beside the weights holds the key's parts, the
-log and a checksum; it is written last, so weights without one are not taken for whole.
+A stage 1 is trained in its own folder beside the runs, ``stage1/KEY``. The key is a hash of
+everything that determines its weights. Every run that needs it copies it into its own folder and
+then no longer needs the store. A record beside the weights contains the parts of the key, the log
+and a checksum. It is written last, so weights without a record count as incomplete.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 import segnb
 from segnb.datasets import WorkingSet
 from segnb.device import describe
-from segnb.files import claimed, write_atomic
+from segnb.files import claimed, write_atomic, write_json, write_json_lines
 from segnb.models import SegmentationNetwork
 from segnb.recipe import Recipe
 from segnb.training import Session, TrainingStopped, finetune, pretrain
@@ -33,16 +33,16 @@ from segnb.training.log import LogRow, read_log
 #: The folder of all stage 1s, in the folder of the runs.
 STORE = "stage1"
 
-#: Raise it with any change of the code that changes what stage 1 learns: what was trained before
-#: is then left alone.
+#: Increase this with any change of the code that changes what stage 1 learns: stored weights are
+#: then no longer used.
 CODE = 1
 
-#: Stage 1 in the log, in both methods of pre-training.
+#: The name of stage 1 in the log, for both methods of pre-training.
 NAME = "pretrain"
 
 WEIGHTS, RECORD = "pretrained.safetensors", "pretrained.json"
 
-#: Seconds between two looks at a stage 1 that another process is training.
+#: Seconds between two checks whether another process has finished a stage 1.
 POLL_SECONDS = 0.5
 
 Record = dict[str, Any]
@@ -51,17 +51,17 @@ Record = dict[str, Any]
 def train_or_take(
     network: SegmentationNetwork, data: WorkingSet, recipe: Recipe, *, session: Session
 ) -> Record:
-    """Bring ``network`` to the end of stage 1: trained here, or taken from where it was.
+    """Bring ``network`` to the end of stage 1, by training it or by loading stored weights.
 
-    The weights are the same to the last bit either way. Where another process is training this
-    stage 1, it is waited for; if it dies, its last checkpoint is taken over.
+    The weights are the same to the last bit either way. If another process is training this stage
+    1, wait for it; if that process dies, continue from its last checkpoint.
 
     Args:
         network: The untrained network; changed in place.
         data: The labelled images.
         recipe: A recipe that has a stage 1.
         session: Its folder is the run's own, inside the folder of all runs. The rows of stage 1
-            go into the run's log.
+            are added to the run's log.
 
     Returns:
         The record: ``key``, ``rows`` of the log, ``recipe_hash`` of the run that trained it and
@@ -73,7 +73,7 @@ def train_or_take(
     folder = session.folder
     assert folder is not None
     decides = _decides(data, recipe, session)
-    # A run that goes on keeps the stage 1 that it began with, on whatever machine it goes on.
+    # A resumed run keeps the stage 1 that it started with, even on another machine.
     same_run = {name: decides[name] for name in ("recipe", "data")}
     record = _load(folder, network, data, recipe, session, same_run)
     if record is None:
@@ -88,13 +88,13 @@ def train_or_take(
                 _say(f"stage 1 {key}: taken from {store}")
             if session.is_main:
                 write_atomic(folder / WEIGHTS, (store / WEIGHTS).read_bytes())
-                write_atomic(folder / RECORD, json.dumps(record, indent=1) + "\n")
+                write_json(folder / RECORD, record)
     _into_log(session, record["rows"])
     return record
 
 
 def held(runs: Path) -> set[str]:
-    """Hashes of the stage 1 recipes that the store of a runs folder holds, on any machine."""
+    """Hashes of the stage 1 recipes in the store of a runs folder, from any machine."""
     found: set[str] = set()
     for path in (runs / STORE).glob(f"*/{RECORD}"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -103,7 +103,7 @@ def held(runs: Path) -> set[str]:
 
 
 def of_row(record: Record, recipe: Recipe) -> dict[str, Any]:
-    """What a ledger row says of its stage 1; its steps and seconds count as if trained for it."""
+    """The stage 1 entry of a ledger row; a shared stage counts its steps and seconds in full."""
     environment = record["environment"]
     return {
         "key": record["key"],
@@ -114,7 +114,7 @@ def of_row(record: Record, recipe: Recipe) -> dict[str, Any]:
 
 
 def _decides(data: WorkingSet, recipe: Recipe, session: Session) -> dict[str, Any]:
-    """All that decides the weights: what is trained, on which pixels, by which arithmetic."""
+    """Everything that determines the weights: the recipe, the pixels and the arithmetic."""
     return {
         "recipe": recipe.stage1().hash,
         "data": data.digest(),
@@ -135,7 +135,7 @@ def _load(
     session: Session,
     decides: dict[str, Any],
 ) -> Record | None:
-    """The stage 1 of a folder, if it is whole and the wanted one; one line says where it is not."""
+    """Load the stage 1 of a folder if it is complete and the right one; otherwise say why not."""
     path = folder / RECORD
     if not path.exists():
         return None
@@ -149,13 +149,13 @@ def _load(
     if not (whole and wanted):
         if session.is_main:
             what = "of another recipe, other images or other arithmetic" if whole else "damaged"
-            _say(f"the stage 1 in {folder} is {what}: it is not used but trained again")
+            _say(f"the stage 1 in {folder} is {what}: it is not used, but trained again")
         return None
     if recipe.uses_contrastive:
         network.attach_projection()
     else:
         network.attach_classifier(data.info.num_classes)
-    # As training leaves it, so that it measures the same to the last bit.
+    # The state that training leaves, so that measurements agree to the last bit.
     network.to(device=session.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     load_weights(folder / WEIGHTS, network)
     if scaler is not None and session.accelerator.scaler is not None:
@@ -171,12 +171,12 @@ def _train(
     session: Session,
     decides: dict[str, Any],
 ) -> Record:
-    """Train in the store's folder, or go on there from a checkpoint, and leave a whole result."""
+    """Train in the store's folder, or continue from a checkpoint there, and store the result."""
     _into_log(session, read_log(store / "log.jsonl"))
     log = session.log()
 
     def on_log(row: LogRow) -> None:
-        # The run's own log shows its stage 1 while it is trained.
+        # The run's own log should show stage 1 during training.
         log.append(row)
         if session.on_log is not None:
             session.on_log(row)
@@ -198,30 +198,30 @@ def _train(
         save_weights(store / WEIGHTS, network)
         record["weights"] = _checksum(store / WEIGHTS)
         record["environment"] = json.loads((session.folder / "environment.json").read_text())
-        write_atomic(store / RECORD, json.dumps(record, indent=1) + "\n")
+        write_json(store / RECORD, record)
         for name in (f"{NAME}.pt", "log.jsonl"):
             (store / name).unlink(missing_ok=True)
     return record
 
 
 def _into_log(session: Session, rows: list[LogRow]) -> None:
-    """Make ``rows`` the run's own rows of stage 1."""
+    """Replace the run's own rows of stage 1 by ``rows``."""
     log = session.log()
     if log.path is None or log.rows[: len(rows)] == rows:
         return
     others = [row for row in log.rows if row["stage"] != NAME]
-    write_atomic(log.path, "".join(json.dumps(row) + "\n" for row in [*rows, *others]))
+    write_json_lines(log.path, [*rows, *others])
 
 
 @contextlib.contextmanager
 def _claimed(store: Path, session: Session) -> Iterator[None]:
-    """Hold the store's folder; of several processes the first one does."""
+    """Reserve the store's folder; with several processes, the first one does."""
     announced = False
 
     def wait() -> None:
         nonlocal announced
         if not announced:
-            _say(f"waiting for stage 1 {store.name}, which another process trains in {store}")
+            _say(f"waiting for stage 1 {store.name}: another process is training it in {store}")
             announced = True
         if session.should_stop is not None and session.should_stop():
             raise TrainingStopped(f"stopped while waiting for stage 1 in {store}")
@@ -236,5 +236,5 @@ def _checksum(path: Path) -> str:
 
 
 def _say(line: str) -> None:
-    # Past a progress bar, not through it.
+    # Print above a progress bar, not into it.
     tqdm.write(line)

@@ -1,4 +1,4 @@
-"""Sweeps: many recipes, one after another, each once, and stage 1 once for all that share it."""
+"""Sweeps: many recipes, one after another; recipes that share a stage 1 train it only once."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from segnb.training import TrainingStopped
 
 
 def grid(base: Recipe, **choices: Sequence[Any]) -> list[Recipe]:
-    """Every combination of the choices, without recipes that would give the same result twice.
+    """Every combination of the choices, without recipes that would repeat a result.
 
-    ``grid(base, method=["ce", "contrastive"], temperature=[0.07, 0.2], seed=[0, 1])`` is six
-    recipes, not eight: cross-entropy has no temperature. Fields of a stage have a dot in their
-    name: ``grid(base, **{"finetune.steps": [25, 50]})``. Two stages, the first of no steps, are
-    method ``ce``, unless stage 2 keeps what stage 1 left. Seeds vary slowest, so that an
-    interrupted sweep leaves whole comparisons.
+    ``grid(base, method=["ce", "contrastive"], temperature=[0.07, 0.2], seed=[0, 1])`` gives six
+    recipes, not eight, because cross-entropy has no temperature. Fields of a stage have a dot in
+    their name: ``grid(base, **{"finetune.steps": [25, 50]})``. A method whose stage 1 has no steps
+    becomes ``ce``, unless stage 2 freezes something. Seeds vary slowest, so that an interrupted
+    sweep leaves whole comparisons.
     """
     names = sorted(choices, key=lambda name: name != "seed")
     found: dict[str, Recipe] = {}
@@ -42,7 +42,7 @@ def grid(base: Recipe, **choices: Sequence[Any]) -> list[Recipe]:
 
 
 def in_order(recipes: Iterable[Recipe]) -> list[Recipe]:
-    """The same recipes, those that share a stage 1 one after another."""
+    """The same recipes, with those that share a stage 1 next to each other."""
     groups: dict[str, list[Recipe]] = {}
     for recipe in recipes:
         groups.setdefault(_stage1_name(recipe) or recipe.hash, []).append(recipe)
@@ -50,12 +50,12 @@ def in_order(recipes: Iterable[Recipe]) -> list[Recipe]:
 
 
 def _stage1_name(recipe: Recipe) -> str | None:
-    """What recipes have in common where they share a stage 1; ``None`` where there is none."""
+    """A name that is equal for recipes that share a stage 1; ``None`` if there is no stage 1."""
     return recipe.stage1().hash if recipe.has_stage1 else None
 
 
 def passes_to_train(recipes: Iterable[Recipe], held: Set[str] = frozenset()) -> int:
-    """Image passes of all recipes, each stage 1 once, and not at all where its hash is held."""
+    """Image passes of all recipes; each stage 1 counts once, or not at all if already held."""
     total, known = 0, set(held)
     for recipe in recipes:
         name = _stage1_name(recipe)
@@ -65,12 +65,12 @@ def passes_to_train(recipes: Iterable[Recipe], held: Set[str] = frozenset()) -> 
 
 
 def plan(recipes: Sequence[Recipe], left: Sequence[Recipe], *, runs: Path = RUNS) -> str:
-    """What a sweep will cost and what its recipes share, in lines to print before it starts.
+    """The cost of a sweep and what its recipes share, in lines to print before it starts.
 
     Args:
-        recipes: All of them.
-        left: Those that the ledger does not hold.
-        runs: The folder of the runs, and of the stage 1s that are there.
+        recipes: All recipes.
+        left: Those that are not in the ledger.
+        runs: The folder of the runs, and of the stored stage 1s.
     """
     text = f"{len(recipes)} recipes: {len(recipes) - len(left)} in the ledger, {len(left)} to run"
     if not left:
@@ -79,22 +79,17 @@ def plan(recipes: Sequence[Recipe], left: Sequence[Recipe], *, runs: Path = RUNS
     sharing = Counter(name for name in map(_stage1_name, left) if name)
     if sharing:
         ready = len(sharing.keys() & held)
-        text += f"\nstage 1: {len(sharing)} for {sharing.total()} recipes"
-        text += (
-            f" ({_spread(sharing.values())} each); {ready} held, {len(sharing) - ready} to train"
-        )
+        low, high = min(sharing.values()), max(sharing.values())
+        each = str(low) if low == high else f"{low} to {high}"
+        text += f"\nstage 1: {len(sharing)} for {sharing.total()} recipes ({each} each)"
+        text += f"; {ready} held, {len(sharing) - ready} to train"
     alone = sum(recipe.image_passes() for recipe in left)
     text += f"\nimage passes: {passes_to_train(left, held):,}"
     return text + (f" ({alone:,} without sharing)" if sharing else "")
 
 
-def _spread(counts: Iterable[int]) -> str:
-    low, high = min(counts := list(counts)), max(counts)
-    return str(low) if low == high else f"{low} to {high}"
-
-
 def remaining(recipes: Iterable[Recipe], results: Path) -> list[Recipe]:
-    """Recipes that the ledger does not hold yet."""
+    """Recipes that are not in the ledger yet."""
     held = {row["recipe_hash"] for row in ledger.read(ledger.ledger_path(results))}
     return [recipe for recipe in recipes if recipe.hash not in held]
 
@@ -110,19 +105,19 @@ def sweep(
     should_stop: Callable[[], bool] | None = None,
     say: Callable[[str], None] = print,
 ) -> list[SegnbError]:
-    """Run all recipes that the ledger does not hold yet, those that share a stage 1 in a row.
+    """Run all recipes that are not in the ledger yet, those that share a stage 1 in a row.
 
     A recipe that fails is reported, and the others continue. After an interruption the same call
     resumes where it stopped, even within a run.
 
     Args:
-        recipes: What to run, in order but for what is shared.
-        runs: Run folders go here.
-        results: The folder of the ledger.
-        root: Where the data sets are.
-        cpu: Use the processor even where there is a GPU.
+        recipes: The recipes, in order except for what is shared.
+        runs: Folder of the runs.
+        results: Folder of the ledger.
+        root: Folder of the data sets.
+        cpu: Use the CPU even if there is a GPU.
         progress_bar: Show progress.
-        should_stop: Asked after every step of a training; true stops it with a checkpoint.
+        should_stop: Called after every training step; returning true stops with a checkpoint.
         say: Called with each line of progress.
 
     Returns:
@@ -170,7 +165,7 @@ def outcome(row: ledger.Row) -> str:
 
 
 class _Pace:
-    """Seconds an image pass, learnt from the runs that finished."""
+    """Seconds per image pass, measured on finished runs."""
 
     def __init__(self) -> None:
         self.seconds = 0.0

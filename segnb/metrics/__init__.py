@@ -1,8 +1,8 @@
-"""Measures: how right the predictions are, and how far the pixel embeddings gather by class."""
+"""Measures: how accurate the predictions are, and how well the embeddings cluster by class."""
 
 from __future__ import annotations
 
-from segnb.metrics.compactness import Compactness, compactness, pixel_positions, sample_pixels
+from segnb.metrics.compactness import Compactness, compactness, pixel_positions
 from segnb.metrics.segmentation import ConfusionScore, Score, score_confusion
 
 __all__ = [
@@ -11,6 +11,5 @@ __all__ = [
     "Score",
     "compactness",
     "pixel_positions",
-    "sample_pixels",
     "score_confusion",
 ]

@@ -15,12 +15,12 @@ from segnb.errors import DataError
 
 @dataclass(frozen=True)
 class Score:
-    """How right the predictions of one split are, in percent (0-100).
+    """How accurate the predictions of one split are, in percent (0-100).
 
     Attributes:
         miou: Mean of ``iou`` over the classes that occur in the masks or in the predictions.
         iou: Intersection over union of each class; ``None`` for a class that occurs in neither.
-        pixel_accuracy: Share of the labelled pixels that are right.
+        pixel_accuracy: Share of the labelled pixels that are predicted correctly.
         subsets: The scores of named parts of the split.
     """
 
@@ -31,36 +31,36 @@ class Score:
 
 
 class ConfusionScore:
-    """Counts pixels of many images into one confusion matrix, then scores the split.
+    """Counts the pixels of many images in one confusion matrix, then scores the split.
 
-    The mean over classes is taken after all pixels are counted. A mean over images of per-image
-    IoUs is another number: it rewards images with few classes and is not the mIoU of the
-    segmentation literature.
+    The mean over classes is taken after all pixels are counted. Averaging per-image IoUs gives a
+    different number: it rewards images with few classes and is not the mIoU of the segmentation
+    literature.
 
     Args:
-        num_classes: Number of classes, void not counted.
+        num_classes: Number of classes, not counting void.
     """
 
     def __init__(self, num_classes: int) -> None:
         from torchmetrics.classification import MulticlassConfusionMatrix
 
         self.num_classes = num_classes
-        # Its own validation sorts all pixels of every batch; ours below needs two maxima. One
-        # process scores the whole split, so there is nothing to wait for from the others.
+        # The library's validation sorts all pixels of every batch; ours only needs two extremes.
+        # One process scores the whole split, so it must not wait for the others.
         self._matrix: Any = MulticlassConfusionMatrix(
             num_classes, ignore_index=IGNORE, validate_args=False, sync_on_compute=False
         )
 
     def update(self, prediction: Tensor, mask: Tensor) -> None:
-        """Count a batch, of any shape, on any device.
+        """Count a batch of any shape, on any device.
 
         Args:
-            prediction: Class ids, any integer type; pixels where ``mask`` is 255 may hold anything.
-            mask: True class ids, same shape; 255 is counted nowhere.
+            prediction: Class ids, any integer type; ignored where ``mask`` is 255.
+            mask: True class ids, same shape; 255 is not counted.
 
         Raises:
-            ValueError: Shapes differ, or the prediction is not of integers.
-            DataError: A label or a prediction outside the classes.
+            ValueError: Shapes differ, or the prediction is not of an integer type.
+            DataError: A label or a prediction is not one of the classes.
         """
         if prediction.shape != mask.shape:
             raise ValueError(
@@ -80,7 +80,7 @@ class ConfusionScore:
         self._matrix.update(guesses, labels)
 
     def confusion(self) -> Tensor:
-        """The matrix so far: int64 ``[C, C]`` on the CPU, rows true classes, columns predicted."""
+        """The matrix so far: int64 ``[C, C]`` on the CPU, true classes by predicted classes."""
         matrix: Tensor = self._matrix.compute().cpu()
         return matrix
 
@@ -88,7 +88,7 @@ class ConfusionScore:
         """The score of everything counted so far.
 
         Raises:
-            DataError: Not one labelled pixel was counted.
+            DataError: No labelled pixel was counted.
         """
         return score_confusion(self.confusion())
 
@@ -107,15 +107,15 @@ class ConfusionScore:
 def score_confusion(matrix: Tensor) -> Score:
     """Score a confusion matrix.
 
-    With row ``c`` the pixels that are of class ``c`` and column ``c`` those taken for it,
+    Row ``c`` counts the pixels that are of class ``c``, column ``c`` those predicted as ``c``:
     ``IoU_c = n_cc / (row_c + column_c - n_cc)``.
 
     Args:
-        matrix: Counts ``[C, C]``, rows true classes, columns predicted classes.
+        matrix: Counts ``[C, C]``; true classes in rows, predicted classes in columns.
 
     Raises:
-        ValueError: Not a square matrix.
-        DataError: A matrix of zeros: no labelled pixel was counted.
+        ValueError: The matrix is not square.
+        DataError: The matrix is all zeros: no labelled pixel was counted.
     """
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"a confusion matrix is square; this one is {tuple(matrix.shape)}")

@@ -1,4 +1,4 @@
-"""The ledger: one JSON line for each finished run, which only runs write."""
+"""The ledger: one JSON line for each finished run; only runs add rows."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from segnb.errors import DataError
-from segnb.files import write_atomic
+from segnb.files import write_json_lines
 
 Row = dict[str, Any]
 
-#: Where the repository keeps its reported results.
+#: The folder of the repository's reported results.
 RESULTS = Path("results")
 
 #: Fields that every row has.
@@ -23,8 +23,8 @@ REQUIRED = (
     *("steps", "seconds", "device", "recipe_hash", "version"),
 )
 
-#: A finished run whose folder still exists adds its row again when its command is repeated.
-_REPAIR = "correct or delete that line; the command of its run writes it again"
+#: Repeating the command of a finished run adds its row again if the run's folder still exists.
+_REPAIR = "correct or delete that line; repeating the run's command adds it again"
 
 
 def ledger_path(results: Path) -> Path:
@@ -33,10 +33,10 @@ def ledger_path(results: Path) -> Path:
 
 
 def read(path: Path | str = RESULTS / "ledger.jsonl") -> list[Row]:
-    """All rows, oldest first; none where there is no ledger yet.
+    """All rows, oldest first; none if there is no ledger yet.
 
     Raises:
-        DataError: A line that is not a row, with its number.
+        DataError: A line is not a row; the message has its number.
     """
     source = Path(path)
     if not source.exists():
@@ -59,7 +59,7 @@ def read(path: Path | str = RESULTS / "ledger.jsonl") -> list[Row]:
 
 
 def add(path: Path, row: Row) -> None:
-    """Add a row; it replaces one of the same recipe.
+    """Add a row, replacing any of the same recipe.
 
     Raises:
         DataError: The row lacks a field.
@@ -71,13 +71,13 @@ def add(path: Path, row: Row) -> None:
 
 
 def rewrite(path: Path, change: Callable[[list[Row]], list[Row]]) -> None:
-    """Replace the ledger's rows by what ``change`` makes of them.
+    """Replace the ledger's rows by the result of ``change``.
 
     The file is locked, so that several sweeps can share it, and renamed into place, so that a
-    reader never sees half of it.
+    reader never sees a partial file.
     """
     from filelock import FileLock
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
-        write_atomic(path, "".join(json.dumps(row) + "\n" for row in change(read(path))))
+        write_json_lines(path, change(read(path)))

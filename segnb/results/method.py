@@ -1,4 +1,4 @@
-"""The method of a run: one record that tables, figures and the explorer share."""
+"""The method of a run, as tables, figures and the explorer show it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from segnb.methods import KINDS, LOSSES, same_compute
 from segnb.recipe import Recipe, preset
 
-#: What a gain is measured over, the weakest first.
+#: The baselines over which gains are measured, the weakest first.
 Baseline = Literal[
     "cross-entropy",
     "the same compute",
@@ -23,7 +23,7 @@ Baseline = Literal[
 
 @dataclass(frozen=True)
 class Mark:
-    """How a series is drawn; colour alone never tells two methods apart.
+    """How a series is drawn; methods never differ by colour alone.
 
     Attributes:
         colour: Hex colour, from Okabe and Ito's set for all kinds of colour vision.
@@ -38,7 +38,7 @@ class Mark:
     filled: bool = True
 
     def keywords(self) -> dict[str, Any]:
-        """Keywords of a matplotlib mark."""
+        """Keyword arguments for matplotlib."""
         return {
             "color": self.colour,
             "marker": self.marker,
@@ -50,17 +50,17 @@ class Mark:
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A method, and how it differs from the preset; runs of one method differ in labels and seed.
+    """A method, and how it differs from the preset; its runs differ in labels and seed.
 
     Attributes:
         kind: Key of :data:`segnb.methods.KINDS`.
-        form: Form of the contrastive loss; ``None`` where there is none, as the next two.
-        scope: Where its keys come from.
-        loss_map: Height and width of the map the loss sees, where it is not the preset's; empty
-            for the network's own feature map.
-        frozen: What stage 2 leaves as stage 1 made it: the ``network`` but for the classifier, or
-            the ``statistics`` of BatchNorm.
-        undistorted: A baseline of more compute without its colour distortion.
+        form: Form of the contrastive loss. This and the next two are ``None`` without such a loss.
+        scope: Where the keys come from.
+        loss_map: Height and width of the embedding map in the loss if they differ from the
+            preset's; empty for the network's own feature map.
+        frozen: What stage 2 keeps from stage 1: the ``network`` except the classifier, or the
+            ``statistics`` of BatchNorm.
+        undistorted: A baseline of more compute, but without its colour distortion.
         imagenet: The encoder starts from ImageNet weights.
     """
 
@@ -92,7 +92,7 @@ class Method:
 
     @cached_property
     def name(self) -> str:
-        """What tables and legends call it: kind, form and scope, then all that differs."""
+        """The name in tables and legends: kind, form and scope, then all differences."""
         name = self.short_name
         if self.loss_map is not None:
             size = "x".join(map(str, self.loss_map))
@@ -114,16 +114,16 @@ class Method:
 
     @cached_property
     def order(self) -> tuple[int, int, str]:
-        """Sorting key: by kind, then the paper's form first and ``cross`` first, then by name."""
+        """Sort key: by kind, then the paper's form first and ``cross`` first, then by name."""
         loss = [*LOSSES].index((self.form, self.scope)) if self.form and self.scope else -1
         return [*KINDS].index(self.kind), loss, self.name
 
     @cached_property
     def baselines(self) -> dict[Baseline, Method]:
-        """What its gain is measured over: neither itself nor, for a baseline, a stronger one.
+        """The baselines of this method's gains: not itself nor, for a baseline, a stronger one.
 
-        The same compute means as many image passes: for pseudo-labels twice those of one round.
-        Cross-entropy in both stages differs from ``contrastive`` in the loss of stage 1 alone, so
+        The same compute means as many image passes; for pseudo-labels, those of both rounds.
+        Cross-entropy in both stages differs from ``contrastive`` only in the loss of stage 1, so
         stage 2 freezes the same. ImageNet weights are compared with ImageNet weights.
         """
         like = Method(kind="ce", imagenet=self.imagenet)
@@ -138,10 +138,10 @@ class Method:
 
     @property
     def mark(self) -> Mark:
-        """How it is drawn: filled as its preset has it, open where something differs.
+        """How the method is drawn: the preset's marker, but open if anything differs.
 
-        Undistorted is dashed; ImageNet weights and what is frozen are dotted; another map of the
-        loss is dashed and dotted.
+        Lines are dashed if undistorted, dotted with ImageNet weights or frozen parts, and
+        dash-dotted for another embedding map in the loss.
         """
         kind = KINDS[self.kind]
         colour, marker, line = kind.colour, kind.marker, kind.line
@@ -166,5 +166,5 @@ def recipe_of(row: Mapping[str, Any]) -> Recipe:
 
 @cache
 def _recipe(text: str) -> Recipe:
-    # Cached: a table needs each row's recipe many times, and reading it takes a millisecond.
+    # Cached: a table needs each row's recipe many times, and parsing it takes a millisecond.
     return Recipe.from_dict(json.loads(text))

@@ -1,7 +1,7 @@
-"""From ledger rows to numbers over seeds, and from those to markdown tables.
+"""From ledger rows to statistics over seeds, and from those to markdown tables.
 
-All figures and tables of results group runs here, and so refuse to average runs that differ in
-more than their seed.
+All figures and tables of results group runs with these functions, which refuse to average runs
+that differ in more than their seed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from segnb.errors import ConfigError
 from segnb.methods import KINDS
+from segnb.recipe import flat
 from segnb.results.method import Baseline, Method, recipe_of
 
 Row = Mapping[str, Any]
@@ -31,16 +32,16 @@ MEASURE_NAMES: dict[str, str] = {
     "miou_held_out": "mIoU, drive held out of train",
 }
 
-#: Fewer runs have no interval worth showing: for two, Student's factor is 12.7, for three 4.3.
+#: With fewer runs an interval is too wide to show: Student's factor is 12.7 for two, 4.3 for three.
 _FEWEST_SEEDS = 3
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A number over seeds.
+    """A number over several seeds.
 
     Attributes:
-        seeds: How many runs.
+        seeds: Number of runs.
         mean: Their mean.
         std: Sample standard deviation (n - 1); ``None`` for one run.
         low: Lower end of the 95 % Student-t interval of the mean; ``None`` for one run.
@@ -55,7 +56,7 @@ class Summary:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The interval's ends where tables and figures show it: from three runs on."""
+        """The interval as tables and figures show it; ``None`` for fewer than three runs."""
         if self.low is None or self.high is None or self.seeds < _FEWEST_SEEDS:
             return None
         return self.low, self.high
@@ -63,14 +64,14 @@ class Summary:
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one method with one number of labelled images; they differ in the seed alone.
+    """The runs of one method with one number of labelled images; they differ only in the seed.
 
     Attributes:
-        method: Whose runs they are.
+        method: The method.
         labelled: Number of labelled images.
         fraction: The same as a share of the training images; ``None`` for a list of ids.
-        values: The measure in percent by seed.
-        rows: The rows themselves by seed.
+        values: The measure in percent, by seed.
+        rows: The rows, by seed.
     """
 
     method: Method
@@ -96,13 +97,13 @@ def fraction_name(fraction: float | None) -> str:
 def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
     """The rows whose fields have the wanted values.
 
-    A field is a key of the row or of its recipe. Its value may be a test
-    (``fraction=lambda f: f < 0.1``), or a mapping that names some keys
-    (``pretrain={"steps": 1000}``). A field that a method does not use, such as the temperature of
-    cross-entropy, does not drop that method's rows.
+    A field is a key of the row or of its recipe. The wanted value may also be a test
+    (``fraction=lambda f: f < 0.1``), or a mapping with some of the keys
+    (``pretrain={"steps": 1000}``). A method that does not use a field, as cross-entropy does not
+    use the temperature, keeps its rows.
 
     Raises:
-        ConfigError: A field that no row has.
+        ConfigError: No row has such a field.
     """
     rows = list(rows)
     fields = [{**(row.get("recipe") or {}), **row} for row in rows]
@@ -142,13 +143,13 @@ def summarise(values: Iterable[float]) -> Summary:
 def groups(rows: Iterable[Row], measure: str = "miou_val") -> list[Group]:
     """Runs by method and number of labelled images, sorted by both.
 
-    Rows without a value for the measure are left out. Of two rows with the same recipe the later
+    Rows without a value for the measure are left out. Of two rows with the same recipe, the later
     one counts.
 
     Raises:
-        ConfigError: No row with the measure; several data sets or tiers; or one method and number
-            of labelled images with recipes that differ in more than the seed. The message names
-            the fields; choose with :func:`select`.
+        ConfigError: No row has the measure; there are several data sets or tiers; or recipes of
+            one method and number of labelled images differ in more than the seed. The message
+            names the fields; choose with :func:`select`.
     """
     usable = require_rows(rows, measure)
     bins: dict[tuple[Method, int], list[Row]] = {}
@@ -159,8 +160,8 @@ def groups(rows: Iterable[Row], measure: str = "miou_val") -> list[Group]:
         if len({recipe_identity(row) for row in members}) > 1:
             raise ConfigError(
                 f"runs of '{method}' with {labelled} labelled images differ in "
-                f"{', '.join(_differences(members))}: a mean over them would mean nothing; "
-                "choose with segnb.results.table.select"
+                f"{', '.join(_differences(members))}: their mean would be meaningless; choose "
+                "with segnb.results.table.select"
             )
         by_seed = {int(row["seed"]): row for row in members}
         found.append(
@@ -177,13 +178,13 @@ def groups(rows: Iterable[Row], measure: str = "miou_val") -> list[Group]:
 
 @dataclass(frozen=True)
 class Gain:
-    """What one method gains over a baseline, at one number of labelled images.
+    """The gain of one method over a baseline, at one number of labelled images.
 
     Attributes:
-        baseline: Which of the method's own baselines.
+        baseline: One of the method's baselines.
         group: The runs of the method.
-        differences: Points over the baseline by seed, for each seed that both have: the same
-            labelled images and first weights.
+        differences: Points above the baseline by seed, for each seed that both have: these runs
+            have the same labelled images and initial weights.
     """
 
     baseline: Baseline
@@ -195,10 +196,10 @@ def gains(rows: Iterable[Row], measure: str = "miou_val") -> list[Gain]:
     """Gains over each of the cross-entropy baselines, paired by seed, the weakest first.
 
     A seed without its baseline is left out, and so is one whose baseline of the same compute had
-    fewer image passes. What each method is compared with: :attr:`Method.baselines`.
+    fewer image passes. :attr:`Method.baselines` lists the baselines of each method.
 
     Raises:
-        ConfigError: See :func:`groups`; or no run has a baseline of its seed.
+        ConfigError: See :func:`groups`; or no run has a baseline with the same seed.
     """
     found = groups(rows, measure)
     by_method = {(group.method, group.labelled): group for group in found}
@@ -232,17 +233,17 @@ def gains(rows: Iterable[Row], measure: str = "miou_val") -> list[Gain]:
 def combined_gain(found: Iterable[Gain], weights: Mapping[int, float]) -> Summary | None:
     """A weighted sum of one method's gains over numbers of labelled images.
 
-    Summed seed by seed, so that only seeds repeat in the interval: the labelled images of one seed
-    are nested, so its gains at several numbers of them are not independent.
+    Gains are summed seed by seed before taking the interval. The labelled images of one seed are
+    nested, so its gains at several numbers of labelled images are not independent.
 
     Args:
         found: Gains of one method over one baseline.
         weights: By number of labelled images: ``{10: 1 / 2, 40: 1 / 2}`` is the mean of two,
-            ``{10: 1, 40: -1}`` the rise from 40 to 10. The paper claims label efficiency, so it
-            predicts a gain that rises as labels become fewer.
+            ``{10: 1, 40: -1}`` the increase from 40 to 10. The paper claims label efficiency, so
+            it predicts that the gain grows as labels become fewer.
 
     Returns:
-        ``None`` where no seed has a gain at every number.
+        ``None`` if no seed has a gain at every number.
     """
     held = {gain.group.labelled: gain.differences for gain in found}
     if not held.keys() >= weights.keys():
@@ -253,17 +254,17 @@ def combined_gain(found: Iterable[Gain], weights: Mapping[int, float]) -> Summar
 
 
 def one_device(rows: Iterable[Row]) -> list[Row]:
-    """The rows of the device that ran most of them: seconds of two devices can't be compared."""
+    """The rows of the most frequent device: times on different devices can't be compared."""
     rows = list(rows)
     most = Counter(row["device"] for row in rows).most_common(1)
     return [row for row in rows if row["device"] == most[0][0]]
 
 
 def each_run_once(rows: Iterable[AnyRow]) -> list[AnyRow]:
-    """Of the rows of one recipe and seed, the one in the arithmetic that most rows are in.
+    """Of several rows of one recipe and seed, keep the one in the most frequent arithmetic.
 
-    bf16 and fp32 can differ by more than two methods or temperatures do. "Most" is counted in each
-    data set and tier.
+    bf16 and fp32 can differ by more than two methods or temperatures do. Frequency is counted
+    within each data set and tier.
     """
     rows = list(rows)
     counts = Counter((row["dataset"], row["tier"], row.get("precision")) for row in rows)
@@ -279,9 +280,9 @@ def each_run_once(rows: Iterable[AnyRow]) -> list[AnyRow]:
 
 
 def beside_baselines(rows: Iterable[Row]) -> list[Row]:
-    """The rows at numbers of labelled images where cross-entropy was run too.
+    """The rows at numbers of labelled images for which there is cross-entropy as well.
 
-    All rows, where there is none: then no method can be compared with it anyway.
+    All rows if there is no cross-entropy: then no method can be compared with it anyway.
     """
     rows = list(rows)
     counts = {row["labelled"] for row in rows if not KINDS[row["method"]].stage_one}
@@ -289,11 +290,9 @@ def beside_baselines(rows: Iterable[Row]) -> list[Row]:
 
 
 def one_of_each_method(rows: Iterable[Row]) -> list[Row]:
-    """A run of each method, of the seed that most of them have: same labels, same first weights."""
+    """A run of each method, of the seed that most of them have: same labels and initial weights."""
     rows = list(rows)
-    methods: dict[int, set[Method]] = {}
-    for row in rows:
-        methods.setdefault(int(row["seed"]), set()).add(Method.of(row))
+    methods = _methods_by(rows, "seed")
     found: dict[Method, Row] = {}
     for row in sorted(rows, key=lambda row: (-len(methods[int(row["seed"])]), row["seed"])):
         found.setdefault(Method.of(row), row)
@@ -301,17 +300,22 @@ def one_of_each_method(rows: Iterable[Row]) -> list[Row]:
 
 
 def most_compared(rows: Iterable[Row]) -> list[Row]:
-    """The rows at the number of labelled images with most methods; the fewest of several."""
-    methods: dict[int, set[Method]] = {}
+    """The rows at the number of labelled images with most methods; at a tie, the smallest."""
     rows = list(rows)
-    for row in rows:
-        methods.setdefault(int(row["labelled"]), set()).add(Method.of(row))
+    methods = _methods_by(rows, "labelled")
     chosen = min(methods, key=lambda labelled: (-len(methods[labelled]), labelled), default=None)
     return [row for row in rows if row["labelled"] == chosen]
 
 
+def _methods_by(rows: Iterable[Row], field: str) -> dict[int, set[Method]]:
+    methods: dict[int, set[Method]] = {}
+    for row in rows:
+        methods.setdefault(int(row[field]), set()).add(Method.of(row))
+    return methods
+
+
 def one_count(found: Iterable[Group]) -> int:
-    """The number of labelled images that all groups share.
+    """The number of labelled images, which all groups must share.
 
     Raises:
         ConfigError: There are several.
@@ -326,14 +330,14 @@ def one_count(found: Iterable[Group]) -> int:
 
 
 def require_rows(rows: Iterable[Row], measure: str) -> list[Row]:
-    """The rows that hold the measure, all of one data set and tier.
+    """The rows that have the measure, all of one data set and tier.
 
     Raises:
         ConfigError: None are left, or they mix data sets or tiers.
     """
     rows = list(rows)
     if not rows:
-        raise ConfigError("no rows: the ledger is empty, or the choice leaves nothing")
+        raise ConfigError("no rows: the ledger is empty, or nothing was selected")
     usable = [row for row in rows if row.get(measure) is not None]
     if not usable:
         raise ConfigError(f"none of the {len(rows)} rows has a value for {measure!r}")
@@ -348,10 +352,10 @@ def require_rows(rows: Iterable[Row], measure: str) -> list[Row]:
 
 
 def recipe_identity(row: Row) -> str:
-    """The hash of the row's recipe with its seed left out: alike for repetitions of one run.
+    """The hash of the row's recipe without its seed: equal for repetitions of one run.
 
-    The arithmetic that was asked for is left out too: ``auto`` means another one on another
-    machine, and what a run was computed in stands in its row.
+    The requested precision is left out too: ``auto`` differs between machines, and the row states
+    the precision that was actually used.
     """
     return recipe_of(row).replace(seed=0, precision="auto").hash
 
@@ -359,10 +363,10 @@ def recipe_identity(row: Row) -> str:
 def results_table(
     rows: Iterable[Row], *, measures: Sequence[Measure] = ("miou_val", "miou_test")
 ) -> str:
-    """A markdown table, one line a method and number of labelled images.
+    """A markdown table with one line per method and number of labelled images.
 
-    Mean ± sample standard deviation over the seeds, and, from three seeds on, the 95 % Student-t
-    interval of the mean. A measure that no run has is left out.
+    It shows the mean ± sample standard deviation over the seeds and, from three seeds on, the 95 %
+    Student-t interval of the mean. A measure that no run has is left out.
 
     Raises:
         ConfigError: See :func:`groups`.
@@ -388,14 +392,14 @@ def results_table(
 
 
 def class_ious(group: Group, classes: int, *, split: MeasuredSplit) -> list[list[float]]:
-    """IoU in percent of each class: one list a class, one number a seed.
+    """IoU of each class in percent: one list per class, one number per seed.
 
-    A class that no image of the split shows has no IoU, and an empty list.
+    A class that occurs in no image of the split has no IoU, so its list is empty.
 
     Args:
         group: The runs of one method.
-        classes: How many classes the data set has.
-        split: Which split's IoU.
+        classes: Number of classes in the data set.
+        split: The split.
 
     Raises:
         ConfigError: The runs have another number of classes.
@@ -405,7 +409,7 @@ def class_ious(group: Group, classes: int, *, split: MeasuredSplit) -> list[list
         if len(one) != classes:
             raise ConfigError(
                 f"'{group.method}' has IoU of {len(one)} classes where there should be {classes}: "
-                "the rows are of another data set"
+                "the rows come from another data set"
             )
     return [[one[c] for one in per_seed if one[c] is not None] for c in range(classes)]
 
@@ -413,10 +417,10 @@ def class_ious(group: Group, classes: int, *, split: MeasuredSplit) -> list[list
 def classes_table(
     rows: Iterable[Row], class_names: Sequence[str], *, split: MeasuredSplit = "val"
 ) -> str:
-    """A markdown table of the IoU of each class, lines as in :func:`results_table`.
+    """A markdown table of the IoU of each class, with the lines of :func:`results_table`.
 
-    A cell is the mean ± sample standard deviation over the seeds, in whole percent: seeds scatter
-    by more than a decimal. A class that no image of the split shows has a dash.
+    A cell is the mean ± sample standard deviation over the seeds, in whole percent, because seeds
+    differ by more than a decimal. A class that occurs in no image of the split has a dash.
 
     Raises:
         ConfigError: See :func:`groups` and :func:`class_ious`.
@@ -434,19 +438,19 @@ def classes_table(
 def gains_table(
     rows: Iterable[Row], *, measures: Sequence[Measure] = ("miou_val", "miou_test")
 ) -> str:
-    """A markdown table of :func:`gains`, one line a method and number of labelled images.
+    """A markdown table of :func:`gains`, with one line per method and number of labelled images.
 
-    A cell is the mean of the differences in points, and, from three seeds on, their 95 %
-    Student-t interval. A method that was run at several numbers of labelled images has two last
-    lines (:func:`combined_gain`): their mean, and how far the gain with the fewest is above that
-    with the most.
+    A cell is the mean of the differences in points and, from three seeds on, their 95 % Student-t
+    interval. A method with several numbers of labelled images gets two more lines at the end
+    (:func:`combined_gain`): the mean of its gains, and the gain with the fewest labelled images
+    minus that with the most.
 
     Raises:
         ConfigError: See :func:`gains`.
     """
     rows = list(rows)
     held = _measured(rows, measures)
-    # By rank (so that combined lines stand below all others), label and method.
+    # Keys are rank (so that combined lines come last), label and method.
     lines: dict[tuple[int, str, Method], dict[tuple[Measure, Baseline], Summary]] = {}
     by_method: dict[tuple[Method, Measure, Baseline], list[Gain]] = {}
     for measure in held:
@@ -468,37 +472,34 @@ def gains_table(
         ):
             if summary := combined_gain(found, weights):
                 lines.setdefault((rank, label, method), {})[measure, baseline] = summary
-    # Every claim needs the first two.
+    # The first two are always shown: every claim needs them.
     columns = {"cross-entropy", "the same compute", *(baseline for _, _, baseline in by_method)}
     order = [(m, b) for m in held for b in get_args(Baseline) if b in columns]
     body = []
     for (_, label, method), line in sorted(lines.items(), key=lambda i: (i[0][0], i[0][2].order)):
         seeds = sorted({summary.seeds for summary in line.values()})
-        # "2-3" where not every seed has every baseline.
+        # "2-3" if some seeds lack a baseline.
         cells = [label, method.name, "-".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))]
         body.append(cells + [gain_cell(line.get(column)) for column in order])
     head = [f"{MEASURE_NAMES[measure]}: over {baseline}" for measure, baseline in order]
     return markdown(["labelled images", "method", "seeds", *head], body)
 
 
-def brief_table(
-    rows: Iterable[Row], *, measure: Measure, form: str = "official", scope: str = "cross"
-) -> str:
-    """A markdown table of the three methods of the comparison, one line a number of labels.
+def brief_table(rows: Iterable[Row], *, measure: Measure) -> str:
+    """A markdown table of the three methods compared, one line per number of labelled images.
 
-    Means over seeds, and the gains of ``contrastive`` as in :func:`gains_table`.
+    It shows means over seeds, and the gains of ``contrastive`` (official form, across images) as
+    in :func:`gains_table`.
 
     Args:
         rows: Ledger rows of one data set and tier.
         measure: Which mIoU.
-        form: Form of the contrastive loss.
-        scope: Its scope.
 
     Raises:
         ConfigError: See :func:`gains`.
     """
     rows = list(rows)
-    ours = Method(kind="contrastive", form=form, scope=scope)
+    ours = Method(kind="contrastive", form="official", scope="cross")
     names: tuple[Baseline, ...] = ("cross-entropy", "the same compute")
     ce, long = (ours.baselines[name] for name in names)
     means = {(g.labelled, g.method): g.summary.mean for g in groups(rows, measure)}
@@ -523,7 +524,7 @@ def brief_table(
 
 
 def _measured(rows: Sequence[Row], measures: Sequence[Measure]) -> Sequence[Measure]:
-    """The measures that some run has; the first, where no run has any."""
+    """The measures that some run has; the first one if no run has any."""
     held = [m for m in measures if any(row.get(m) is not None for row in rows)]
     return held or measures[:1]
 
@@ -539,21 +540,9 @@ def _matches(value: Any, wanted: Any) -> bool:
 
 
 def _differences(rows: Sequence[Row]) -> list[str]:
-    flat = [_flat(row["recipe"]) for row in rows]
-    names = sorted(
-        {name for fields in flat for name in fields} - {"seed", "loss_backend", "precision"}
-    )
-    return [n for n in names if len({repr(fields.get(n)) for fields in flat}) > 1]
-
-
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            found.update({f"{name}.{inner}": v for inner, v in value.items()})
-        else:
-            found[name] = value
-    return found
+    recipes = [flat(row["recipe"]) for row in rows]
+    names = set().union(*recipes) - {"seed", "loss_backend", "precision"}
+    return [n for n in sorted(names) if len({repr(fields.get(n)) for fields in recipes}) > 1]
 
 
 def _labelled_name(group: Group) -> str:
@@ -572,17 +561,15 @@ def gain_cell(summary: Summary | None) -> str:
     """``+1.3 (+0.7 to +1.9)``; without an interval the mean alone, a dash for ``None``."""
     if summary is None:
         return "–"
-    if summary.interval is None:
-        return f"{summary.mean:+.1f}"
-    low, high = summary.interval
-    return f"{summary.mean:+.1f} ({low:+.1f} to {high:+.1f})"
+    interval = f" ({_interval_cell(summary, sign='+')})" if summary.interval else ""
+    return f"{summary.mean:+.1f}{interval}"
 
 
-def _interval_cell(summary: Summary | None) -> str:
+def _interval_cell(summary: Summary | None, *, sign: str = "") -> str:
     if summary is None or summary.interval is None:
         return "–"
     low, high = summary.interval
-    return f"{low:.1f} to {high:.1f}"
+    return f"{low:{sign}.1f} to {high:{sign}.1f}"
 
 
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

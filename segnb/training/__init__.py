@@ -1,4 +1,4 @@
-"""The two stages of training, their loop, and pseudo-labels."""
+"""The two stages of training, the loop they share, and pseudo-labels."""
 
 from segnb.training.loop import TrainingStopped, train_stage
 from segnb.training.pseudo import pseudo_label

@@ -1,4 +1,4 @@
-"""Batches of a step: which images, on which device, scaled, cropped and flipped."""
+"""The batch of each step: its images, on the right device, scaled, cropped and flipped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RESIDENT_SHARE = 0.25
 
 
 def to_device(data: WorkingSet, device: torch.device) -> WorkingSet:
-    """The images on the training device where they fit, so that no step waits for a copy."""
+    """Move the images to the training device if they fit, so that no step waits for a copy."""
     if device.type != "cuda":
         return data
     free, _ = torch.cuda.mem_get_info(device)
@@ -27,15 +27,15 @@ def to_device(data: WorkingSet, device: torch.device) -> WorkingSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Batches:
-    """The batches of a stage, each a function of its step.
+    """The batches of a stage, each determined by its step.
 
     Attributes:
         data: The images.
         recipe: Seed of the order; crop, scale and flip.
-        batch: Images a step, over all processes.
-        device: Where the batch goes.
+        batch: Images per step, over all processes.
+        device: The device of the batches.
         process: This process's number.
-        processes: How many share a batch; each gets every ``processes``-th image of it.
+        processes: How many processes share a batch; each gets every ``processes``-th image.
     """
 
     data: WorkingSet
@@ -51,11 +51,10 @@ class Batches:
         Returns:
             Images in 0..1 ``[b, 3, h, w]`` and masks ``[b, h, w]``, ``b = batch / processes``.
         """
-        data = self.data
-        chosen = batch_indices(len(data.ids), step=step, batch=self.batch, seed=self.recipe.seed)
+        data, recipe = self.data, self.recipe
+        chosen = batch_indices(len(data), step=step, batch=self.batch, seed=recipe.seed)
         mine = chosen[self.process :: self.processes].to(data.images.device)
         images = data.images[mine].to(self.device, non_blocking=True)
         masks = data.masks[mine].to(self.device, non_blocking=True)
-        recipe = self.recipe
         geometry = Geometry(crop=recipe.crop, scale=recipe.scale, flip=recipe.flip)
         return geometric_view(images, masks, geometry, generator=generator)

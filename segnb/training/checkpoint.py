@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, loaded without running code from the file."""
+"""Checkpoints: written whole or not at all, and loaded without running code from the file."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from segnb.files import write_atomic
 
 
 class Checkpoint:
-    """All a stage needs to go on after an interruption.
+    """Everything a stage needs to continue after an interruption.
 
-    The random state and the data order are functions of the step
-    (:mod:`segnb.training.randomness`), and so is the learning rate: the step holds all three.
+    The random state, the data order (:mod:`segnb.training.randomness`) and the learning rate are
+    functions of the step, so that storing the step is enough.
 
     Args:
-        path: The file; ``None`` keeps nothing.
+        path: The file; ``None`` stores nothing.
         stage: Name of the stage.
-        recipe: Hash of the recipe; the file of another recipe or stage is refused.
+        recipe: Hash of the recipe; a file of another recipe or stage is rejected.
         network: The network.
         optimizer: Its optimiser.
-        scaler: The loss scale of fp16 training.
-        every: Least seconds between two files; see :meth:`save_if_due`.
+        scaler: The loss scaler of fp16 training.
+        every: Minimum seconds between two saves; see :meth:`save_if_due`.
         writes: Whether this process writes; all of them read.
     """
 
@@ -51,11 +51,11 @@ class Checkpoint:
 
     @property
     def seconds(self) -> float:
-        """Training time of the stage so far, that before interruptions included."""
+        """Training time of the stage so far, including the time before interruptions."""
         return self._before + time.perf_counter() - self._started
 
     def resume(self) -> int:
-        """Restore what :meth:`save` wrote; the number of steps done, 0 where there is no file.
+        """Restore what :meth:`save` wrote; returns the number of steps done, 0 without a file.
 
         Raises:
             DataError: The file can't be read, or belongs to another recipe or stage.
@@ -71,8 +71,8 @@ class Checkpoint:
                 step, self._before = content["step"], content["seconds"]
             except (KeyError, RuntimeError, ValueError) as error:
                 raise DataError(
-                    f"checkpoint {self.path} does not fit this network ({error}); it may come from "
-                    "another version: delete it to start the stage afresh"
+                    f"checkpoint {self.path} does not fit this network ({error}); it may be from "
+                    "another version: delete it to restart the stage"
                 ) from error
         self._started = self._saved_at = time.perf_counter()
         return step
@@ -81,8 +81,8 @@ class Checkpoint:
         """Write the state after ``step`` steps.
 
         Raises:
-            SegnbError: The weights are not finite; an older file stays as it was.
-            OSError: The file can't be written; an older one stays as it was.
+            SegnbError: The weights are not finite; an older file is kept.
+            OSError: The file can't be written; an older file is kept.
         """
         if self.path is None or not self.writes:
             return
@@ -97,7 +97,7 @@ class Checkpoint:
             "step": step,
             "seconds": self.seconds,
         }
-        # To memory first: on a full disk torch's own writer hides that it is full.
+        # To memory first: torch's own writer hides that a disk is full.
         packed = io.BytesIO()
         torch.save(content, packed)
         write_atomic(self.path, packed.getvalue())
@@ -109,12 +109,12 @@ class Checkpoint:
             self._saved_at = time.perf_counter()
 
     def diverged(self, what: str, step: int) -> SegnbError:
-        """The error of a training that can't recover, with what to do."""
+        """The error of a training that can't recover, with advice."""
         rate = self.optimizer.param_groups[0]["lr"]
         kept = self.path is not None and self.path.exists()
         return SegnbError(
             f"the {what} at step {step} of {self.stage} (learning rate {rate:.4g}). "
-            "Training can't recover from that: lower the learning rate, lengthen the warm-up, or "
+            "Training can't recover from this: lower the learning rate, lengthen the warm-up, or "
             "use fp32 (precision='fp32')."
             + (f" The last good state is in {self.path}." if kept else "")
         )
@@ -125,7 +125,7 @@ def _read(path: Path, key: str) -> dict[str, Any]:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise DataError(
-            f"checkpoint {path} can't be read ({error}); delete it to start the stage afresh"
+            f"checkpoint {path} can't be read ({error}); delete it to restart the stage"
         ) from error
     found = content.get("key") if isinstance(content, dict) else None
     if found != key:
@@ -150,7 +150,7 @@ def load_weights(path: Path, network: nn.Module) -> None:
     """Load what :func:`save_weights` wrote.
 
     Raises:
-        DataError: The file is missing, broken, or made by another network.
+        DataError: The file is missing, damaged, or from another network.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -158,6 +158,6 @@ def load_weights(path: Path, network: nn.Module) -> None:
     try:
         network.load_state_dict(load_file(path))
     except FileNotFoundError as error:
-        raise DataError(f"weights {path} are not there; train first") from error
+        raise DataError(f"weights {path} are missing; train first") from error
     except (SafetensorError, RuntimeError) as error:
         raise DataError(f"weights {path} do not fit this network: {error}") from error

@@ -1,4 +1,4 @@
-"""The training log: one JSON object a line, appended as training goes."""
+"""The training log: one JSON object per line, appended during training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from segnb.files import write_atomic
+from segnb.files import write_json_lines
 
 LogRow = dict[str, Any]
 
@@ -14,7 +14,7 @@ LogRow = dict[str, Any]
 class TrainingLog:
     """Rows of ``{"stage", "step", "loss", "lr", "images_per_s", "seconds"}``.
 
-    After an interruption, rows past the last checkpoint are dropped: these steps run again.
+    After an interruption, rows past the last checkpoint are dropped: those steps run again.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -22,10 +22,10 @@ class TrainingLog:
         self.rows: list[LogRow] = [] if path is None else read_log(path)
 
     def resume(self, stage: str, step: int) -> None:
-        """Forget rows of ``stage`` after ``step``, and a line that a kill cut short."""
+        """Drop rows of ``stage`` after ``step``, and a line that was cut off by a kill."""
         self.rows = [row for row in self.rows if row["stage"] != stage or row["step"] <= step]
         if self.path is not None and self.path.exists():
-            write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
+            write_json_lines(self.path, self.rows)
 
     def append(self, row: LogRow) -> None:
         """Add one row."""
@@ -37,7 +37,7 @@ class TrainingLog:
 
 
 def read_log(path: Path) -> list[LogRow]:
-    """Rows of a log; a last line cut short by a kill is left out."""
+    """Rows of a log, without a last line that was cut off by a kill."""
     if not path.exists():
         return []
     rows: list[LogRow] = []

@@ -1,4 +1,4 @@
-"""The loop that both stages share: batch, loss, backward, step; then log, checkpoint, stop."""
+"""The training loop of both stages: batch, loss, backward, step; then log, checkpoint, stop."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from segnb.training.randomness import step_generator
 from segnb.training.schedule import learning_rate
 from segnb.training.session import Session
 
-#: Steps between log rows. Reading the loss waits for the device, so not at every step.
+#: Steps between log rows. Reading the loss waits for the device, so it is not read at every step.
 LOG_EVERY = 10
 
 
 class StepLoss(Protocol):
-    """What a stage does with one batch: images in 0..1 and masks in, a scalar loss out."""
+    """The loss of one batch: images in 0..1 and masks in, a scalar out."""
 
     def __call__(  # noqa: D102
         self,
@@ -46,7 +46,7 @@ class StepLoss(Protocol):
 
 
 class TrainingStopped(SegnbError):
-    """Training was asked to stop; the checkpoint holds all that was done."""
+    """Training was stopped on request; the checkpoint contains everything done so far."""
 
 
 def train_stage(
@@ -61,31 +61,31 @@ def train_stage(
 ) -> list[LogRow]:
     """Train ``network`` in place with SGD for ``stage.steps`` steps.
 
-    A checkpoint in the session's folder is picked up where it stopped. Ctrl-C, a stop asked for
-    and the loop's own end leave one.
+    Continues from a checkpoint in the session's folder, if there is one. Ctrl-C, a requested stop
+    and the end of the stage all leave a checkpoint.
 
     Args:
-        network: The network, its head attached.
-        step_loss: The loss of one step, called with this process's share of the batch; the mean
-            of the processes' gradients is what a step follows.
+        network: The network with its head.
+        step_loss: The loss of one step on this process's share of the batch. Gradients are
+            averaged over processes.
         data: The labelled images.
-        name: The stage's name, in the log and the checkpoint's file name.
-        stage: Steps, rate and schedule.
-        recipe: Seeds the steps and marks the checkpoint.
+        name: The stage's name, in the log and in the checkpoint's file name.
+        stage: Steps, learning rate and schedule.
+        recipe: Seeds the steps and identifies the checkpoint.
         session: Device, folder and listeners.
 
     Returns:
         The log rows of this stage.
 
     Raises:
-        ConfigError: Too few images a process for BatchNorm.
+        ConfigError: Too few images per process for BatchNorm.
         DataError: The checkpoint can't be used.
-        SegnbError: The loss or the weights are not finite; the last checkpoint stays as it was.
-        TrainingStopped: ``session.should_stop`` said so.
+        SegnbError: The loss or the weights are not finite; the last checkpoint is kept.
+        TrainingStopped: ``session.should_stop`` returned true.
     """
     accelerator = session.accelerator
     check_batch(stage, accelerator.num_processes)
-    # Channels last is how convolutions want their maps, in bf16 most of all.
+    # Convolutions are fastest with channels last, most of all in bf16.
     network.to(device=session.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
         [p for p in network.parameters() if p.requires_grad],
@@ -137,14 +137,14 @@ def train_stage(
     if first < stage.steps or (checkpoint.path is not None and not checkpoint.path.exists()):
         checkpoint.save(stage.steps)
     if accelerator.num_processes > 1:
-        # Each process has running statistics of its own batches; those of the first are kept.
+        # Each process has running statistics from its own batches; keep those of the first.
         for buffer in network.buffers():
             torch.distributed.broadcast(buffer, 0)
     return [row for row in log.log.rows if row["stage"] == name]
 
 
 class _StageLog:
-    """Reads the loss every few steps, for the log, the bar and whoever listens."""
+    """Reads the loss every few steps, for the log, the progress bar and the listener."""
 
     def __init__(
         self, session: Session, name: str, stage: Stage, checkpoint: Checkpoint, *, first: int
@@ -163,7 +163,7 @@ class _StageLog:
         self._last_step, self._last_time = first, time.perf_counter()
 
     def after_step(self, taken: int, loss: Tensor, rate: float) -> None:
-        """Log a step, if it is one that is logged.
+        """Log the step if it is due.
 
         Raises:
             SegnbError: The loss is not finite.
@@ -194,26 +194,26 @@ class _StageLog:
 def _stop_if_asked(
     session: Session, interrupted: Callable[[], bool], checkpoint: Checkpoint, taken: int, of: int
 ) -> None:
-    """End training with a checkpoint, unless its last step is done anyway."""
+    """End training with a checkpoint if requested, unless this was the last step anyway."""
     asked = session.should_stop is not None and session.should_stop()
     asked, stopped = _agreed(session.accelerator, taken, asked, interrupted())
     if taken == of or not (asked or stopped):
         return
     checkpoint.save(taken)
-    # The first process to end takes the others with it.
+    # When one process ends, the others are ended too: wait until all are done.
     session.accelerator.wait_for_everyone()
     message = f"stopped at step {taken} of {of} ({checkpoint.stage})"
     if asked:
         raise TrainingStopped(message)
-    tqdm.write(f"{message}; run the same command again to go on")
+    tqdm.write(f"{message}; run the same command again to continue")
     raise KeyboardInterrupt
 
 
 def check_batch(stage: Stage, processes: int) -> None:
-    """Refuse a batch that can't be trained on.
+    """Check that a batch can be trained on.
 
     Raises:
-        ConfigError: Too few images a process for BatchNorm, or not the same number for each.
+        ConfigError: Too few images per process for BatchNorm, or unequal numbers.
     """
     if stage.batch % processes or stage.batch // processes < 2:
         raise ConfigError(
@@ -223,10 +223,10 @@ def check_batch(stage: Stage, processes: int) -> None:
 
 
 def _agreed(accelerator: Accelerator, taken: int, *flags: bool) -> tuple[bool, ...]:
-    """Flags that any process has raised.
+    """For each flag, whether any process has raised it.
 
-    Several processes ask each other only where they wait for the loss anyway; one that stopped
-    alone would leave the others waiting for ever.
+    Processes only ask each other at steps where they wait for the loss anyway. If one of them
+    stopped alone, the others would wait for it forever.
     """
     if accelerator.num_processes == 1:
         return flags
@@ -240,22 +240,22 @@ def _agreed(accelerator: Accelerator, taken: int, *flags: bool) -> tuple[bool, .
 def _prepared(
     accelerator: Accelerator, network: nn.Module, optimizer: torch.optim.Optimizer
 ) -> Iterator[tuple[nn.Module, AcceleratedOptimizer]]:
-    """Wrap for precision and processes; the network leaves as it came."""
+    """Wrap network and optimiser for precision and processes; unwrap the network at the end."""
     try:
         wrapped, wrapped_optimizer = accelerator.prepare(network, optimizer)
         yield wrapped, wrapped_optimizer
     finally:
         accelerator.unwrap_model(network, keep_fp32_wrapper=False)
         accelerator.free_memory()
-        # Else the next stage would take the network for wrapped, and train it in fp32.
+        # Otherwise the next stage would think the network is wrapped, and train it in fp32.
         network._is_accelerate_prepared = False  # type: ignore[assignment]
 
 
 @contextlib.contextmanager
 def _held_interrupt() -> Iterator[Callable[[], bool]]:
-    """Hold Ctrl-C back until the step is whole; a second one interrupts at once."""
+    """Delay Ctrl-C until the step is finished; a second Ctrl-C interrupts at once."""
     if threading.current_thread() is not threading.main_thread():
-        # Signals reach the main thread only; a thread is stopped by ``should_stop``.
+        # Only the main thread receives signals; other threads are stopped by ``should_stop``.
         yield lambda: False
         return
     seen = False

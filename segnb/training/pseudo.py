@@ -1,4 +1,4 @@
-"""Pseudo-labels: what a trained network says about images that have no label."""
+"""Pseudo-labels: a trained network's predictions for unlabelled images."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from segnb.datasets import IGNORE, WorkingSet
 def pseudo_label(
     data: WorkingSet, scores: Iterable[tuple[int, Tensor]], *, threshold: float = 0.0
 ) -> WorkingSet:
-    """The same images with the network's own predictions as masks.
+    """The same images with the network's predictions as masks.
 
     Args:
         data: Unlabelled images; their masks are not read.
-        scores: Index and class scores ``[K, h, w]`` of every image, as
-            :func:`segnb.evaluation.score_maps` yields them.
-        threshold: Least softmax probability of a label; pixels below become ignored.
+        scores: Index and class scores ``[K, h, w]`` of every image, as yielded by
+            :func:`segnb.evaluation.score_maps`.
+        threshold: Lowest softmax probability of a label; pixels below it are ignored.
 
     Returns:
-        A working set with masks made of predictions; padding stays ignored.
+        A working set whose masks are predictions; padding stays ignored.
     """
     masks = torch.full_like(data.masks, IGNORE)
     for index, one in scores:

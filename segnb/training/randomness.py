@@ -1,8 +1,8 @@
-"""Randomness as a function of the step, so that a resumed run needs no random state restored.
+"""Randomness as a function of the step, so that resuming needs no saved random state.
 
-Every random choice of a step (which images, how they are cropped and distorted, dropout) comes
-from a seed made of the run's seed, the stage, the step and the process. Nothing carries over
-from the step before; a run that was killed and one that was not draw the same numbers.
+Every random choice of a step (its images, their crops and distortion, dropout) depends on a seed
+made from the run's seed, the stage, the step and the process. Nothing carries over from the step
+before, so an interrupted run draws the same numbers as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from torch import Tensor
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed that any change in any part changes altogether."""
+    """A 63-bit seed that is completely different for any change in any part."""
     text = "/".join(map(str, parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
 def step_generator(*parts: int | str) -> torch.Generator:
-    """A CPU generator for one step; torch's global one (dropout) is seeded alike."""
+    """A CPU generator for one step; torch's global one (dropout) gets the same seed."""
     seed = derive_seed(*parts)
     torch.manual_seed(seed)
     return torch.Generator().manual_seed(seed)
 
 
 def batch_indices(count: int, *, step: int, batch: int, seed: int) -> Tensor:
-    """Which of ``count`` images make up the batch of a step: epochs of random order, no gaps.
+    """Indices of the images in the batch of a step, from an endless sequence of shuffled epochs.
 
     Args:
         count: Images in the set.
         step: Step, from 0.
-        batch: Images a step; may be more than ``count``, then a step spans several epochs.
+        batch: Images per step; if more than ``count``, a step spans several epochs.
         seed: Seed of the order.
 
     Returns:
-        Int64 ``[batch]`` of indices below ``count``.
+        int64 ``[batch]``, indices below ``count``.
     """
     start, stop = step * batch, (step + 1) * batch
     orders = [

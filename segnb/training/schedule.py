@@ -6,14 +6,14 @@ import math
 
 from segnb.recipe import Stage
 
-#: Power of the poly schedule, the value DeepLab made customary.
+#: Power of the poly schedule, the usual value since DeepLab.
 POLY_POWER = 0.9
 
 
 def learning_rate(stage: Stage, step: int) -> float:
     """Learning rate of a step, counted from 0.
 
-    Warm-up rises linearly to ``stage.lr`` over ``stage.warmup`` steps; the decay spans the rest.
+    It rises linearly to ``stage.lr`` over ``stage.warmup`` steps, then decays over the rest.
     """
     if step < stage.warmup:
         return stage.lr * (step + 1) / stage.warmup

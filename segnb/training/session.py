@@ -1,4 +1,4 @@
-"""Where a run computes: device, precision, processes; and who hears of its progress."""
+"""The environment of a run: device, precision, processes, and listeners for its progress."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from segnb.training.log import LogRow, TrainingLog
 #: Seconds between checkpoints.
 CHECKPOINT_SECONDS = 60.0
 
-#: How long processes wait for each other: the first one measures and evaluates alone, and by
-#: default NCCL takes the others for lost after ten minutes.
+#: How long processes wait for each other. The first one measures and evaluates alone; by default,
+#: NCCL would treat it as lost after ten minutes.
 PATIENCE = datetime.timedelta(hours=6)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """Where and how a run trains and evaluates; ``Session()`` takes the best device here.
+    """Where and how a run trains and evaluates; ``Session()`` uses the best device here.
 
-    Folder, progress bar and listeners never change a result. Precision and processes do: a process
-    draws its own views, normalises over its own images and pairs them among themselves. Only the
-    batch loss looks at the pixels of all processes.
+    Folder, progress bar and listeners never change a result. Precision and the number of processes
+    do: each process draws its own views, and normalises and pairs only its own images. Only the
+    batch loss uses the pixels of all processes.
 
     Attributes:
         accelerator: Device, precision and processes; see :func:`make_accelerator`.
-        folder: Where checkpoints and the log go; ``None`` keeps nothing.
+        folder: Folder for checkpoints and the log; ``None`` keeps nothing.
         progress_bar: Show a bar.
         on_log: Called with every log row, for live plots.
-        should_stop: Asked after every step; true ends training with a checkpoint.
-        checkpoint_seconds: Least time between checkpoints.
-        device: Where to compute.
+        should_stop: Called after every step; returning true ends training with a checkpoint.
+        checkpoint_seconds: Minimum time between checkpoints.
+        device: The device to compute on.
         precision: The arithmetic of the forward pass.
     """
 
@@ -53,7 +53,7 @@ class Session:
     precision: ResolvedPrecision = field(init=False)
 
     def __post_init__(self) -> None:
-        # Accelerators share one state, which the next one changes: this session keeps its own.
+        # Accelerators share a state that the next one changes, so copy what this session needs.
         names = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
         object.__setattr__(self, "device", self.accelerator.device)
         object.__setattr__(self, "precision", names[self.accelerator.mixed_precision])
@@ -65,7 +65,7 @@ class Session:
 
     @property
     def autocast(self) -> torch.autocast:
-        """A context for evaluation in the precision of training."""
+        """A context that evaluates in the precision of training."""
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
         return torch.autocast(self.device.type, dtype=dtype, enabled=self.precision != "fp32")
 
@@ -75,13 +75,13 @@ class Session:
 
 
 def make_accelerator(precision: Precision = "auto", *, cpu: bool = False) -> Accelerator:
-    """An accelerator with the precision that the device truly has.
+    """An accelerator whose precision the device supports in hardware.
 
     Raises:
-        ConfigError: The device does not have the precision that is asked for.
+        ConfigError: The device does not support the requested precision.
     """
-    # Accelerate keeps one device and one precision for the life of the process; a notebook trains
-    # with several. Processes that have found each other stay together.
+    # Accelerate keeps one device and one precision per process, but a notebook trains with
+    # several: reset its state. Connected processes stay connected.
     alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
     AcceleratorState._reset_state(reset_partial_state=alone)
     patience = InitProcessGroupKwargs(timeout=PATIENCE)

@@ -1,13 +1,14 @@
 """The two stages of the paper.
 
-Stage 1, :func:`pretrain`: two views of every image, the same crop as it is and colour-distorted;
-their pixel embeddings meet in the contrastive loss. Stage 2, :func:`finetune`: a pixel classifier
-in place of the projection head, and cross-entropy on the whole network.
+Stage 1, :func:`pretrain`: two views of every image, the same crop unchanged and colour-distorted.
+The contrastive loss compares their pixel embeddings. Stage 2, :func:`finetune`: a pixel classifier
+replaces the projection head, and the whole network is trained with cross-entropy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -36,11 +37,11 @@ def pretrain(
     """Stage 1: train the pixel features with the contrastive loss.
 
     Args:
-        network: Trained in place; a fresh projection head is attached.
+        network: Trained in place, with a fresh projection head.
         data: The labelled images.
         recipe: Loss, views and ``recipe.pretrain``.
         session: Device, folder and listeners.
-        name: Name of the stage in the log and of its checkpoint.
+        name: The stage's name in the log, and that of its checkpoint.
 
     Returns:
         The stage's log rows.
@@ -67,20 +68,18 @@ def contrastive_step(
     *,
     generator: torch.Generator,
 ) -> Tensor:
-    """One step of stage 1: two views, their embeddings, the contrastive loss.
+    """One step of stage 1: two views, their embeddings, the contrastive loss (a scalar).
 
     Args:
-        network: Normalised images ``[2B, 3, H, W]`` and a size to embeddings ``[2B, D, h, w]``.
+        network: Maps normalised images ``[2B, 3, H, W]`` and a size to embeddings
+            ``[2B, D, h, w]``.
         images: The images I in 0..1 ``[B, 3, H, W]``.
         masks: Their labels ``[B, H, W]``.
         recipe: Distortion, size of the embedding map, and loss.
         generator: Draws the distortion, then the pairs of images.
-
-    Returns:
-        A scalar.
     """
     distorted = colour_distortion(images, recipe.distortion, generator=generator)
-    # One pass for both views: BatchNorm sees them together, and small maps fill the device.
+    # One pass for both views: BatchNorm sees them together, and the device is better used.
     both = normalise(torch.cat([images, distorted]))
     first, second = network(both, recipe.loss_size).float().chunk(2)
     labels = nearest_labels(masks, (first.shape[-2], first.shape[-1]))
@@ -95,55 +94,42 @@ def contrastive_loss(
     *,
     generator: torch.Generator,
 ) -> Tensor:
-    """The recipe's contrastive loss of a batch in two views.
+    """The recipe's contrastive loss of a batch in two views (a scalar).
 
-    Losses per image and per pair of images are means over this process's own. The batch scope is
-    one bag of the pixels of all processes, which must all call this with the same shapes; several
-    processes compute it in tiles, whatever the recipe's back end.
+    Losses per image and per pair of images are means over this process's images. The batch scope
+    uses the pixels of all processes, which must all call this with the same shapes; with several
+    processes it is computed in tiles, whatever the recipe's back end.
 
     Args:
         first: Embeddings of the images I, unit-normalised ``[B, D, h, w]``.
         second: Embeddings of their distorted views Î, ``[B, D, h, w]``.
         labels: Labels of both, ``[B, h, w]``.
-        recipe: Names the form, the scope and the temperature.
-        generator: Draws which other image J each image is paired with.
-
-    Returns:
-        A scalar.
+        recipe: Form, scope, temperature and back end.
+        generator: Draws the other image J that each image is paired with.
     """
     count = len(first)
-    tau, backend = recipe.temperature, recipe.loss_backend
+    options: dict[str, Any] = {"temperature": recipe.temperature, "backend": recipe.loss_backend}
     if recipe.form == "paper":
         if recipe.scope == "within":
-            return paper.within_image_loss(
-                first, second, labels, labels, temperature=tau, backend=backend
-            )
+            return paper.within_image_loss(first, second, labels, labels, **options)
         if recipe.scope == "cross":
-            # A cyclic shift: every image meets another one, never itself.
+            # A cyclic shift pairs every image with another one, never with itself.
             shift = int(torch.randint(1, max(count, 2), (1,), generator=generator))
+            other, its_labels = second.roll(shift, 0), labels.roll(shift, 0)
             return paper.cross_image_loss(
-                first,
-                second,
-                second.roll(shift, 0),
-                labels,
-                labels,
-                labels.roll(shift, 0),
-                temperature=tau,
-                backend=backend,
+                first, second, other, labels, labels, its_labels, **options
             )
         features, twice = torch.cat([first, second]), torch.cat([labels, labels])
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            return distributed.batch_loss(features, twice, temperature=tau)
-        return paper.batch_loss(features, twice, temperature=tau, backend=backend)
+            return distributed.batch_loss(features, twice, temperature=recipe.temperature)
+        return paper.batch_loss(features, twice, **options)
     if recipe.scope == "within":
-        return official.within_image_loss(
-            first, labels, temperature=tau, backend=backend
-        ) + official.within_image_loss(second, labels, temperature=tau, backend=backend)
-    # The official code pairs by a random permutation, fixed points allowed.
+        return official.within_image_loss(first, labels, **options) + official.within_image_loss(
+            second, labels, **options
+        )
+    # The official code pairs by a random permutation, which may pair an image with itself.
     order = torch.randperm(count, generator=generator).to(first.device)
-    return official.cross_image_loss(
-        first, second[order], labels, labels[order], temperature=tau, backend=backend
-    )
+    return official.cross_image_loss(first, second[order], labels, labels[order], **options)
 
 
 def finetune(
@@ -154,17 +140,17 @@ def finetune(
     session: Session,
     name: str = "finetune",
 ) -> list[LogRow]:
-    """Stage 2, and all of the baselines: cross-entropy on the whole network.
+    """Stage 2, and the whole training of most baselines: cross-entropy.
 
-    Steps and distortion are the method's own (:meth:`Recipe.cross_entropy_stage`,
+    Steps and distortion depend on the method (:meth:`Recipe.cross_entropy_stage`,
     :meth:`Recipe.cross_entropy_distortion`).
 
     Args:
-        network: Trained in place; a fresh pixel classifier takes the place of its head.
+        network: Trained in place; a fresh pixel classifier replaces its head.
         data: The labelled images.
         recipe: Views and ``recipe.finetune``.
         session: Device, folder and listeners.
-        name: Name of the stage in the log and of its checkpoint.
+        name: The stage's name in the log, and that of its checkpoint.
 
     Returns:
         The stage's log rows.
@@ -195,17 +181,14 @@ def cross_entropy_step(
     *,
     generator: torch.Generator,
 ) -> Tensor:
-    """One step of stage 2 or of a baseline: one view, its class scores, cross-entropy.
+    """One step of stage 2 or of a baseline: one view, its class scores, cross-entropy (a scalar).
 
     Args:
-        network: Normalised images ``[B, 3, H, W]`` and a size to scores ``[B, K, H, W]``.
+        network: Maps normalised images ``[B, 3, H, W]`` and a size to scores ``[B, K, H, W]``.
         images: Images in 0..1 ``[B, 3, H, W]``.
         masks: Their labels ``[B, H, W]``.
         recipe: Distortion and crop.
         generator: Draws the distortion.
-
-    Returns:
-        A scalar.
     """
     strength = recipe.cross_entropy_distortion()
     view = normalise(colour_distortion(images, strength, generator=generator))
@@ -213,11 +196,11 @@ def cross_entropy_step(
 
 
 def cross_entropy(scores: Tensor, masks: Tensor) -> Tensor:
-    """Mean cross-entropy over labelled pixels; 0 (not NaN) where a batch has none.
+    """Mean cross-entropy over labelled pixels; 0 (not NaN) if a batch has none.
 
     Args:
         scores: Class scores ``[B, K, H, W]``.
-        masks: Labels ``[B, H, W]``, 255 where ignored.
+        masks: Labels ``[B, H, W]``; 255 is ignored.
     """
     total = F.cross_entropy(scores.float(), masks, ignore_index=IGNORE, reduction="sum")
     return total / (masks != IGNORE).sum().clamp(min=1)
