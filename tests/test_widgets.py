@@ -530,11 +530,11 @@ def test_methods_are_shown_at_a_seed_they_share(
 ) -> None:
     seeds: dict[str, int] = {}
 
-    def keep(chosen: Sequence[dict[str, Any]], *_: Any, **__: Any) -> str:
+    def keep(chosen: Sequence[dict[str, Any]], *_: Any) -> str:
         seeds.update({row["method"]: row["seed"] for row in chosen})
         return ""
 
-    monkeypatch.setattr("segnb.report.predictions", keep)
+    monkeypatch.setattr("segnb.widgets.explorer.predictions_of", keep)
     left = [row for row in rows if (row["method"], row["seed"]) != ("contrastive", 0)]
     answer(find_sweep(left), sweep_folder, fraction=1 / 8, temperature=0.07)
     assert seeds == {"ce": 1, "ce_long": 1, "contrastive": 1}

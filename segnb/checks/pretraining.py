@@ -60,10 +60,10 @@ def check_other_images(answer: Answer) -> None:
             f"{values} is not a reordering of 0 to {count - 1}: each image should be the partner "
             "exactly once, so that none is seen more than the others.",
         )
-        alone = [image for image, partner in enumerate(values) if image == partner]
+        fixed = [image for image, partner in enumerate(values) if image == partner]
         need(
-            not alone,
-            f'in {values} image {alone[0] if alone else ""} meets itself. "Another image" is never '
+            not fixed,
+            f'in {values} image {fixed[0] if fixed else ""} meets itself. "Another image" is never '
             "the image itself. (A random permutation allows that; which shifts do not?)",
         )
         return values

@@ -115,7 +115,7 @@ def comparable(
         and _is_preset(recipe_of(row), varied)
     ]
     if not chosen:
-        raise ConfigError("the ledger holds no runs to make this of; `segnb sweep` adds some")
+        raise ConfigError("the ledger holds no runs for this; `segnb sweep` adds some")
     return each_run_once(chosen)
 
 

@@ -135,8 +135,7 @@ def run_pictures(row: ledger.Row, results: Path, *, root: Path | None = None) ->
     Raises:
         DataError: The preview or the data set is missing.
     """
-    shown = report.predictions([row], results, root=root, most=SHOWN_IMAGES)
-    return [shown, _embeddings(row, results)]
+    return [predictions_of([row], results, root), embeddings_of(row, results)]
 
 
 class Explorer:
@@ -300,13 +299,12 @@ class _Point:
     def predictions(self) -> Picture:
         if not self.rows:
             raise DataError(self.missing)
-        rows = table.one_of_each_method(self.rows)
-        return report.predictions(rows, self.results, root=self.root, most=SHOWN_IMAGES)
+        return predictions_of(table.one_of_each_method(self.rows), self.results, self.root)
 
     def embeddings(self) -> Picture:
         for row in table.one_of_each_method(self.rows):
             if row["method"] == "contrastive":
-                return _embeddings(row, self.results)
+                return embeddings_of(row, self.results)
         raise DataError(self.missing)
 
 
@@ -326,17 +324,24 @@ def _parts(
     if sweep is None:
         return {name: partial(str, _NO_SWEEP if name == "numbers" else "") for name in _PARTS}
     point = _Point(sweep, results, fraction, temperature, root)
-    return {name: partial(_or_error_text, getattr(point, name)) for name in _PARTS}
+    return {name: partial(or_error_text, getattr(point, name)) for name in _PARTS}
 
 
-def _or_error_text(make: Callable[[], Picture | str]) -> Picture | str:
+def or_error_text(make: Callable[[], Picture | str]) -> Picture | str:
+    """What ``make`` returns, or the message of its error."""
     try:
         return make()
     except SegnbError as error:
         return f"*{error}*"
 
 
-def _embeddings(row: table.Row, results: Path) -> Picture:
+def predictions_of(rows: Sequence[table.Row], results: Path, root: Path | None) -> Picture:
+    """Predictions of runs, one per method, on a few validation images."""
+    return report.predictions(rows, results, root=root, most=SHOWN_IMAGES)
+
+
+def embeddings_of(row: table.Row, results: Path) -> Picture:
+    """Embedding maps of a run at each stage."""
     return _embedding_maps(str(results), row["recipe_hash"], row["dataset"], row["command"])
 
 
