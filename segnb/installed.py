@@ -1,4 +1,4 @@
-"""What is installed here, by the packages' own records; nothing is imported to find out."""
+"""What is installed here, read from the packages' metadata without importing them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def version(package: str) -> str | None:
 
 
 def requirements(package: str) -> list[Requirement]:
-    """What an installed package asks for on this system, extras left out."""
+    """What an installed package requires on this system, without extras."""
     from packaging.requirements import Requirement
 
     if version(package) is None:
@@ -28,6 +28,6 @@ def requirements(package: str) -> list[Requirement]:
 
 
 def is_met(requirement: Requirement) -> bool:
-    """Whether what is installed will do: "2.6.0+cpu" is 2.6.0, and a nightly build counts."""
+    """Whether the installed version is enough: "2.6.0+cpu" counts as 2.6.0, as do nightlies."""
     here = version(requirement.name)
     return here is not None and requirement.specifier.contains(here, prereleases=True)

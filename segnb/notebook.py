@@ -1,8 +1,7 @@
-"""What the notebooks share: their tier, where things are, and what Colab needs.
+"""What the notebooks share: their tier, project paths, and what Colab needs.
 
-A notebook's first code cell is inserted when it is built (``notebooks/src/_setup.py``): on Colab
-it fetches the repository and installs segnb, then calls :func:`install_missing`; elsewhere it
-does nothing.
+The build inserts each notebook's first code cell (``notebooks/src/_setup.py``): on Colab it fetches
+the repository and installs segnb, then calls :func:`install_missing`; elsewhere it does nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from segnb import installed
 from segnb.errors import ConfigError
 from segnb.recipe import Tier
 
-#: Packages of Colab's that are never replaced: the rest of its image is built around them.
+#: Colab's own packages that are never replaced: the rest of its image depends on them.
 KEPT = ("torch", "torchvision", "torchaudio", "numpy", "pandas")
 
 
@@ -31,18 +30,16 @@ def tier(default: Tier = "quick") -> Tier:
     """
     name = os.environ.get("SEGNB_TIER") or default
     if name not in get_args(Tier):
-        raise ConfigError(f"SEGNB_TIER is {name!r}; it must be one of {', '.join(get_args(Tier))}")
+        raise ConfigError(f"SEGNB_TIER is {name!r}; set it to one of {', '.join(get_args(Tier))}")
     return cast(Tier, name)
 
 
 def project_path(name: str) -> Path:
-    """A path inside the repository, from wherever in it the notebook runs.
+    """A path inside the repository, whichever of its folders the notebook runs in.
 
     Args:
-        name: Relative to the repository's root, as ``results/ledger.jsonl``.
-
-    Returns:
-        The path; below the working folder where that is in no checkout of segnb.
+        name: Relative to the repository's root, such as ``results/ledger.jsonl``. Outside a
+            checkout of segnb it is relative to the working folder.
     """
     here = Path.cwd()
     for folder in (here, *here.parents):
@@ -57,13 +54,12 @@ def in_colab() -> bool:
 
 
 def mount_drive(folder: str = "segnb") -> Path | None:
-    """Mount Google Drive, after a word on what this notebook can then see.
+    """Mount Google Drive, after a warning about what this notebook can then see.
 
-    Never called unless the reader asks for it: runs are kept on Drive so that they outlive the
-    session.
+    Called only if the reader asks for it, to keep runs on Drive beyond the session.
 
     Args:
-        folder: The folder under ``MyDrive`` that segnb reads and writes; made if missing.
+        folder: The folder under ``MyDrive`` that segnb reads and writes; created if missing.
 
     Returns:
         That folder; ``None`` outside Colab, where there is nothing to mount.
@@ -72,9 +68,9 @@ def mount_drive(folder: str = "segnb") -> Path | None:
         print("This is not Colab: nothing to mount, files stay on this machine.")
         return None
     print(
-        "Google will ask for access to your whole Drive; it offers no less. Code in this notebook "
-        f"can then see every file there. segnb reads and writes only MyDrive/{folder}. Decline, "
-        "and everything still works, but is lost when the session ends."
+        "Google will ask for access to your whole Drive; it can't grant less. Code in this "
+        f"notebook can then see every file there. segnb uses only MyDrive/{folder}. If you "
+        "decline, everything still works, but is lost when the session ends."
     )
     importlib.import_module("google.colab.drive").mount("/content/drive")
     home = Path("/content/drive/MyDrive") / folder
@@ -83,7 +79,7 @@ def mount_drive(folder: str = "segnb") -> Path | None:
 
 
 def install_missing() -> list[str]:
-    """Install what segnb needs and this environment lacks, replacing none of :data:`KEPT`.
+    """Install what segnb needs and this environment lacks, without replacing :data:`KEPT`.
 
     Returns:
         The requirements that were installed.

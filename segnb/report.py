@@ -1,4 +1,4 @@
-"""What a few runs look like side by side: the table and the figures of ``make reproduce``."""
+"""Runs side by side: the table and the figures of ``make reproduce``, and those of a ledger."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from segnb.training.log import read_log
 
 
 def read_preview(row: table.Row, results: Path) -> Mapping[str, np.ndarray]:
-    """The small arrays kept of a run: ``ids``, ``predictions``, ``labels``, ``embeddings_*``.
+    """The small arrays saved from a run: ``ids``, ``predictions``, ``labels``, ``embeddings_*``.
 
     Raises:
         DataError: The file is missing.
@@ -34,50 +34,67 @@ def read_preview(row: table.Row, results: Path) -> Mapping[str, np.ndarray]:
         return dict(arrays)
 
 
+def predictions(
+    rows: Sequence[table.Row], results: Path, *, root: Path | None = None, most: int | None = None
+) -> Picture:
+    """Validation images, their masks, and the predictions of runs (:func:`plots.predictions`).
+
+    Args:
+        rows: Rows of one data set, one per method.
+        results: Folder of the previews.
+        root: Folder of the data sets.
+        most: Show no more images than this; ``None`` shows all that the previews hold.
+
+    Raises:
+        DataError: A preview or the data set is missing.
+    """
+    previews = {Method.of(row).name: read_preview(row, results) for row in rows}
+    ids = [str(one) for one in next(iter(previews.values()))["ids"][:most]]
+    recipe = recipe_of(rows[0])
+    split = datasets.load(recipe.dataset, "val", root=root, size=recipe.size)
+    val = datasets.working_set(split, size=recipe.size, ids=ids)
+    return plots.predictions(
+        list(val.images),
+        list(val.masks),
+        {name: list(preview["predictions"][:most]) for name, preview in previews.items()},
+        split.info,
+    )
+
+
 def comparison(
     rows: Sequence[table.Row], results: Path, *, root: Path | None = None
 ) -> dict[str, Picture]:
-    """Figures that compare runs on one data set, one run a method.
+    """Figures that compare runs on one data set, one run per method.
 
     Args:
-        rows: Rows of one data set at one number of labelled images. Where there are several
-            seeds, the one that most methods have is shown.
-        results: The folder the rows, logs and previews are in.
-        root: Where the data sets are.
+        rows: Rows of one data set at one number of labelled images. Of several seeds, the one
+            that most methods have is shown.
+        results: Folder of the ledger, the logs and the previews.
+        root: Folder of the data sets.
 
     Returns:
         ``predictions``, ``loss_curves``, ``iou_per_class``, and ``embeddings`` where a
         contrastive run is among the rows.
     """
-    shown = {Method.of(row): row for row in table.one_of_each_method(rows)}
-    recipe = recipe_of(next(iter(shown.values())))
-    info = datasets.info(recipe.dataset)
-    previews = {method: read_preview(row, results) for method, row in shown.items()}
-    ids = [str(one) for one in next(iter(previews.values()))["ids"]]
-    split = datasets.load(recipe.dataset, "val", root=root, size=recipe.size)
-    val = datasets.working_set(split, size=recipe.size, ids=ids)
-    logs = {method: read_log(results / row["log"]) for method, row in shown.items()}
-
+    shown = table.one_of_each_method(rows)
+    info = datasets.info(recipe_of(shown[0]).dataset)
+    logs = {Method.of(row): read_log(results / row["log"]) for row in shown}
     figures = {
-        "predictions": plots.predictions(
-            list(val.images),
-            list(val.masks),
-            {str(method): list(found["predictions"]) for method, found in previews.items()},
-            info,
-        ),
+        "predictions": predictions(shown, results, root=root),
         "loss_curves": plots.loss_curves(logs),
         "iou_per_class": plots.iou_per_class(rows, info),
     }
-    first = next((method for method in shown if method.kind == "contrastive"), None)
+    first = next((row for row in shown if row["method"] == "contrastive"), None)
     if first is not None:
-        figures["embeddings"] = plots.embedding_maps(embedding_points(previews[first]), info)
+        points = embedding_points(read_preview(first, results))
+        figures["embeddings"] = plots.embedding_maps(points, info)
     return figures
 
 
 def embedding_points(
     preview: Mapping[str, np.ndarray], *, seed: int = 0, perplexity: float = 30.0
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """t-SNE positions of a run's pixel features at each stage, of the same pixels each time."""
+    """t-SNE positions of a run's pixel features at each stage, for the same pixels each time."""
     titles = {
         "initial": "before training",
         "pretrained": "after stage 1",
@@ -94,7 +111,7 @@ def embedding_points(
 
 
 def write_report(rows: Sequence[ledger.Row], results: Path, *, root: Path | None = None) -> str:
-    """Write figures and table beside the ledger; return the table."""
+    """Write the figures and the table beside the ledger; return the table."""
     for name, figure in comparison(rows, results, root=root).items():
         plots.save(figure, results / "figures" / f"{name}.png")
     text = table.results_table(rows)
@@ -114,15 +131,15 @@ def ledger_figures(
 
     Args:
         held: The ledger.
-        results: The folder the ledger is in.
+        results: The folder of the ledger.
         dataset: Which data set.
         tier: Which tier.
-        root: Where the data sets are.
+        root: Folder of the data sets.
 
     Returns:
-        Curves and gains over the number of labelled images, on every split that was measured;
-        the temperature and the map of steps, where they were varied; cost, compactness, and the
-        comparison at the fewest labelled images with most of the methods.
+        Curves and gains over the number of labelled images on every measured split; the
+        temperature and the map of steps, where they were varied; cost, compactness, and the
+        comparison at the number of labelled images that most methods were run with.
 
     Raises:
         ConfigError: No row is of the preset's own recipe.

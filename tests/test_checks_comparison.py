@@ -80,11 +80,11 @@ def by_position(ours: dict[int, float], baseline: dict[int, float]) -> Any:
     [
         (lambda ours, baseline: 2.0, "three numbers"),
         (lambda ours, baseline: (1.0, 0.0, 2.0), "seed by seed"),
-        (lambda ours, baseline: gain(ours, baseline, 1.96), "1.96 belongs to many"),
+        (lambda ours, baseline: gain(ours, baseline, 1.96), "1.96 is for many"),
         (lambda ours, baseline: gain(ours, baseline, 3.0), "Student"),
         (lambda ours, baseline: [gain(ours, baseline)[i] for i in (0, 2, 1)], "below the upper"),
         (unpaired, "far too wide"),
-        (by_position, "Pairs only"),
+        (by_position, "pairs only"),
         (lambda ours, baseline: gain(ours, {s: baseline[s] for s in ours}), "KeyError"),
     ],
 )

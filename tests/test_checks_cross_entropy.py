@@ -38,7 +38,7 @@ def overflowing(prediction: Tensor, mask: Tensor, num_classes: int) -> Tensor:
 @pytest.mark.parametrize(
     ("answer", "hint"),
     [
-        (exchanged, "exchanged"),
+        (exchanged, "swapped"),
         (void_as_class_0, "two of these six pixels are void"),
         (overflowing, "uint8"),
         (lambda p, m, c: torch.zeros(c, c + 1), "shape"),
@@ -58,7 +58,7 @@ def iou(matrix: Tensor) -> Tensor:
     ("answer", "hint"),
     [
         (lambda m: float(iou(m).mean()), "percent"),
-        (lambda m: float(100 * m.diagonal().sum() / m.sum()), "share of right pixels"),
+        (lambda m: float(100 * m.diagonal().sum() / m.sum()), "pixel accuracy"),
         (lambda m: float(100 * (m.diagonal() / m.sum(1)).mean()), "alone"),
         (lambda m: float(100 * (m.diagonal() / m.sum(0)).mean()), "alone"),
         (lambda m: float(100 * (m.diagonal() / (m.sum(0) + m.sum(1))).mean()), "100 %"),

@@ -78,7 +78,7 @@ def shuffled(ids: Sequence[str], fraction: float, seed: int) -> list[str]:
     ("answer", "hint"),
     [
         (new_sample_each_time, "not inside a larger"),
-        (without_seed, "Where does the seed"),
+        (without_seed, "Where is the seed"),
         (global_generator, "second time"),
         (maybe_none, "at least one"),
         (shuffled, "chosen no longer"),
@@ -121,7 +121,7 @@ def two_intervals(ours: Sequence[float], baseline: Sequence[float]) -> str:
     ("answer", "hint"),
     [
         (by_the_mean, "one seed"),
-        (two_intervals, "in pairs"),
+        (two_intervals, "paired"),
         (lambda ours, baseline: "maybe", "must be one of"),
     ],
 )

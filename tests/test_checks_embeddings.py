@@ -47,7 +47,7 @@ def intra_inter(
     [
         ({"scale": False}, "as they are"),
         ({"scale_means": True}, "means are scaled"),
-        ({"weigh": True}, "weighs classes"),
+        ({"weigh": True}, "weights classes"),
         ({"power": 1}, "squares"),
         ({"itself": True}, "to itself"),
         ({"classes": (0, 1, 2)}, "that are there|stopped"),
@@ -110,7 +110,7 @@ def nearest_pixel(points: Any, labels: Any, index: int) -> float:
             ),
             "straight-line",
         ),
-        (lambda p, y, i: np.zeros(3), "one number"),
+        (lambda p, y, i: np.zeros(3), "single number"),
     ],
 )
 def test_mistakes_in_the_silhouette_are_named(wrong: Callable[..., Any], hint: str) -> None:

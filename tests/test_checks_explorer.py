@@ -28,7 +28,7 @@ def chosen(rows: Rows, key: str = "miou_val", *, total: bool = False) -> float:
         (lambda rows: max(row["miou_val"] for row in rows), "not its mIoU"),
         (lambda rows: chosen(rows, "miou_test"), "test images"),
         (lambda rows: max(rows, key=lambda row: row["miou_val"])["temperature"], "lucky seed"),
-        (lambda rows: chosen(rows, total=True), "no sum"),
+        (lambda rows: chosen(rows, total=True), "not a sum"),
     ],
 )
 def test_temperatures_chosen_wrongly(answer: Answer, hint: str) -> None:

@@ -21,7 +21,7 @@ def resized(mask: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     ("answer", "hint"),
     [
         (lambda m, s: resized(m, s, "bilinear").byte(), "between two names"),
-        (lambda m, s: resized(m, s[::-1], "nearest").byte(), "Height comes first"),
+        (lambda m, s: resized(m, s[::-1], "nearest").byte(), "height comes first"),
         (lambda m, s: resized(m, s, "nearest"), "type"),
         (lambda m, s: resized(m.flip(0, 1), s, "nearest").byte(), "block of two by two"),
     ],

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from segnb.checks import Hint
 from segnb.checks.loss import (
-    Tiles,
+    WatchedTiles,
     check_loss_floor,
     check_streaming_logsumexp,
     check_within_image_loss,
@@ -164,7 +164,7 @@ def test_mistakes_in_streaming_are_named(wrong: Callable[..., Tensor], hint: str
 
 def test_tiles_are_the_columns_in_order() -> None:
     scores = torch.arange(14.0).reshape(2, 7)
-    tiles = Tiles(scores, 3)
+    tiles = WatchedTiles(scores, 3)
     kept = list(tiles)
     assert [tile.shape[1] for tile in kept] == [3, 3, 1]
     assert torch.equal(torch.cat(kept, 1), scores)

@@ -39,8 +39,8 @@ def cut_off(masks: Tensor, size: tuple[int, int]) -> Tensor:
     ("wrong", "hint"),
     [
         (resized("bilinear", align_corners=True), "not in the masks"),
-        (resized("nearest"), "different place"),
-        (resized("nearest-exact"), "different place"),
+        (resized("nearest"), "different pixel"),
+        (resized("nearest-exact"), "different pixel"),
         (lambda masks, size: masks[:, : size[0], : size[1]], "corners are not"),
         (cut_off, "rounded"),
         (lambda masks, size: masks, "shape"),

@@ -61,7 +61,7 @@ def nan_of_nothing(pseudo: Tensor, truth: Tensor) -> tuple[float, float]:
     [
         (lambda pseudo, truth: 0.5, "two shares"),
         (void_counts, "without a true label"),
-        (missing_is_wrong, "no mistake"),
+        (missing_is_wrong, "not a mistake"),
         (nan_of_nothing, "not finite"),
     ],
 )

@@ -534,7 +534,7 @@ def test_methods_are_shown_at_a_seed_they_share(
         seeds.update({row["method"]: row["seed"] for row in chosen})
         return ""
 
-    monkeypatch.setattr("segnb.widgets.explorer._predictions", keep)
+    monkeypatch.setattr("segnb.widgets.explorer.predictions_of", keep)
     left = [row for row in rows if (row["method"], row["seed"]) != ("contrastive", 0)]
     answer(find_sweep(left), sweep_folder, fraction=1 / 8, temperature=0.07)
     assert seeds == {"ce": 1, "ce_long": 1, "contrastive": 1}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from segnb.checks import Answer, call, need, need_close, numbers
+from segnb.checks import Answer, call, need, need_cases, need_close, numbers
 from segnb.datasets.base import IGNORE
 
 
@@ -15,11 +16,7 @@ def check_resize_mask(resize_mask: Answer) -> None:
     mask[2:6, 3:9] = 8
     mask[:, 10:] = IGNORE
     for size in ((4, 6), (16, 24), (5, 7), (11, 9)):
-        found = numbers(call(resize_mask, mask, size))
-        need(
-            found.shape == size,
-            f"the mask should have shape {size}; yours has {found.shape}. Height comes first.",
-        )
+        found = numbers(call(resize_mask, mask, size), size, "height comes first")
         extra = sorted({int(v) for v in found.ravel()} - {0, 8, IGNORE})
         need(
             not extra,
@@ -28,12 +25,12 @@ def check_resize_mask(resize_mask: Answer) -> None:
         )
     need(
         call(resize_mask, mask, (4, 6)).dtype == mask.dtype,
-        "the result has another type than the mask.",
+        "the result has a different type from the mask.",
     )
     need_close(
         call(resize_mask, mask, (16, 24)),
         mask.repeat_interleave(2, 0).repeat_interleave(2, 1),
-        "at twice the size every pixel should become a block of two by two; yours are elsewhere.",
+        "at twice the size, every pixel should become a block of two by two; yours are elsewhere.",
     )
 
 
@@ -43,49 +40,39 @@ def check_stable_loss(stable_loss: Answer) -> None:
     labels = torch.tensor([0, 0, 1, 1, 2])
     features = F.normalize(torch.randn(5, 4, generator=generator), dim=1)
     similarity = features @ features.T
-    same = labels[:, None] == labels[None, :]
-    logs = (similarity.double()).log_softmax(1)
-    need_close(
-        call(stable_loss, similarity, same, 1.0),
-        -((logs * same).sum(1) / same.sum(1)).mean(),
-        "even at temperature 1, with positives for all, the value is not that of the formula.",
-    )
     half = similarity.half()
-    for temperature in (0.07, 0.01, 0.001):
-        logs = (half.double() / temperature).log_softmax(1)
-        need_close(
-            call(stable_loss, half, same, temperature),
-            -((logs * same).sum(1) / same.sum(1)).mean(),
-            f"at temperature {temperature} in fp16 the loss should be a number, and as exact as in "
-            "fp32. How large does an exponential get? Which function of torch never forms it?",
-        )
+    same = labels[:, None] == labels[None, :]
     lonely = same.clone()
     lonely[4] = False
-    logs = similarity.double().log_softmax(1)
-    wanted = -((logs * lonely).sum(1)[:4] / lonely.sum(1)[:4]).mean()
-    found = call(stable_loss, similarity, lonely, 1.0)
-    need_close(
-        found,
-        wanted,
-        "the last anchor has no positive here. It should be left out of the mean: neither 0 / 0, "
-        "nor counted among those the sum is divided by.",
-    )
-    need_close(
-        call(stable_loss, similarity, torch.zeros_like(same), 1.0),
-        0.0,
-        "nobody has a positive here: the loss should be 0.",
-    )
+
+    def loss(similarity: Tensor, same: Tensor, temperature: float) -> Tensor:
+        logs = (similarity.double() / temperature).log_softmax(1)
+        losses = -(logs * same).sum(1) / same.sum(1)
+        return losses[same.any(1)].mean()
+
+    cases = [
+        ((similarity, same, 1.0), loss(similarity, same, 1.0),
+         "even at temperature 1, with positives for all, the value differs from the formula's."),
+        *(((half, same, temperature), loss(half, same, temperature),
+           f"at temperature {temperature} in fp16 the loss should be a number, and as exact as in "
+           "fp32. How large does an exponential get? Which function of torch never forms it?")
+          for temperature in (0.07, 0.01, 0.001)),
+        ((similarity, lonely, 1.0), loss(similarity, lonely, 1.0),
+         "the last anchor has no positive here. It should be left out of the mean: neither 0 / 0, "
+         "nor counted in the number that the sum is divided by."),
+        ((similarity, torch.zeros_like(same), 1.0), 0.0,
+         "no anchor has a positive here: the loss should be 0."),
+    ]  # fmt: skip
+    need_cases(stable_loss, cases)
 
 
 def check_choose_and_report(choose_and_report: Answer) -> None:
     """Judge ``choose_and_report(val, test) -> (position, score)``."""
-    val, test = [40.0, 43.0, 41.0], [39.0, 38.5, 44.0]
-    found = call(choose_and_report, val, test)
-    need(
-        isinstance(found, tuple) and len(found) == 2,
-        "two values are wanted: the position of the chosen candidate, and the score to report.",
+    position, score = numbers(
+        call(choose_and_report, [40.0, 43.0, 41.0], [39.0, 38.5, 44.0]),
+        (2,),
+        "return two values, the position of the chosen candidate and the score to report",
     )
-    position, score = int(found[0]), float(found[1])
     need(
         position != 2,
         "the candidate you chose is the one with the best test score. Which split may have a say "

@@ -1,10 +1,10 @@
-"""Checkers of notebook 08: labels one is sure of, their worth, and the union of both kinds."""
+"""Checkers of notebook 08: confident pseudo-labels, their quality, and both kinds together."""
 
 from __future__ import annotations
 
 import torch
 
-from segnb.checks import Answer, call, need, need_close
+from segnb.checks import Answer, call, need, need_cases, need_close, numbers
 from segnb.datasets import IGNORE
 
 
@@ -13,56 +13,44 @@ def check_confident_labels(confident_labels: Answer) -> None:
     probabilities = torch.tensor(
         [[[0.9, 0.6, 0.34, 0.2]], [[0.05, 0.3, 0.33, 0.5]], [[0.05, 0.1, 0.33, 0.3]]]
     )
-    scores = probabilities.log() + 3.0  # softmax does not see the shift
-    found = call(confident_labels, scores, 0.0)
-    need_close(
-        found,
-        [[0, 0, 0, 1]],
-        "at threshold 0 every pixel gets its most likely class. The classes are the first axis.",
-    )
-    need_close(
-        call(confident_labels, scores, 0.55),
-        [[0, 0, IGNORE, IGNORE]],
-        "pixels below the threshold should be 255. Compare the softmax probability of the chosen "
-        "class, not its raw score: scores can be shifted without any change of meaning.",
-    )
-    need_close(
-        call(confident_labels, torch.tensor([[[0.0]], [[0.0]]]), 0.5),
-        [[0]],
-        "a pixel exactly at the threshold keeps its label: at least as sure as asked for.",
-    )
+    scores = probabilities.log() + 3.0  # the softmax does not change with the shift
+    cases = [
+        ((scores, 0.0), [[0, 0, 0, 1]],
+         "at threshold 0 every pixel gets its most likely class. The classes are the first axis."),
+        ((scores, 0.55), [[0, 0, IGNORE, IGNORE]],
+         "pixels below the threshold should be 255. Compare the softmax probability of the chosen "
+         "class, not its raw score: a shift of all scores means nothing."),
+        ((torch.tensor([[[0.0]], [[0.0]]]), 0.5), [[0]],
+         "a pixel exactly at the threshold keeps its label: it is as confident as required."),
+    ]  # fmt: skip
+    need_cases(confident_labels, cases)
 
 
 def check_pseudo_quality(pseudo_quality: Answer) -> None:
     """Judge ``pseudo_quality(pseudo, truth) -> (coverage, accuracy)``."""
     truth = torch.tensor([[0, 1, 2, IGNORE], [0, 1, 2, IGNORE]])
     pseudo = torch.tensor([[0, 1, 1, 1], [IGNORE, 1, IGNORE, 1]])
-    found = call(pseudo_quality, pseudo, truth)
-    need(
-        isinstance(found, (tuple, list)) and len(found) == 2,
-        "return two shares: coverage and accuracy.",
-    )
-    coverage, accuracy = found
-    need(
-        abs(float(coverage) - 6 / 8) > 1e-6,
-        "coverage counts pixels without a true label too. Nobody can say whether those are right, "
-        "so they belong neither above nor below the line.",
-    )
+    shares = "return two shares, coverage and accuracy"
+    coverage, accuracy = numbers(call(pseudo_quality, pseudo, truth), (2,), shares)
     need_close(
         coverage,
         4 / 6,
         "coverage is the share of the truly labelled pixels that have a pseudo-label.",
-    )
+        mistakes=[
+            (6 / 8, "coverage also counts pixels without a true label. Nobody can say whether "
+             "those are right, so they belong in neither numerator nor denominator."),
+        ],
+    )  # fmt: skip
     need_close(
         accuracy,
         3 / 4,
-        "accuracy is the share of right ones among the pixels that have both labels. A pixel "
-        "without a pseudo-label is no mistake.",
+        "accuracy is the share of correct ones among the pixels that have both labels. A pixel "
+        "without a pseudo-label is not a mistake.",
     )
     nothing = torch.full_like(truth, IGNORE)
-    coverage, accuracy = call(pseudo_quality, nothing, truth)
-    need_close(coverage, 0, "no pseudo-label at all is coverage 0.")
-    need_close(accuracy, 0, "with no pseudo-label there is no accuracy; return 0, divide by none.")
+    coverage, accuracy = numbers(call(pseudo_quality, nothing, truth), (2,), shares)
+    need_close(coverage, 0, "without any pseudo-label, coverage is 0.")
+    need_close(accuracy, 0, "without any pseudo-label there is nothing to divide by; return 0.")
 
 
 def check_union_masks(union_masks: Answer) -> None:
@@ -84,12 +72,12 @@ def check_union_masks(union_masks: Answer) -> None:
     need_close(
         found[~labelled],
         pseudo[~labelled],
-        "an unlabelled image should have its pseudo-labels as they are, 255 included.",
+        "an unlabelled image should keep its pseudo-labels as they are, 255 included.",
     )
     kept = true.clone()
     union_masks(kept, pseudo, labelled)
     need(
         bool((kept == true).all()),
-        "the masks that were handed in have changed. The next threshold would start from them: "
-        "work on a copy.",
+        "the masks passed in have changed. The next threshold would start from them: work on a "
+        "copy.",
     )

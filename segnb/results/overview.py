@@ -14,6 +14,7 @@ from segnb.results.table import (
     MEASURE_NAMES,
     Measure,
     MeasuredSplit,
+    Row,
     brief_table,
     classes_table,
     each_run_once,
@@ -32,7 +33,7 @@ def tables(
     measures: Sequence[Measure] = ("miou_val", "miou_test"),
     brief: bool = False,
 ) -> str:
-    """Markdown: for each data set and tier the comparison of methods.
+    """The comparison of methods for each data set and tier, in Markdown.
 
     Only runs of the presets' own recipes are compared, with any seed, fraction, method, form,
     scope and map of the loss (:func:`comparable`).
@@ -41,20 +42,20 @@ def tables(
         rows: The ledger.
         dataset: Only this data set.
         tier: Only this tier.
-        classes: Show the IoU of each class on this split, in place of mIoU and gains.
-        measures: Show these mIoU; rows that have none of them are left out.
-        brief: One line a number of labelled images, on the last of the measures that there is.
+        classes: Show the IoU of each class on this split instead of mIoU and gains.
+        measures: Show these mIoUs; rows that have none of them are left out.
+        brief: Show one line per number of labelled images, with the last measure that has values.
 
     Raises:
         ConfigError: Nothing to show.
     """
-    # Not every data set has a test split with public labels.
     fields = [f"miou_{classes}"] if classes else measures
-    chosen = [
-        row
-        for row in comparable(rows, dataset=dataset, tier=tier)
-        if any(row.get(name) is not None for name in fields)
-    ]
+
+    def has(row: Row, names: Sequence[str]) -> bool:
+        # Not every data set has a test split with public labels.
+        return any(row.get(name) is not None for name in names)
+
+    chosen = [row for row in comparable(rows, dataset=dataset, tier=tier) if has(row, fields)]
     if not chosen:
         raise ConfigError(f"none of these runs has {' or '.join(fields)}")
     parts: list[str] = []
@@ -62,10 +63,10 @@ def tables(
         these = select(chosen, dataset=name, tier=size)
         title = f"**{name}**, {size} tier"
         if brief:
-            measure = [m for m in measures if any(row.get(m) is not None for row in these)][-1]
+            measure = [m for m in measures if any(has(row, [m]) for row in these)][-1]
             with contextlib.suppress(ConfigError):  # nothing to compare
-                made = brief_table(these, measure=measure)
-                parts.append(f"{title}, {MEASURE_NAMES[measure]} (%)\n\n{made}")
+                lines = brief_table(these, measure=measure)
+                parts.append(f"{title}, {MEASURE_NAMES[measure]} (%)\n\n{lines}")
         elif classes is None:
             parts.append(f"{title}\n\n{results_table(these, measures=measures)}")
             with contextlib.suppress(ConfigError):  # nothing to compare
@@ -78,8 +79,8 @@ def tables(
     return "\n\n".join(parts)
 
 
-#: Fields of a recipe that differ between compared runs; and the requested arithmetic, since
-#: ``auto`` means another one on another machine.
+#: Fields of a recipe that may differ between compared runs. Precision is one of them, because
+#: ``auto`` depends on the machine.
 _COMPARED = ("method", "seed", "fraction", "form", "scope", "loss_size", "precision")
 
 
@@ -90,18 +91,18 @@ def comparable(
     tier: str | None = None,
     varied: Collection[str] = (),
 ) -> list[ledger.Row]:
-    """Rows of the presets' own recipes, which the comparison of methods is made of.
+    """Rows of the presets' own recipes, from which methods are compared.
 
-    What a run did counts, not how it was requested: cross-entropy with the same compute is one run
-    however the two stages of the others share that compute. Runs of it without any colour
-    distortion count too: distortion can hurt, and would make the baseline weak. A run that was
-    repeated in another arithmetic counts once (:func:`~segnb.results.table.each_run_once`).
+    What counts is what a run did, not how it was requested: cross-entropy with the same compute is
+    one run, however the two stages of the other methods share that compute. It also counts without
+    any colour distortion, because distortion can hurt and would weaken the baseline. A run that
+    was repeated at another precision counts once (:func:`~segnb.results.table.each_run_once`).
 
     Args:
         rows: The ledger.
         dataset: Only this data set.
         tier: Only this tier.
-        varied: Fields of the recipe that may differ from the preset as well.
+        varied: More fields of the recipe that may differ from the preset.
 
     Raises:
         ConfigError: There are none.
@@ -114,14 +115,12 @@ def comparable(
         and _is_preset(recipe_of(row), varied)
     ]
     if not chosen:
-        raise ConfigError("the ledger holds no runs to make this of; `segnb sweep` adds some")
+        raise ConfigError("the ledger holds no runs for this; `segnb sweep` adds some")
     return each_run_once(chosen)
 
 
 def _is_preset(recipe: Recipe, varied: Collection[str]) -> bool:
-    base = preset(recipe.dataset, recipe.tier)
-    same = base.replace(**{name: getattr(recipe, name) for name in (*_COMPARED, *varied)})
-    allowed = {same.hash}
-    if recipe.kind.compute_of:
-        allowed.add(same.replace(distortion=0).hash)
-    return recipe.hash in allowed
+    free = {name: getattr(recipe, name) for name in (*_COMPARED, *varied)}
+    same = preset(recipe.dataset, recipe.tier).replace(**free)
+    allowed = [same, same.replace(distortion=0)] if recipe.kind.compute_of else [same]
+    return recipe.hash in [one.hash for one in allowed]

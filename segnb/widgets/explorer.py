@@ -1,12 +1,12 @@
-"""Two sliders, label fraction and temperature, over what the ledger holds; Run trains the point.
+"""Two sliders, label fraction and temperature, show what the ledger holds; Run trains the point.
 
-The ledger's answer and the live run stand apart: they may be of different sizes, and a number of
-the one is no neighbour of a number of the other.
+The ledger's answer and the live run are shown apart: they may differ in size, and then their
+numbers can't be compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -20,28 +20,25 @@ from segnb.experiments.runs import RUNS
 from segnb.plots import Picture
 from segnb.recipe import Recipe, preset
 from segnb.results import ledger, table
-from segnb.results.method import Method, recipe_of
+from segnb.results.method import recipe_of
 from segnb.widgets.training import TrainingPanel, drawing
 
-#: What the sliders offer beside what a sweep holds.
+#: What the sliders offer in addition to the values of a sweep.
 FRACTIONS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 TEMPERATURES = (0.03, 0.07, 0.2, 0.5)
 
-#: Validation images whose predictions are shown, and pixels a class in the maps.
+#: Validation images whose predictions are shown, and pixels per class in the embedding maps.
 SHOWN_IMAGES = 3
 SHOWN_PIXELS = 30
-
-#: The line that marks the chosen point.
-_MARK: dict[str, Any] = {"color": "#D55E00", "alpha": 0.35, "linewidth": 6, "zorder": 0}
 
 
 @dataclass(frozen=True)
 class SweptRows:
-    """Ledger rows that differ in method, form, scope, label fraction, temperature and seed alone.
+    """Ledger rows that differ only in method, form, scope, label fraction, temperature and seed.
 
     Attributes:
         base: The recipe that they vary; its method is ``contrastive``.
-        rows: The rows, cross-entropy baselines among them.
+        rows: The rows, including cross-entropy baselines.
     """
 
     base: Recipe
@@ -49,7 +46,7 @@ class SweptRows:
 
     @property
     def fractions(self) -> tuple[float, ...]:
-        """Label fractions of all rows, ascending; at some there may be baselines alone."""
+        """Label fractions of all rows, ascending; some may have baselines only."""
         return tuple(sorted({row["fraction"] for row in self.rows}))
 
     @property
@@ -66,9 +63,9 @@ def point(base: Recipe, *, fraction: float, temperature: float) -> Recipe:
 def find_sweep(
     rows: Iterable[ledger.Row], *, dataset: str | None = None, tier: str | None = None
 ) -> SweptRows | None:
-    """The sweep that covers most pairs of label fraction and temperature; ``None`` without one.
+    """The sweep over most pairs of label fraction and temperature, or ``None``.
 
-    Of two that cover as many, the one of the preset's own recipe.
+    A tie goes to the preset's own recipe.
 
     Args:
         rows: The ledger.
@@ -88,12 +85,13 @@ def find_sweep(
             families.setdefault(_family(recipe_of(row)), []).append(row)
     if not families:
         return None
-    points = {
-        name: len({(row["fraction"], row["temperature"]) for row in found})
-        for name, found in families.items()
-    }
     own = {_family(preset(row["dataset"], row["tier"])) for row in rows}
-    best = max(families, key=lambda name: (points[name], name in own, len(families[name])))
+
+    def extent(family: str) -> tuple[int, bool, int]:
+        points = {(row["fraction"], row["temperature"]) for row in families[family]}
+        return len(points), family in own, len(families[family])
+
+    best = max(families, key=extent)
     base = recipe_of(families[best][0]).replace(seed=0, precision="auto")
     long = base.replace(method="ce_long")
     wanted = {_family(one) for one in (base.replace(method="ce"), long, long.replace(distortion=0))}
@@ -109,22 +107,21 @@ def answer(
     temperature: float,
     root: Path | None = None,
 ) -> dict[str, Picture | str]:
-    """What the ledger says of one point of the sliders, without any widget.
+    """What the ledger says about one point of the sliders, without any widget.
 
     Args:
         sweep: What :func:`find_sweep` found.
-        results: The folder of the ledger, with its previews.
+        results: Folder of the ledger and its previews.
         fraction: Label fraction.
         temperature: Temperature of the contrastive loss.
-        root: Where the data sets are.
+        root: Folder of the data sets.
 
     Returns:
         ``numbers`` (Markdown), ``labels`` and ``temperatures`` (curves with the point marked),
         ``predictions``, ``embeddings``; a sentence instead of a picture that can't be drawn.
     """
-    return {
-        name: make() for name, make in _parts(sweep, results, fraction, temperature, root).items()
-    }
+    parts = _parts(sweep, results, fraction, temperature, root)
+    return {name: make() for name, make in parts.items()}
 
 
 def run_pictures(row: ledger.Row, results: Path, *, root: Path | None = None) -> list[Picture]:
@@ -132,8 +129,8 @@ def run_pictures(row: ledger.Row, results: Path, *, root: Path | None = None) ->
 
     Args:
         row: The run.
-        results: The folder of its ledger, with its preview.
-        root: Where the data sets are.
+        results: Folder of its ledger and its preview.
+        root: Folder of the data sets.
 
     Raises:
         DataError: The preview or the data set is missing.
@@ -144,18 +141,18 @@ def run_pictures(row: ledger.Row, results: Path, *, root: Path | None = None) ->
 class Explorer:
     """The two sliders, the ledger's answer, and a panel that trains the chosen point.
 
-    Show it by ending a cell with it.
+    End a cell with it to show it.
 
     Args:
-        sweep: What :func:`find_sweep` found; ``None`` leaves the live run alone.
-        live: The recipe that Run trains, but for its label fraction and temperature.
-        results: The folder of the ledger, with its previews.
-        runs: Folder of the live runs, and of a ledger of their own.
-        root: Where the data sets are.
+        sweep: What :func:`find_sweep` found; with ``None`` there is only the live run.
+        live: The recipe that Run trains, at the sliders' label fraction and temperature.
+        results: Folder of the ledger and its previews.
+        runs: Folder of the live runs, with a ledger of their own.
+        root: Folder of the data sets.
         cpu: Use the processor even where there is a GPU.
 
     Attributes:
-        shown: What stands in the output areas now, by name.
+        shown: What the output areas show now, by name.
     """
 
     def __init__(
@@ -170,24 +167,22 @@ class Explorer:
     ) -> None:
         import ipywidgets as widgets
 
-        self.sweep = sweep
-        self.live = live
+        self.sweep, self.live = sweep, live
         self.shown: dict[str, Picture | str] = {}
         self._results, self._root = results, root
         fractions, temperatures = slider_values(sweep)
         start = sweep.base if sweep else live
-        self.fraction = widgets.SelectionSlider(
-            options=[(table.fraction_name(f), f) for f in fractions],
-            value=_nearest(fractions, start.fraction),
-            description="labelled",
-            continuous_update=False,
-        )
-        self.temperature = widgets.SelectionSlider(
-            options=[(f"{t:g}", t) for t in temperatures],
-            value=_nearest(temperatures, start.temperature),
-            description="τ",
-            continuous_update=False,
-        )
+
+        def slider(name: str, values: Sequence[float], value: float, words: Any) -> Any:
+            return widgets.SelectionSlider(
+                options=[(words(one), one) for one in values],
+                value=min(values, key=lambda one: abs(np.log(one / value))),
+                description=name,
+                continuous_update=False,
+            )
+
+        self.fraction = slider("labelled", fractions, start.fraction, table.fraction_name)
+        self.temperature = slider("τ", temperatures, start.temperature, "{:g}".format)
         self.outputs = {name: widgets.Output() for name in _PARTS}
         self.panel = TrainingPanel(
             self.recipe,
@@ -198,24 +193,20 @@ class Explorer:
             outcome=lambda row: run_pictures(row, runs, root=root),
         )
         heading = widgets.HTML(f"<h4>Train this point here ({live.dataset}, {live.tier})</h4>")
+        sliders = [self.fraction, self.temperature]
+        for one in sliders:
+            one.observe(lambda _: self.update(), names="value")
         self.widget = widgets.VBox(
-            [
-                widgets.HBox([self.fraction, self.temperature]),
-                *self.outputs.values(),
-                heading,
-                self.panel.widget,
-            ]
+            [widgets.HBox(sliders), *self.outputs.values(), heading, self.panel.widget]
         )
-        for slider in (self.fraction, self.temperature):
-            slider.observe(lambda _: self.update(), names="value")
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe at the sliders' point, as Run trains it."""
+        """The recipe at the sliders' point, which Run trains."""
         return point(self.live, fraction=self.fraction.value, temperature=self.temperature.value)
 
     def update(self) -> None:
-        """Show the answer for the sliders' point, the quickest parts first."""
+        """Show the answer for the sliders' point, the fastest parts first."""
         from IPython.display import Markdown, clear_output, display
 
         self.panel.recipe = self.recipe
@@ -236,13 +227,13 @@ class Explorer:
 
 
 def slider_values(sweep: SweptRows | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Label fractions and temperatures to offer: the sweep's, or ours where it varies neither."""
-    fractions = sweep.fractions if sweep else ()
-    temperatures = sweep.temperatures if sweep else ()
-    return (
-        fractions if len(fractions) > 1 else tuple(sorted({*fractions, *FRACTIONS})),
-        temperatures if len(temperatures) > 1 else tuple(sorted({*temperatures, *TEMPERATURES})),
-    )
+    """Label fractions and temperatures to offer: the sweep's, and defaults if it has only one."""
+
+    def offered(held: tuple[float, ...], ours: tuple[float, ...]) -> tuple[float, ...]:
+        return held if len(held) > 1 else tuple(sorted({*held, *ours}))
+
+    fractions, temperatures = (sweep.fractions, sweep.temperatures) if sweep else ((), ())
+    return offered(fractions, FRACTIONS), offered(temperatures, TEMPERATURES)
 
 
 @dataclass(frozen=True)
@@ -261,12 +252,12 @@ class _Point:
 
     @property
     def rows(self) -> list[table.Row]:
-        """Rows of this point, those of the baselines included."""
+        """Rows of this point, including those of the baselines."""
         return table.select(self.sweep.rows, fraction=self.fraction, temperature=self.temperature)
 
     @property
     def missing(self) -> str:
-        """Says that no contrastive run is here; empty where there is one."""
+        """Says that there is no contrastive run here; empty if there is one."""
         if any(row["method"] == "contrastive" for row in self.rows):
             return ""
         return f"the ledger holds no contrastive run at {self.name}; Run trains one"
@@ -282,28 +273,27 @@ class _Point:
 
     def labels(self) -> Picture:
         rows = table.select(self.sweep.rows, temperature=self.temperature)
-        picture = plots.label_curve(rows)
-        for labelled in {row["labelled"] for row in rows if row["fraction"] == self.fraction}:
-            picture.figure.axes[0].axvline(labelled, **_MARK)
-        return Picture(picture.figure, f"{picture.alt} Marked: {self.name}.")
+        here = {row["labelled"] for row in rows if row["fraction"] == self.fraction}
+        return self._marked(plots.label_curve(rows), here)
 
     def temperatures(self) -> Picture:
-        rows = table.select(self.sweep.rows, fraction=self.fraction)
-        held = {row["temperature"] for row in rows if row["method"] == "contrastive"}
-        if len(held) < 2:
-            held_points = {(r["fraction"], r["temperature"]) for r in self.sweep.rows}
-            several = [
-                table.fraction_name(fraction)
-                for fraction in self.sweep.fractions
-                if sum(f == fraction and t is not None for f, t in held_points) > 1
-            ]
+        held: dict[float, set[float]] = {fraction: set() for fraction in self.sweep.fractions}
+        for row in self.sweep.rows:
+            if row["method"] == "contrastive":
+                held[row["fraction"]].add(row["temperature"])
+        if len(held.get(self.fraction, ())) < 2:
+            several = [table.fraction_name(one) for one, found in held.items() if len(found) > 1]
             there = f"; it does at {', '.join(several)}" if several else ""
             raise DataError(
                 f"no curve over τ: with {table.fraction_name(self.fraction)} of the labels the "
                 f"ledger does not hold two temperatures{there}"
             )
-        picture = plots.temperature_curve(rows)
-        picture.figure.axes[0].axvline(self.temperature, **_MARK)
+        rows = table.select(self.sweep.rows, fraction=self.fraction)
+        return self._marked(plots.temperature_curve(rows), [self.temperature])
+
+    def _marked(self, picture: Picture, positions: Iterable[float]) -> Picture:
+        for x in positions:
+            picture.figure.axes[0].axvline(x, color="#D55E00", alpha=0.35, linewidth=6, zorder=0)
         return Picture(picture.figure, f"{picture.alt} Marked: {self.name}.")
 
     def predictions(self) -> Picture:
@@ -312,15 +302,13 @@ class _Point:
         return predictions_of(table.one_of_each_method(self.rows), self.results, self.root)
 
     def embeddings(self) -> Picture:
-        if self.missing:
-            raise DataError(self.missing)
-        row = next(
-            row for row in table.one_of_each_method(self.rows) if row["method"] == "contrastive"
-        )
-        return embeddings_of(row, self.results)
+        for row in table.one_of_each_method(self.rows):
+            if row["method"] == "contrastive":
+                return embeddings_of(row, self.results)
+        raise DataError(self.missing)
 
 
-#: The parts of an answer, the quickest first.
+#: The parts of an answer, the fastest first.
 _PARTS = ("numbers", "labels", "temperatures", "predictions", "embeddings")
 
 _NO_SWEEP = (
@@ -340,7 +328,7 @@ def _parts(
 
 
 def or_error_text(make: Callable[[], Picture | str]) -> Picture | str:
-    """What ``make`` returns, or the error's sentence."""
+    """What ``make`` returns, or the message of its error."""
     try:
         return make()
     except SegnbError as error:
@@ -348,49 +336,27 @@ def or_error_text(make: Callable[[], Picture | str]) -> Picture | str:
 
 
 def predictions_of(rows: Sequence[table.Row], results: Path, root: Path | None) -> Picture:
-    """Predictions of one run a method on a few validation images."""
-    recipe = recipe_of(rows[0])
-    previews = {Method.of(row).name: report.read_preview(row, results) for row in rows}
-    ids = [str(one) for one in next(iter(previews.values()))["ids"]][:SHOWN_IMAGES]
-    split = datasets.load(recipe.dataset, "val", root=root, size=recipe.size)
-    val = datasets.working_set(split, size=recipe.size, ids=ids)
-    return plots.predictions(
-        list(val.images),
-        list(val.masks),
-        {name: list(found["predictions"][: len(ids)]) for name, found in previews.items()},
-        split.info,
-    )
+    """Predictions of runs, one per method, on a few validation images."""
+    return report.predictions(rows, results, root=root, most=SHOWN_IMAGES)
 
 
 def embeddings_of(row: table.Row, results: Path) -> Picture:
-    """Embedding maps of a run, stage by stage."""
+    """Embedding maps of a run at each stage."""
     return _embedding_maps(str(results), row["recipe_hash"], row["dataset"], row["command"])
 
 
 @lru_cache(maxsize=64)
 def _embedding_maps(results: str, recipe_hash: str, dataset: str, command: str) -> Picture:
-    # Kept, because placing the points takes seconds and a reader slides back and forth.
-    row = {"recipe_hash": recipe_hash, "command": command}
-    preview = _thinned(report.read_preview(row, Path(results)))
-    return plots.embedding_maps(report.embedding_points(preview), datasets.info(dataset))
-
-
-def _thinned(preview: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    # Cached, because t-SNE takes seconds and a reader moves the sliders back and forth.
+    preview = report.read_preview({"recipe_hash": recipe_hash, "command": command}, Path(results))
     labels = preview["labels"]
     kept = np.concatenate([np.flatnonzero(labels == c)[:SHOWN_PIXELS] for c in np.unique(labels)])
-    return {
-        name: values[kept]
-        for name, values in preview.items()
-        if name == "labels" or name.startswith("embeddings_")
-    }
+    thinned = {name: values[kept] for name, values in preview.items() if len(values) == len(labels)}
+    return plots.embedding_maps(report.embedding_points(thinned), datasets.info(dataset))
 
 
 def _family(recipe: Recipe) -> str:
-    # A recipe's hash leaves out what its method does not use, as the temperature of "ce".
+    # The hash leaves out what a method does not use, such as the temperature of "ce".
     varied = {"fraction": 1.0, "temperature": 1.0, "form": "paper", "scope": "cross"}
     neutral = recipe.replace(seed=0, precision="auto", **varied)
     return f"{recipe.method}-{neutral.hash}"
-
-
-def _nearest(values: Sequence[float], wanted: float) -> float:
-    return min(values, key=lambda value: abs(np.log(value / wanted)))

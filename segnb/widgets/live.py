@@ -11,17 +11,17 @@ from segnb.plots import Picture
 
 
 def live(draw: Callable[..., Picture], controls: Mapping[str, Any]) -> Any:
-    """Controls above a picture that is drawn again whenever one of them changes.
+    """Controls above a picture that is redrawn whenever one of them changes.
 
-    A picture is drawn whole before the old one gives way to it. Where ``draw`` fails, what went
-    wrong stands in the picture's place: a sentence for a :class:`SegnbError` or ``ValueError``,
-    the traceback for all else.
+    The old picture stays until the new one is complete. If ``draw`` fails, an error message
+    replaces the picture: a sentence for a :class:`SegnbError` or ``ValueError``, else the
+    traceback.
 
     Args:
-        draw: Called with the controls' values by name; also what the cell after the widget calls
-            with plain variables.
-        controls: Widgets with a ``value``. Give sliders ``continuous_update=False``, so that one
-            move asks for one picture.
+        draw: Called with the controls' values by name; the cell after the widget can call it with
+            plain variables.
+        controls: Widgets with a ``value``. Give sliders ``continuous_update=False``, so that each
+            move draws only one picture.
 
     Returns:
         The widget.
@@ -34,22 +34,17 @@ def live(draw: Callable[..., Picture], controls: Mapping[str, Any]) -> Any:
     def redraw(_: object = None) -> None:
         values = {name: control.value for name, control in controls.items()}
         with output:
+            shown: Picture | str
             try:
-                picture = draw(**values)
+                shown = draw(**values)
             except (SegnbError, ValueError) as error:
-                clear_output(wait=True)
-                print(f"No picture: {error}")
+                shown = f"No picture: {error}"
             except Exception:
-                clear_output(wait=True)
-                print(traceback.format_exc())
-            else:
-                clear_output(wait=True)
-                display(picture)
+                shown = traceback.format_exc()
+            clear_output(wait=True)
+            print(shown) if isinstance(shown, str) else display(shown)
 
     for control in controls.values():
         control.observe(redraw, names="value")
     redraw()
     return ipywidgets.VBox([*controls.values(), output])
-
-
-__all__ = ["live"]

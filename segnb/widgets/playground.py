@@ -1,4 +1,4 @@
-"""Pixels on a circle to play with: pick one, move it, press *step*, watch the classes gather."""
+"""Pixels on a circle to play with: pick one, move it, press *step*, and watch classes gather."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ MANY_STEPS = 25
 class Playground:
     """The circle, its forces, and buttons that let them act.
 
-    Show it by ending a cell with it. The picture is :func:`segnb.plots.circle_forces`, which a cell
+    End a cell with it to show it. The picture is :func:`segnb.plots.circle_forces`, which a cell
     can call with plain variables; the steps are :func:`segnb.circle.step`.
 
     Args:
-        classes: How many classes.
-        pixels: Pixels of each.
-        rate: Step size of the gradient descent, for one pixel's own loss.
-        seed: Of the first scene; *new pixels* takes the next.
+        classes: Number of classes.
+        pixels: Pixels per class.
+        rate: Step size of gradient descent on one pixel's own loss.
+        seed: Seed of the first scene; *new pixels* takes the next one.
 
     Attributes:
-        scene: The pixels as they lie now.
+        scene: The current pixels.
         steps: Steps since the pixels were scattered.
     """
 
@@ -67,7 +67,7 @@ class Playground:
         self.times_temperature = widgets.Checkbox(
             value=False, description="forces × τ: compare temperatures", indent=False
         )
-        # Counts what happened to the pixels, so that the picture follows the buttons as well.
+        # Counts the changes to the pixels, so that the picture follows the buttons as well.
         self._changes = widgets.IntText(value=0)
         self.buttons = {
             name: widgets.Button(description=name)
@@ -76,17 +76,11 @@ class Playground:
         self.buttons["step"].on_click(lambda _: self.take_steps(1))
         self.buttons[f"{MANY_STEPS} steps"].on_click(lambda _: self.take_steps(MANY_STEPS))
         self.buttons["new pixels"].on_click(lambda _: self.scatter())
-        self.pixel.observe(self._pick, names="value")
+        self.pixel.observe(lambda _: self._rest(), names="value")
         self.move.observe(self._move, names="value")
         self._from = float(self.scene.angles[0])
         picture = live(
-            lambda loss, temperature, pixel, times_temperature, changes: circle_forces(
-                self.scene,
-                loss,
-                temperature=temperature,
-                pixel=pixel,
-                times_temperature=times_temperature,
-            ),
+            lambda changes, **chosen: circle_forces(self.scene, **chosen),
             {
                 "loss": self.loss,
                 "temperature": self.temperature,
@@ -100,11 +94,11 @@ class Playground:
             widgets.HBox([self.pixel, self.move]),
             widgets.HBox([*self.buttons.values(), self.times_temperature]),
         ]
-        # The controls stand in rows of their own; of the live picture only its output is shown.
+        # The controls have rows of their own; of the live widget only the output is shown.
         self.widget = widgets.VBox([*rows, picture.children[-1]])
 
     def take_steps(self, count: int) -> None:
-        """Let the forces of the chosen loss act, and draw the pixels where they come to lie."""
+        """Let the forces of the chosen loss act, and redraw the moved pixels."""
         for _ in range(count):
             self.scene = circle.step(
                 self.scene,
@@ -122,11 +116,8 @@ class Playground:
         self.steps = 0
         self._rest()
 
-    def _pick(self, _: Any) -> None:
-        self._rest()
-
     def _rest(self) -> None:
-        """The slider *move it* starts from where the chosen pixel lies now."""
+        """Set *move it* back to 0, at the current position of the chosen pixel."""
         self._from = float(self.scene.angles[self.pixel.value])
         self.move.unobserve(self._move, names="value")
         self.move.value = 0.0
@@ -143,6 +134,3 @@ class Playground:
         from IPython.display import display
 
         display(self.widget)
-
-
-__all__ = ["MANY_STEPS", "Playground"]

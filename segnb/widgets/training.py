@@ -1,18 +1,17 @@
 """Train a recipe from a notebook: Run, Stop, a progress bar and a picture of the loss.
 
-The training runs in a thread, so that its buttons answer meanwhile. What it has done lies in the
-run folder: a training that was stopped, or whose kernel died, goes on when it is run again.
+The training runs in a thread, so that the buttons keep working. Its state is kept in the run
+folder: a training that was stopped, or whose kernel died, continues when it is run again.
 """
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import html
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,18 +26,19 @@ from segnb.training.log import LogRow, read_log
 
 State = Literal["idle", "running", "stopped", "finished", "failed"]
 
-#: Least seconds between two pictures of the loss; drawing takes time from training.
+#: Minimum seconds between two pictures of the loss: drawing slows training down.
 REDRAW_SECONDS = 1.0
 
-#: matplotlib's settings are the process's own: one thread draws at a time.
+#: matplotlib's settings belong to the whole process, so only one thread draws at a time.
 drawing = threading.RLock()
 
+#: Held by the one training that this process may run.
 _one = threading.Lock()
 _running: list[TrainingThread] = []
 
 
 def planned_steps(recipe: Recipe) -> dict[str, int]:
-    """Steps of each stage of a recipe, in their order, by the stage's name in the log."""
+    """Steps of each stage of a recipe, in order, by the stage's name in the log."""
     stages = {"finetune": recipe.cross_entropy_stage().steps}
     if recipe.has_stage1:
         stages = {"pretrain": recipe.pretraining_stage().steps, **stages}
@@ -48,26 +48,13 @@ def planned_steps(recipe: Recipe) -> dict[str, int]:
 
 
 def steps_taken(rows: Sequence[LogRow]) -> int:
-    """Steps that a training log tells of, over all stages."""
-    last: dict[str, int] = {}
-    for row in rows:
-        last[row["stage"]] = int(row["step"])
-    return sum(last.values())
+    """Steps recorded in a training log, over all stages."""
+    return sum({row["stage"]: int(row["step"]) for row in rows}.values())
 
 
-@contextlib.contextmanager
-def one_at_a_time() -> Iterator[None]:
-    """Be the one training that this process may run.
-
-    Raises:
-        ConfigError: Another training holds it.
-    """
+def _claim() -> None:
     if not _one.acquire(blocking=False):
-        raise ConfigError("another training is under way here: press its Stop, or let it finish")
-    try:
-        yield
-    finally:
-        _one.release()
+        raise ConfigError("another training is running here: press its Stop, or let it finish")
 
 
 def train(
@@ -82,36 +69,37 @@ def train(
 
     Args:
         recipe: What to train.
-        runs: Run folders go here.
-        results: The finished row goes into a ledger here; ``None`` keeps it in the run folder.
-        root: Where the data sets are.
+        runs: Folder of the run folders.
+        results: Folder of the ledger that gets the finished row; ``None`` keeps the row in the
+            run folder.
+        root: Folder of the data sets.
         cpu: Use the processor even where there is a GPU.
 
     Raises:
         ConfigError: A panel is training.
         SegnbError: See :func:`segnb.experiments.runs.run`.
     """
-    with one_at_a_time():
+    _claim()
+    try:
         row = run(recipe, runs=runs, results=results, root=root, cpu=cpu)
+    finally:
+        _one.release()
     assert row is not None  # run to the end
     return row
 
 
 class TrainingThread:
-    """One recipe being trained in a thread.
+    """The training of one recipe in a thread.
 
     Args:
         recipe: What to train.
-        runs: Run folders go here.
-        results: The finished row goes into a ledger here; ``None`` keeps it in the run folder.
-        root: Where the data sets are.
-        cpu: Use the processor even where there is a GPU.
+        runs, results, root, cpu: As in :func:`train`.
 
     Attributes:
-        state: ``idle`` before :meth:`start`, then ``running``, and how it ended.
+        state: ``idle`` before :meth:`start`, then ``running``, and in the end how it ended.
         row: The ledger row of a finished training.
-        message: What a training that was stopped, or failed, says of it.
-        trace: The traceback of an error that is no fault of the user's.
+        message: Why a training stopped or failed.
+        trace: The traceback of an error that is not the user's fault.
     """
 
     def __init__(
@@ -136,12 +124,12 @@ class TrainingThread:
 
     @property
     def rows(self) -> list[LogRow]:
-        """The log so far, that of earlier sessions included."""
+        """The log so far, including that of earlier sessions."""
         return read_log(self.folder / "log.jsonl")
 
     @property
     def stopping(self) -> bool:
-        """Whether a stop was asked for that the training has not come to yet."""
+        """Whether a stop was requested and the training has not reached it yet."""
         return self.state == "running" and self._stop.is_set()
 
     def listen(self, listener: Callable[[], None]) -> None:
@@ -149,33 +137,31 @@ class TrainingThread:
         self._listeners.append(listener)
 
     def start(self) -> None:
-        """Begin, or go on from the last checkpoint.
+        """Begin, or continue from the last checkpoint.
 
         Raises:
-            ConfigError: A training is under way in this process.
+            ConfigError: A training is running in this process.
         """
-        place = contextlib.ExitStack()
-        place.enter_context(one_at_a_time())
+        _claim()
         self.state, self.message, self.trace = "running", "", ""
         self._stop.clear()
         _running[:] = [self]
-        # A daemon: a kernel that shuts down does not wait for it, and checkpoints are whole.
-        self._thread = threading.Thread(target=self._train, args=(place,), daemon=True)
+        # A daemon, so that a kernel can shut down meanwhile; checkpoints are never half-written.
+        self._thread = threading.Thread(target=self._train, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask for a stop after the step at hand; the checkpoint then holds all that was done."""
+        """Request a stop after the current step; the checkpoint then holds all steps so far."""
         self._stop.set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the thread; whether it has ended."""
+        """Wait for the thread; return whether it has ended."""
         if self._thread is not None:
             self._thread.join(timeout)
-            return not self._thread.is_alive()
-        return True
+        return self._thread is None or not self._thread.is_alive()
 
-    def _train(self, place: contextlib.ExitStack) -> None:
-        state: State
+    def _train(self) -> None:
+        state: State = "failed"
         try:
             self.row = run(
                 self.recipe,
@@ -188,14 +174,14 @@ class TrainingThread:
         except TrainingStopped as stopped:
             state, self.message = "stopped", str(stopped)
         except SegnbError as error:
-            state, self.message = "failed", str(error)
+            self.message = str(error)
         except Exception as error:
             # Nothing above this frame would show it to anyone.
-            state, self.message = "failed", f"{type(error).__name__}: {error}"
+            self.message = f"{type(error).__name__}: {error}"
             self.trace = traceback.format_exc()
-        # The place is free before anyone hears of the end, so that they can start the next.
+        # Released before the listeners hear of the end, so that they can start the next training.
         _running.clear()
-        place.close()
+        _one.release()
         self.state = state
         self._tell()
 
@@ -206,23 +192,19 @@ class TrainingThread:
 
 def current() -> TrainingThread | None:
     """The training that this process is running."""
-    found = _running[:]
-    return found[0] if found else None
+    return next(iter(_running), None)
 
 
 class TrainingPanel:
     """Run and Stop buttons, a progress bar, a live picture of the loss.
 
-    Show it by ending a cell with it. A panel that is made while a training is under way, as when
-    its cell is run again, takes that training over.
+    End a cell with it to show it. A panel that is created while a training is running, as when its
+    cell is run again, takes over that training.
 
     Args:
         recipe: What Run trains.
-        runs: Run folders go here.
-        results: Finished rows go into a ledger here; ``None`` keeps them in the run folders.
-        root: Where the data sets are.
-        cpu: Use the processor even where there is a GPU.
-        outcome: Pictures of a finished training, from its row; drawn in its thread.
+        runs, results, root, cpu: As in :func:`train`.
+        outcome: Makes pictures of a finished training from its row, in the training's thread.
     """
 
     def __init__(
@@ -247,19 +229,12 @@ class TrainingPanel:
         self.bar = widgets.IntProgress(min=0, max=1, layout=widgets.Layout(width="45%"))
         self.status = widgets.HTML()
         self.figure = widgets.HTML()
-        self.widget = widgets.VBox(
-            [
-                widgets.HBox([self.run_button, self.stop_button, self.bar]),
-                self.status,
-                self.figure,
-            ]
-        )
+        controls = widgets.HBox([self.run_button, self.stop_button, self.bar])
+        self.widget = widgets.VBox([controls, self.status, self.figure])
         self.run_button.on_click(lambda _: self.run())
         self.stop_button.on_click(lambda _: self.stop())
         self._recipe = recipe
-        running = current()
-        self.training = running or TrainingThread(recipe, **self._options)
-        self.training.listen(self._update)
+        self._watch(current() or TrainingThread(recipe, **self._options))
         self._update()
 
     @property
@@ -272,29 +247,29 @@ class TrainingPanel:
         with self._lock:
             self._recipe = recipe
             if self.training.state != "running":
-                self._take(recipe)
+                self._watch(TrainingThread(recipe, **self._options))
             self._update()
 
     def run(self) -> None:
-        """What the Run button does: start the training, or go on with it."""
+        """What the Run button does: start the training, or continue it."""
         with self._lock:
             if self.training.state != "running" and self.training.recipe != self._recipe:
-                self._take(self._recipe)
+                self._watch(TrainingThread(self._recipe, **self._options))
             try:
                 self.training.start()
             except ConfigError as error:
-                self._show_status(_error(str(error)))
-                return
-            self._update()
+                self.status.value = _error(str(error))
+            else:
+                self._update()
 
     def stop(self) -> None:
         """What the Stop button does."""
         self.training.stop()
         self._update()
 
-    def _take(self, recipe: Recipe) -> None:
-        self.training = TrainingThread(recipe, **self._options)
-        self.training.listen(self._update)
+    def _watch(self, training: TrainingThread) -> None:
+        self.training = training
+        training.listen(self._update)
 
     def _ipython_display_(self) -> None:
         from IPython.display import display
@@ -303,48 +278,77 @@ class TrainingPanel:
 
     def _update(self) -> None:
         with self._lock:
-            training = self.training
-            # Read once: the thread may change it in between.
-            state = training.state
-            rows = training.rows
-            planned = sum(planned_steps(training.recipe).values())
+            # Read once: the thread may change it meanwhile.
+            state, rows = self.training.state, self.training.rows
+            planned = sum(planned_steps(self.training.recipe).values())
             taken = min(steps_taken(rows), planned)
             self.bar.max, self.bar.value = max(planned, 1), taken
             self.bar.bar_style = {"finished": "success", "failed": "danger"}.get(state, "")
             self.run_button.disabled = state == "running"
-            self.stop_button.disabled = state != "running" or training.stopping
+            self.stop_button.disabled = state != "running" or self.training.stopping
             self.run_button.description = "Go on" if 0 < taken < planned else "Run"
-            self._show_status(_status(training, state, rows, taken, planned, self._recipe))
-            self._draw(training, state, rows)
+            self.status.value = self._status(state, rows, taken, planned)
+            self._draw(state, rows)
 
-    def _show_status(self, text: str) -> None:
-        self.status.value = text
-
-    def _draw(self, training: TrainingThread, state: State, rows: list[LogRow]) -> None:
-        key = (training.recipe.hash, len(rows), state)
+    def _draw(self, state: State, rows: list[LogRow]) -> None:
+        key = (self.training.recipe.hash, len(rows), state)
         soon = time.monotonic() - self._drawn_at < REDRAW_SECONDS
         if key == self._drawn or (state == "running" and soon):
             return
+        row = self.training.row
         try:
             with drawing:
                 stages = [row["stage"] for row in rows]
-                # A single point is no curve, and would look like an empty picture.
+                # A single point is not a curve and would look like an empty picture.
                 drawn = max(map(stages.count, stages), default=0) > 1
                 pictures = [plots.loss_curves({"this run": rows})] if drawn else []
-                if state == "finished" and training.row is not None and self._outcome is not None:
-                    pictures += self._outcome(training.row)
-                # Put up in one go: what was there stays until the new picture is whole.
+                if state == "finished" and row is not None and self._outcome is not None:
+                    pictures += self._outcome(row)
+                # Set in one go: the old picture stays until the new one is complete.
                 self.figure.value = "".join(map(picture_html, pictures))
         except (SegnbError, ValueError) as error:
             self.figure.value = _error(f"no picture: {error}")
         self._drawn, self._drawn_at = key, time.monotonic()
 
+    def _status(self, state: State, rows: list[LogRow], taken: int, planned: int) -> str:
+        training, recipe = self.training, self.training.recipe
+        if state == "failed":
+            text, trace = _error(f"This training failed: {training.message}"), training.trace
+            if trace:
+                trace = f"<summary>traceback</summary><pre>{html.escape(trace)}</pre>"
+                text += f"<details>{trace}</details>"
+            return text
+        name = f"{recipe.method}, {recipe.dataset}, seed {recipe.seed}"
+        if recipe.uses_contrastive:
+            name += f", fraction {recipe.fraction:g}, τ {recipe.temperature:g}"
+        progress = f"step {taken} of {planned}"
+        if rows:
+            progress += f", loss {rows[-1]['loss']:.3f} ({rows[-1]['stage']})"
+        if state == "running":
+            doing = "preparing" if not rows else "measuring" if taken == planned else "training"
+            words = f"{doing}; {progress}"
+            if training.stopping:
+                words += "; stopping after this step"
+            if recipe != self._recipe:
+                words += ". The choice above has moved on: press Run for it once this one has ended"
+        elif state == "finished" and training.row is not None:
+            words = f"finished: mIoU {training.row['miou_val']:.1f} on the validation images"
+        elif state == "stopped":
+            words = f"{html.escape(training.message)}. Go on continues from there"
+        elif (training.folder / "metrics.json").exists():
+            words = "finished in an earlier session: Run shows the result at once"
+        elif rows:
+            words = f"{progress}, from an earlier session. Go on continues from the last checkpoint"
+        else:
+            words = f"ready, {planned} steps"
+        return f"<div><b>{html.escape(name)}</b>: {words}.</div>"
+
 
 def picture_html(picture: Picture) -> str:
-    """An ``img`` element of a picture, its alternative text included.
+    """An ``img`` element of a picture, including its alternative text.
 
-    An Output area takes what the main thread displays while it is open; a training's thread can
-    only set a value, and this is one.
+    A training's thread can't display into an Output area, which captures only the main thread; but
+    it can set a widget's value to this.
     """
     width, _ = picture.figure.get_size_inches()
     data = base64.b64encode(picture.png()).decode("ascii")
@@ -352,47 +356,6 @@ def picture_html(picture: Picture) -> str:
         f'<img alt="{html.escape(picture.alt)}" style="width:{100 * width:.0f}px;max-width:100%" '
         f'src="data:image/png;base64,{data}">'
     )
-
-
-def _status(
-    training: TrainingThread,
-    state: State,
-    rows: list[LogRow],
-    taken: int,
-    planned: int,
-    chosen: Recipe,
-) -> str:
-    recipe = training.recipe
-    name = f"{recipe.method}, {recipe.dataset}, seed {recipe.seed}"
-    if recipe.uses_contrastive:
-        name += f", fraction {recipe.fraction:g}, τ {recipe.temperature:g}"
-    where = f"step {taken} of {planned}"
-    if rows:
-        where += f", loss {rows[-1]['loss']:.3f} ({rows[-1]['stage']})"
-    if state == "failed":
-        text = _error(f"This training failed: {training.message}")
-        if training.trace:
-            text += f"<details><summary>traceback</summary><pre>{html.escape(training.trace)}"
-            text += "</pre></details>"
-        return text
-    if state == "running":
-        doing = "preparing" if not rows else "measuring" if taken == planned else "training"
-        words = f"{doing}; {where}"
-        if training.stopping:
-            words += "; stopping after this step"
-        if recipe != chosen:
-            words += ". The choice above has moved on: it is trained when this one has ended"
-    elif state == "finished" and training.row is not None:
-        words = f"finished: mIoU {training.row['miou_val']:.1f} on the validation images"
-    elif state == "stopped":
-        words = f"{html.escape(training.message)}. Go on takes it up there"
-    elif (training.folder / "metrics.json").exists():
-        words = "finished in an earlier session: Run shows the result at once"
-    elif rows:
-        words = f"{where}, from an earlier session. Go on takes up the last checkpoint"
-    else:
-        words = f"ready, {planned} steps"
-    return f"<div><b>{html.escape(name)}</b>: {words}.</div>"
 
 
 def _error(message: str) -> str:
