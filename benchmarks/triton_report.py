@@ -35,23 +35,13 @@ OPERANDS = {
     "tf32": ("fp32", 4, 1),
     "fp32": ("bf16", 2, 3),
 }
-_LSE_BACKWARD = {"PAIRS": "all"}
 #: Name here, kernel, what sets it apart.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "logsumexp_forward": ("logsumexp_forward", {"PAIRS": "all"}),
     "logsumexp_forward_same": ("logsumexp_forward", {"PAIRS": "same"}),
-    "logsumexp_anchors": (
-        "logsumexp_backward",
-        {**_LSE_BACKWARD, "ROW_TERM": True, "COL_TERM": False},
-    ),
-    "logsumexp_keys": (
-        "logsumexp_backward",
-        {**_LSE_BACKWARD, "ROW_TERM": False, "COL_TERM": True},
-    ),
-    "logsumexp_one_set": (
-        "logsumexp_backward",
-        {"PAIRS": "not_self", "ROW_TERM": True, "COL_TERM": True},
-    ),
+    "logsumexp_anchors": ("logsumexp_backward", {"PAIRS": "all", "TERMS": "rows"}),
+    "logsumexp_keys": ("logsumexp_backward", {"PAIRS": "all", "TERMS": "cols"}),
+    "logsumexp_one_set": ("logsumexp_backward", {"PAIRS": "not_self", "TERMS": "both"}),
     "official_forward": ("official_forward", {}),
     "official_backward": ("official_backward", {}),
 }
@@ -66,8 +56,7 @@ _POINTERS = {
     "col_keys": "*i64",
 }
 _OPERAND_POINTERS = ("rows", "cols", "packed", "features")
-_INTEGERS = ("size", "row_size", "padded", "row_padded", "col_padded", "blocks", "width")
-_PART_STRIDES = ("parts", "row_parts", "col_parts")
+_INTEGERS = ("size", "row_size", "padded", "row_padded", "col_padded", "width")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +97,6 @@ def compile_kernel(
         "BN": tiles.columns,
         "D": width,
         "PARTS": parts,
-        "PRECISION": "tf32",
     }
     signature = {}
     for argument in kernel.arg_names:
@@ -118,8 +106,6 @@ def compile_kernel(
             signature[argument] = f"*{element}"
         elif argument in _INTEGERS:
             signature[argument] = "i32"
-        elif argument in _PART_STRIDES:
-            signature[argument] = "i64"
         elif argument == "c":
             signature[argument] = "fp32"
         elif argument == "out" and name.endswith("backward"):
@@ -129,16 +115,12 @@ def compile_kernel(
     aligned = {
         (index,): [["tt.divisibility", 16]]
         for index, argument in enumerate(kernel.arg_names)
-        if signature[argument].startswith("*") or argument in ("width", *_PART_STRIDES)
+        if signature[argument].startswith("*") or argument == "width"
     }
     compiled = triton.compile(
         ASTSource(kernel, signature, constexprs=constants, attrs=aligned),
         target=GPUTarget("cuda", arch, 32),
-        options={
-            "num_warps": tiles.warps,
-            "num_stages": tiles.stages,
-            "enable_fp_fusion": True,
-        },
+        options={"num_warps": tiles.warps, "num_stages": tiles.stages},
     )
     return _read(compiled)
 
