@@ -350,26 +350,16 @@ def logsumexp_forward(
     """Natural logsumexp of every anchor over its allowed keys, written in the anchors' order."""
     block = tl.program_id(0)
     batch = tl.program_id(1).to(tl.int64)
+    cols += batch * col_padded * D
+    col_keys += batch * col_padded
+    plan += (batch * tl.num_programs(0) + block) * PLAN
     row_index = block * BM + tl.arange(0, BM)
     row_key = tl.load(row_keys + batch * row_padded + row_index)
     stride = _part_stride(row_padded, D)
     f0, f1, f2 = _load_rows(rows + batch * row_padded * D, block * BM, stride, BM, D, PARTS)
+    stride = _part_stride(col_padded, D)
     lse = _row_logsumexp(
-        f0,
-        f1,
-        f2,
-        row_key,
-        row_index,
-        cols + batch * col_padded * D,
-        _part_stride(col_padded, D),
-        col_keys + batch * col_padded,
-        plan + (batch * tl.num_programs(0) + block) * PLAN,
-        c,
-        PAIRS,
-        BM,
-        BN,
-        D,
-        PARTS,
+        f0, f1, f2, row_key, row_index, cols, stride, col_keys, plan, c, PAIRS, BM, BN, D, PARTS
     )
     used = row_key < (batch << BATCH_SHIFT) + IGNORED
     inside = row_index < row_size
@@ -459,10 +449,11 @@ def _add_gradient(
 
 
 @triton.jit
-def _store_gradient(out, acc, row_index, row_key, order, size, width, D: tl.constexpr):
+def _store_gradient(out, acc, row_index, keys, order, size, width, D: tl.constexpr):
     """Write rows of a gradient in the pixels' order; zero for ignored pixels."""
     batch = tl.program_id(1).to(tl.int64)
-    used = row_key < (batch << BATCH_SHIFT) + IGNORED
+    # The keys are read again: kept through the loops they would take registers.
+    used = tl.load(keys + row_index) < (batch << BATCH_SHIFT) + IGNORED
     inside = row_index < size
     target = batch * size + tl.load(order + batch * size + row_index, mask=inside, other=0)
     column = tl.arange(0, D)
@@ -507,8 +498,8 @@ def logsumexp_backward(
     """
     block = tl.program_id(0)
     batch = tl.program_id(1).to(tl.int64)
+    row_keys += batch * row_padded
     row_index = block * BM + tl.arange(0, BM)
-    row_key = tl.load(row_keys + batch * row_padded + row_index)
     weight = tl.load(row_weight + batch * row_padded + row_index)
     stride = _part_stride(row_padded, D)
     f0, f1, f2 = _load_rows(rows + batch * row_padded * D, block * BM, stride, BM, D, PARTS)
@@ -517,7 +508,7 @@ def logsumexp_backward(
         f0,
         f1,
         f2,
-        row_key,
+        tl.load(row_keys + row_index),
         row_index,
         tl.load(row_shift + batch * row_padded + row_index),
         weight,
@@ -537,7 +528,7 @@ def logsumexp_backward(
     acc *= tl.load(factor + batch)
     if TERMS == "rows":
         acc *= weight[:, None]
-    _store_gradient(out, acc, row_index, row_key, order, row_size, width, D)
+    _store_gradient(out, acc, row_index, row_keys, order, row_size, width, D)
 
 
 @triton.jit
@@ -588,34 +579,21 @@ def official_forward(
     batch = tl.program_id(1).to(tl.int64)
     packed += batch * padded * D
     keys += batch * padded
-    plan = (batch * tl.num_programs(0) + block) * PLAN
+    plan = negative_plan + (batch * tl.num_programs(0) + block) * PLAN
+    positive_plan += (batch * tl.num_programs(0) + block) * PLAN
     stride = _part_stride(padded, D)
     row_index = block * BM + tl.arange(0, BM)
     row_key = tl.load(keys + row_index)
     f0, f1, f2 = _load_rows(packed, block * BM, stride, BM, D, PARTS)
     negative = _row_logsumexp(
-        f0,
-        f1,
-        f2,
-        row_key,
-        row_index,
-        packed,
-        stride,
-        keys,
-        negative_plan + plan,
-        c,
-        "other",
-        BM,
-        BN,
-        D,
-        PARTS,
+        f0, f1, f2, row_key, row_index, packed, stride, keys, plan, c, "other", BM, BN, D, PARTS
     )
 
     total = tl.zeros([BM], tl.float32)
     sigma = tl.zeros([BM], tl.float32)
     count = tl.zeros([BM], tl.int32)
     for MIXED in tl.static_range(2):
-        a0, a1, b0, b1, first, tiles = _ranges(positive_plan + plan, MIXED, BN)
+        a0, a1, b0, b1, first, tiles = _ranges(positive_plan, MIXED, BN)
         for tile in range(tiles):
             start, stop = _tile_keys(tile, a0, a1, b0, b1, first, BN)
             k0, k1, k2 = _load_rows(packed, start, stride, BN, D, PARTS)
@@ -729,4 +707,4 @@ def official_backward(
         PARTS,
     )
     acc *= tl.load(factor + batch)
-    _store_gradient(out, acc, row_index, row_key, order, size, width, D)
+    _store_gradient(out, acc, row_index, keys, order, size, width, D)

@@ -334,17 +334,6 @@ def tf32_allowed() -> bool:
     return bool(matmul.allow_tf32)
 
 
-def choose_tiles(kind: Pass, packed: Tensor) -> Tiles:
-    """The tiles for a pass over packed features on their device."""
-    return tiles_for(
-        kind,
-        width=packed.shape[3],
-        itemsize=packed.element_size(),
-        parts=packed.shape[0],
-        shared_memory=_shared_memory(packed.device),
-    )
-
-
 def _shared_memory(device: torch.device) -> int:
     """Bytes of shared memory a program can have; 0 where kernels are interpreted."""
     if device.type != "cuda":
@@ -505,7 +494,13 @@ def _launch(
 
     rows = sets[0]
     parts, batch, _, dim = rows.features.shape
-    tiles = tiles or choose_tiles(kind, rows.features)
+    tiles = tiles or tiles_for(
+        kind,
+        width=dim,
+        itemsize=rows.features.element_size(),
+        parts=parts,
+        shared_memory=_shared_memory(rows.features.device),
+    )
     # Triton launches on the current device, which need not be the tensors'.
     with torch.cuda.device_of(rows.keys):  # type: ignore[no-untyped-call]
         getattr(kernels, f"{form}_{kind}")[(-(-rows.order.shape[1] // tiles.rows), batch)](

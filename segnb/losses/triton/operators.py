@@ -203,20 +203,19 @@ def _register(operator: Any, backward: Any, sets: int) -> None:
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
         ctx.save_for_backward(*output)
         ctx.set_materialize_grads(False)
-        ctx.inputs, features = len(inputs), inputs[0]
-        ctx.layout = features.shape[2], features.dtype
+        ctx.layout = inputs[0].shape[2], inputs[0].dtype
         ctx.options = [value for value in inputs if isinstance(value, (float, str))]
 
     def gradient(ctx: Any, gradients: list[Tensor | None]) -> tuple[Tensor | None, ...]:
         once_differentiable()
-        if gradients[0] is None:
-            return (None,) * ctx.inputs
-        wanted = list(ctx.needs_input_grad[:sets])
-        results = backward(gradients[0], list(ctx.saved_tensors), *ctx.layout, wanted, *ctx.options)
-        given: list[Tensor | None] = [
-            result if want else None for result, want in zip(results, wanted, strict=True)
-        ]
-        return (*given, *(None,) * (ctx.inputs - sets))
+        given: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
+        if gradients[0] is not None:
+            wanted = list(ctx.needs_input_grad[:sets])
+            results = backward(
+                gradients[0], list(ctx.saved_tensors), *ctx.layout, wanted, *ctx.options
+            )
+            given[:sets] = [r if want else None for r, want in zip(results, wanted, strict=True)]
+        return tuple(given)
 
     operator.register_autograd(gradient, setup_context=setup_context)
     backward.register_fake(_fake_gradients)
