@@ -75,9 +75,9 @@ def cross_image_loss(
 
     Args:
         features1: Unit-normalised features of the images, ``[B, N, D]`` or ``[B, D, H, W]``.
-        features2: The same of the images they are paired with; may differ in size.
+        features2: Features of the images they are paired with; the size may differ.
         labels1: Integer ``[B, N]`` or ``[B, H, W]``.
-        labels2: The same of the second images.
+        labels2: Labels of the second images.
         temperature: Divides the scores.
         ignore_index: Label of pixels left out of the loss.
         reduction: ``mean`` over the anchors of both images, then over pairs, or ``none``.

@@ -37,9 +37,9 @@ def within_image_loss(
 
     Args:
         anchors: Unit-normalised features of the images, ``[B, N, D]`` or ``[B, D, H, W]``.
-        keys: The same of the distorted images; may differ in the number of pixels.
+        keys: Features of the distorted images; the number of pixels may differ.
         anchor_labels: Integer ``[B, N]`` or ``[B, H, W]``.
-        key_labels: The same of the keys.
+        key_labels: Labels of the keys.
         temperature: Divides the scores.
         ignore_index: Label of pixels left out of the loss.
         reduction: ``mean`` over anchors, then images; ``none`` for a loss of each anchor.
@@ -84,11 +84,11 @@ def cross_image_loss(
 
     Args:
         anchors: Unit-normalised features of the images, ``[B, N, D]`` or ``[B, D, H, W]``.
-        keys: The same of the distorted images.
-        other_keys: The same of the other distorted images, one for each image.
+        keys: Features of the distorted images.
+        other_keys: Features of the other distorted images, one for each image.
         anchor_labels: Integer ``[B, N]`` or ``[B, H, W]``.
-        key_labels: The same of the keys.
-        other_labels: The same of the other keys.
+        key_labels: Labels of the keys.
+        other_labels: Labels of the other keys.
         temperature: Divides the scores.
         ignore_index: Label of pixels left out of the loss.
         reduction: ``mean`` over anchors, then images; ``none`` for a loss of each anchor.

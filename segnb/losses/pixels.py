@@ -92,7 +92,7 @@ def _pixel_set(
         and not torch.compiler.is_compiling()
         and not _all_finite(features.detach())
     ):
-        raise ValueError(f"{name} hold NaN or infinite values")
+        raise ValueError(f"{name} contain NaN or infinite values")
     labels = labels.long()
     return Pixels(
         features=features.to(compute_dtype(features.dtype)),

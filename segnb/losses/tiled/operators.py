@@ -1,7 +1,7 @@
 """The ``tiled`` back end as the losses call it: custom operators around the passes over tiles.
 
 The passes are in :mod:`segnb.losses.tiled.passes`. Every operator gives a scalar and computes its
-gradients in the same pass, where the tiles are at hand.
+gradients in the same pass, while it has the tiles.
 
 On the CPU the pixels are sorted by class and tiles that are not needed are skipped. On other
 devices the host would have to wait for the labels: there all tiles are computed and masked.
@@ -135,7 +135,7 @@ class SortedPixels:
         return result.index_copy_(0, self.order, values)
 
     def gradient(self, products: Tensor) -> Tensor:
-        """Products with scaled features, in units of log 2, made the gradient; overwrites them."""
+        """The gradient from products with scaled features, in units of log 2; changes them."""
         return self.put_back(products.mul_(self.scale * math.log(2)))
 
 
@@ -157,7 +157,7 @@ def sort_pixels(
 def _each_image(
     compute: Callable[..., list[Tensor]], features: Tensor, *tensors: Tensor | None, **options: Any
 ) -> list[Tensor]:
-    """What a function computes of each image of the batch, stacked without autocast."""
+    """What a function computes for each image of the batch, stacked; without autocast."""
     with fast_products(features):
         results = [
             compute(features[b], *(None if t is None else t[b] for t in tensors), **options)

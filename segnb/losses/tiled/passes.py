@@ -161,7 +161,7 @@ def tiles_of_other_classes(runs: list[Run]) -> Iterator[Tile]:
 
 
 def masked(tiles: Iterable[Tile], allowed: Callable[[slice, slice], Tensor]) -> list[Tile]:
-    """The same tiles with a mask, made tile by tile, for devices the host must not wait for."""
+    """The tiles with a mask, made tile by tile, for devices the host must not wait for."""
     return [
         tile._replace(clear=forbidden(functools.partial(allowed, tile.rows, tile.cols)))
         for tile in tiles
@@ -442,7 +442,7 @@ def band_products(
         anchors: ``[N, D]``.
         keys: ``[M, D]``, among them the anchors.
         anchor_terms: c and log of the anchors; a log of -inf drops its term.
-        key_terms: The same of the keys.
+        key_terms: c and log of the keys.
         bands: The pairs where M is not zero.
     """
     gradient = torch.zeros_like(anchors)

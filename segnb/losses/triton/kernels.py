@@ -493,8 +493,8 @@ def logsumexp_backward(
     """Gradient of the logsumexp for the rows, a block of them at a time.
 
     ``TERMS`` says whether the rows are the anchors, the keys (the columns are then the anchors),
-    or both, where they are one set. ``factor`` (one a batch element) holds 1/tau and undoes the
-    scaling of the weights.
+    or both, where they are one set. ``factor`` (one for each batch element) includes 1/tau and
+    undoes the scaling of the weights.
     """
     block = tl.program_id(0)
     batch = tl.program_id(1).to(tl.int64)

@@ -201,7 +201,7 @@ def masked_logsumexp_backward(
             # The kernel reads these, but does not use them.
             row_shift = row_weight = torch.zeros_like(rows.keys, dtype=torch.float32)
         elif terms == "rows":
-            # The weights come in at the end: the tiles hold plain softmax values, scaled here.
+            # The kernel applies the weights at the end: its tiles are softmax values, scaled here.
             row_shift, factor = row_shift - math.log2(_WEIGHT_RANGE), factor / _WEIGHT_RANGE
         _launch(
             "backward",
