@@ -1,11 +1,11 @@
-"""Times and memory of the contrastive losses, against what people use, and against the floor.
+"""Time and memory of the contrastive losses, beside other implementations and a counted floor.
 
     python -m benchmarks.loss            # minutes to tens of minutes
     python -m benchmarks.loss --quick    # small sizes
 
-Contenders take turns, so that a busy spell of the machine hits all alike; the least and the
-median time are kept. On the CPU the clock is the processor time of this one-threaded process.
-Memory allocation is tuned for everybody (the plain forms would be several times slower without),
+Contenders take turns, so that a busy moment of the machine hits all alike; the least and the
+median time are kept. On the CPU the clock is the processor time of this single-threaded process.
+Memory allocation is tuned for all (without it the plain forms would be several times slower),
 which takes a restart of the program. Writes ``loss_benchmark.md``, ``.json`` and ``.png``.
 """
 
@@ -33,15 +33,15 @@ from segnb.losses import official, paper, supcon_loss
 TEMPERATURE = 0.07
 CHANNELS = 256
 VOID = 255
-#: glibc gives large blocks back to the system at once by default, and takes page faults for them.
+#: By default glibc returns large blocks to the system at once and pays for them in page faults.
 TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "60000000000", "OMP_NUM_THREADS": "1"}
-#: Shares of the classes in two street scenes, and of their void pixels.
+#: Shares of the classes in two street scenes, and the share of void pixels.
 STREET = (
     (0.42, 0.24, 0.16, 0.08, 0.05, 0.03, 0.01, 0.01),
     (0.45, 0.18, 0.20, 0.06, 0.02, 0.05, 0.03, 0.01),
 )
 STREET_VOID = 0.1
-#: Plain forms hold several matrices of all pairs; above this many pixels they are left out.
+#: Most pixels for the plain forms, which hold several matrices of all pairs.
 MOST_PLAIN_PIXELS = 8450
 
 Contender = Callable[[], Tensor]
@@ -52,17 +52,17 @@ class Measurement:
     """One contender at one size, forward and backward.
 
     Attributes:
-        form: Which loss.
-        contender: Which implementation.
+        form: The loss.
+        contender: The implementation.
         pixels: Anchors and keys of one pair of images together.
         pairs: Pairs of images.
-        device: Where.
+        device: ``cpu`` or ``cuda``.
         dtype: Type of the features.
         least_ms: Least time.
         median_ms: Median time.
         memory_mib: Peak memory above what was held before.
-        floor_ms: The counted operations and bytes over what the device was measured to give.
-        value: The loss, to see that all compute the same.
+        floor_ms: Time for the counted operations or bytes at the device's measured rates.
+        value: The loss, to show that all compute the same.
     """
 
     form: str
@@ -100,9 +100,9 @@ class Inputs:
 def street_labels(size: int, shares: tuple[float, ...], void: float, seed: int) -> Tensor:
     """A street-like label map with exact class shares, in shuffled order."""
     edges = torch.tensor(shares).cumsum(0)[:-1] * (1 - void) * size
-    places = torch.arange(size)
-    labels = torch.bucketize(places.float(), edges, right=True)
-    labels[places >= (1 - void) * size] = VOID
+    index = torch.arange(size)
+    labels = torch.bucketize(index.float(), edges, right=True)
+    labels[index >= (1 - void) * size] = VOID
     return labels[torch.randperm(size, generator=torch.Generator().manual_seed(seed))]
 
 
@@ -131,12 +131,12 @@ def make_inputs(
 def contenders(
     form: str, inputs: Inputs, *, with_plain: bool, compiled: bool
 ) -> dict[str, Contender]:
-    """Every implementation of a form on these inputs, as functions that give the loss."""
+    """Every implementation of a form, as a function that gives the loss of these inputs."""
     found: dict[str, Contender] = {"tiled": lambda: _loss(form, inputs, "tiled")}
     if inputs.features[0].is_cuda:
         found["triton"] = lambda: _loss(form, inputs, "triton")
     if with_plain:
-        # A pair at a time, so that it fits.
+        # One pair at a time, to fit in memory.
         parts = [inputs.pair(b) for b in range(len(inputs.labels[0]))]
 
         def plain(loss: Callable[[str, Inputs, Any], Tensor]) -> Tensor:
@@ -169,7 +169,7 @@ def _metric_learning(inputs: Inputs) -> Contender:
 
 
 def clock(device: torch.device) -> float:
-    """Seconds; on the CPU of this process alone."""
+    """Seconds; on the CPU the processor time of this process."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         return time.perf_counter()
@@ -186,7 +186,7 @@ def step(contender: Contender) -> float:
 def take_turns(
     runs: dict[str, Contender], repeats: int, device: torch.device
 ) -> dict[str, tuple[float, list[float]]]:
-    """Value and times of each contender, one warm-up each and then in turns."""
+    """Value and times of each contender: a warm-up each, then in turns."""
     values = {name: step(run) for name, run in runs.items()}
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
@@ -200,16 +200,8 @@ def take_turns(
 def peak_memory(form: str, contender: str, size: int, pairs: int, device: torch.device) -> float:
     """MiB above what was held before; on the CPU in a process of its own."""
     if device.type == "cpu":
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.loss",
-            "--memory-of",
-            form,
-            contender,
-            str(size),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        command = [sys.executable, "-m", "benchmarks.loss", "--memory-of", form, contender]
+        done = subprocess.run([*command, str(size)], capture_output=True, text=True, check=True)
         return float(done.stdout.split()[-1])
     inputs = make_inputs(form, size, pairs, device, torch.bfloat16)
     run = contenders(form, inputs, with_plain=True, compiled="compiled" in contender)[contender]
@@ -225,14 +217,14 @@ def peak_memory(form: str, contender: str, size: int, pairs: int, device: torch.
 
 
 def print_memory(form: str, contender: str, size: int) -> None:
-    """Run in a fresh process: growth of the peak resident set over one step, in MiB."""
+    """Print by how many MiB the peak resident set grows in one step; for a fresh process."""
     device = torch.device("cpu")
     small = make_inputs(form, 600, 1, device, torch.float32)
     step(contenders(form, small, with_plain=True, compiled="compiled" in contender)[contender])
     inputs = make_inputs(form, size, 1, device, torch.float32)
     run = contenders(form, inputs, with_plain=True, compiled="compiled" in contender)[contender]
     before = resident_kib("VmRSS")
-    # Linux: the peak counts from here on, not from what the parent process held.
+    # On Linux this restarts the peak, which otherwise includes the parent process's.
     Path("/proc/self/clear_refs").write_text("5")
     step(run)
     print((resident_kib("VmHWM") - before) / 1024)
@@ -251,7 +243,7 @@ def resident_kib(field: str) -> int:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the device was measured to give: operations and bytes a second."""
+    """Measured rates of the device: operations and bytes a second."""
 
     operations: float
     bytes: float
@@ -281,9 +273,9 @@ def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
 
 
 def products(form: str, inputs: Inputs, device: torch.device) -> float:
-    """Multiplied pairs of pixels, forward and backward, that the mathematics cannot do without.
+    """Products of two pixels that the mathematics needs, forward and backward.
 
-    One set against itself is symmetric: on the CPU half of its scores serve all.
+    A set against itself is symmetric: on the CPU half of the scores are enough.
     """
     half = 0.5 if device.type == "cpu" else 1.0
     total = 0.0
@@ -333,7 +325,7 @@ def measure(
     for form, form_sizes in sizes.items():
         for size in form_sizes:
             inputs = make_inputs(form, size, pairs, device, dtype)
-            # Compiling takes a minute a size on the CPU; the largest says what is to be said.
+            # Compiling takes a minute for each size on the CPU: only the largest is compiled.
             largest = size == max(s for s in form_sizes if s <= MOST_PLAIN_PIXELS)
             runs = contenders(
                 form,
@@ -366,7 +358,7 @@ def measure(
 
 
 def accuracy() -> dict[str, float]:
-    """Largest relative error of value and gradient against float64, over forms, by type."""
+    """Largest relative error of value and gradient over all forms, by type, against float64."""
     errors = {}
     for dtype in (torch.float32, torch.bfloat16):
         value_error = gradient_error = 0.0
@@ -403,7 +395,7 @@ def _loss(form: str, inputs: Inputs, backend: Any) -> Tensor:
 
 
 def goals(results: list[Measurement], errors: dict[str, float]) -> list[tuple[str, str, str]]:
-    """The goals, what was asked at least, and what was measured here."""
+    """The goals: what, the minimum, and what was measured here."""
 
     def ratio(form: str, slow: str, fast: str, device: str = "cpu") -> str:
         rows = [r for r in results if r.form == form and r.device == device]

@@ -1,8 +1,8 @@
 """Images a second of both stages, beside a plain DataLoader loop on the same machine.
 
-The plain loop is what most training scripts do: decode each image when it is needed, transform
-it alone with torchvision, collect batches in worker processes. Network, crop, batch, optimiser and
-cross-entropy are the same; it runs in float32 and in the precision that segnb chooses.
+The plain loop is what most training scripts do: decode each image when it is needed, transform it
+on its own with torchvision, collect batches in worker processes. Network, crop, batch, optimiser
+and cross-entropy are the same. It runs in float32 and in the precision that segnb chooses.
 
     python -m benchmarks.training --dataset camvid --tier quick
 """
@@ -32,12 +32,12 @@ from segnb.training import Session, finetune, make_accelerator, pretrain
 from segnb.training.stages import cross_entropy
 from segnb.views import normalise
 
-#: Steps before the clock starts: workers, caches and kernels are warm by then.
+#: Steps before the clock starts, to warm up workers, caches and kernels.
 WARM_UP = 5
 
 
 class Decoded(Dataset[tuple[Tensor, Tensor]]):
-    """Each image read from its file, scaled, cropped and flipped alone."""
+    """Each image read from its file, then scaled, cropped and flipped on its own."""
 
     def __init__(self, source: SegmentationDataset, recipe: Recipe) -> None:
         self.source = source
@@ -97,7 +97,7 @@ def plain_loop(recipe: Recipe, *, steps: int, precision: Precision, root: Path |
 
 
 def stage_speed(recipe: Recipe, *, steps: int, root: Path | None) -> dict[str, float]:
-    """Images a second of segnb's two stages; stage 1 passes each image twice."""
+    """Images a second of segnb's two stages; stage 1 passes each image through twice."""
     short = recipe.replace(
         method="contrastive",
         fraction=1.0,
@@ -120,7 +120,7 @@ def stage_speed(recipe: Recipe, *, steps: int, root: Path | None) -> dict[str, f
 
 
 class _Clock:
-    """Starts after the warm-up steps; asked after every step but the last."""
+    """Starts after the warm-up steps; ``tick`` is called after every step but the last."""
 
     def __init__(self, device: str) -> None:
         self.device = torch.device(device)

@@ -1,12 +1,12 @@
-"""Check and time the Triton back end on the NVIDIA GPU at hand, and sweep its tiles.
+"""Check and time the Triton back end on this machine's NVIDIA GPU, and sweep its tiles.
 
     python -m benchmarks.triton_check                  # everything, some minutes
     python -m benchmarks.triton_check --parts values times
 
-Three tables: errors against float64 with the limits they must keep, times of forward and backward
-pass against the plain form and its ``torch.compile``, and times by tile shape. Without a GPU,
+Three tables: errors against float64 with their limits, times of the forward and backward pass
+against the plain form and its ``torch.compile``, and times by tile shape. Without a GPU,
 ``TRITON_INTERPRET=1`` and ``--pixels 72 --batch 1`` run the first two on the CPU, which shows that
-this script works and nothing about speed.
+this script works but nothing about speed.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def unit_features(batch: int, size: int, width: int, dtype: torch.dtype, *, seed
 def label_maps(kind: str, batch: int, side: int, *, seed: int) -> Tensor:
     """Label maps ``[batch, side, side]``: ``dense``, ``street`` or ``voc``.
 
-    ``street``: bands and many small regions of 14 classes; ``voc``: background and two objects.
-    ``dense`` gives every class a part of every row.
+    ``street``: bands and many small regions of 14 classes; ``voc``: background and two objects;
+    ``dense``: eight vertical stripes, so that every row holds every class.
     """
     generator = torch.Generator().manual_seed(seed)
     maps = torch.zeros(batch, side, side, dtype=torch.int64)
@@ -96,7 +96,7 @@ def pair_inputs(kind: str, batch: int, pixels: int, *, seed: int) -> tuple[Tenso
 
 
 def needed_share(labels: Tensor, images: Tensor) -> float:
-    """Share of all pairs that the official form needs."""
+    """The share of all pairs that the official form needs."""
     same = labels[:, :, None] == labels[:, None, :]
     return float((same | (images[:, :, None] == images[:, None, :])).float().mean())
 
@@ -105,7 +105,7 @@ def needed_share(labels: Tensor, images: Tensor) -> float:
 
 
 def pixels_of(features: Tensor, labels: Tensor) -> Pixels:
-    """Pixels as the losses hand them to a back end."""
+    """Pixels as the losses pass them to a back end."""
     wide = features if features.dtype == torch.float64 else features.float()
     return Pixels(features=wide, labels=labels, temperature=TEMPERATURE, dtype=features.dtype)
 
@@ -118,7 +118,7 @@ def relative(actual: Tensor, expected: Tensor) -> float:
 
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
-    """Allow tf32 products for a while."""
+    """Allow or forbid tf32 products in the block."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     try:
@@ -128,7 +128,7 @@ def tf32(allowed: bool) -> Iterator[None]:
 
 
 def check_values(pixels: int, width: int) -> bool:
-    """Print errors of every form and operand type against float64; True if all keep limits."""
+    """Print errors of every form and operand type against float64; True if all are in limits."""
     print(f"\n## Errors against float64, {pixels} pixels, {width} channels\n")
     print("| form | operands | values | limit | gradients | limit | repeats bit for bit |  |")
     print("| --- " * 8 + "|")
@@ -184,7 +184,7 @@ def check_values(pixels: int, width: int) -> bool:
 
 
 def milliseconds(call: Callable[[], object], *, repeats: int) -> tuple[float, float]:
-    """Least and median time of a call on the device, after two calls to warm up."""
+    """Least and median time of a call on the device, after two warm-up calls."""
     times = []
     for number in range(repeats + 2):
         if DEVICE.type == "cuda":
@@ -204,7 +204,7 @@ def milliseconds(call: Callable[[], object], *, repeats: int) -> tuple[float, fl
 
 
 def peak(call: Callable[[], object]) -> float:
-    """GiB of device memory that a call takes on top of what is there."""
+    """GiB of device memory that a call takes on top of what is in use."""
     if DEVICE.type != "cuda":
         return 0.0
     torch.cuda.synchronize()
@@ -236,7 +236,7 @@ def supcon_step(features: Tensor, labels: Tensor) -> Callable[[], None]:
 
 
 def plain_step(features: Tensor, labels: Tensor, loss: Callable[..., Tensor]) -> Callable[[], None]:
-    """The plain form, a pair at a time so that it fits; ``dense`` is split into two halves."""
+    """The plain form, a pair at a time to fit in memory; ``dense`` is split into two halves."""
     half = features.shape[1] // 2
 
     def step() -> None:
@@ -297,46 +297,44 @@ def report_times(batch: int, pixels: int, width: int, repeats: int) -> None:
 
 # --------------------------------------------------------------------------------------- sweep
 
-FORWARD_TILES = [
-    Tiles(rows=r, columns=c, warps=w, stages=s)
-    for r, c, w, s in (
-        (128, 64, 8, 2),
-        (128, 64, 8, 3),
-        (128, 64, 8, 4),
-        (128, 32, 8, 4),
-        (128, 32, 4, 3),
-        (128, 64, 4, 3),
-        (64, 64, 4, 2),
-        (64, 64, 4, 3),
-        (256, 32, 8, 3),
-        (256, 64, 8, 2),
-        (256, 64, 8, 3),
-        (256, 64, 16, 3),
-    )
-]
-BACKWARD_TILES = [
-    Tiles(rows=r, columns=c, warps=w, stages=s)
-    for r, c, w, s in (
-        (128, 64, 8, 2),
-        (128, 64, 8, 3),
-        (128, 64, 8, 4),
-        (128, 32, 8, 3),
-        (128, 32, 8, 4),
-        (128, 32, 8, 6),
-        (64, 64, 4, 2),
-        (64, 32, 4, 3),
-        (64, 64, 8, 3),
-        (64, 32, 8, 3),
-        (128, 64, 16, 3),
-        (256, 32, 16, 2),
-    )
-]
+FORWARD_CUTS = (
+    (128, 64, 8, 2),
+    (128, 64, 8, 3),
+    (128, 64, 8, 4),
+    (128, 32, 8, 4),
+    (128, 32, 4, 3),
+    (128, 64, 4, 3),
+    (64, 64, 4, 2),
+    (64, 64, 4, 3),
+    (256, 32, 8, 3),
+    (256, 64, 8, 2),
+    (256, 64, 8, 3),
+    (256, 64, 16, 3),
+)
+BACKWARD_CUTS = (
+    (128, 64, 8, 2),
+    (128, 64, 8, 3),
+    (128, 64, 8, 4),
+    (128, 32, 8, 3),
+    (128, 32, 8, 4),
+    (128, 32, 8, 6),
+    (64, 64, 4, 2),
+    (64, 32, 4, 3),
+    (64, 64, 8, 3),
+    (64, 32, 8, 3),
+    (128, 64, 16, 3),
+    (256, 32, 16, 2),
+)
+FORWARD_TILES, BACKWARD_TILES = (
+    [Tiles(rows=r, columns=c, warps=w, stages=s) for r, c, w, s in cuts]
+    for cuts in (FORWARD_CUTS, BACKWARD_CUTS)
+)
 
 
 def passes(
     features: Tensor, labels: Tensor, images: Tensor
 ) -> Iterator[tuple[str, Callable[..., object], list[Tiles]]]:
-    """Every pass over these pixels, as a function of ``tiles``, and the tiles to try."""
+    """Every pass over these pixels: name, function of ``tiles``, and the tiles to try."""
     options: dict[str, Any] = {"temperature": TEMPERATURE}
     rules: dict[str, Any] = {"pairs": "not_self"}
     backward: dict[str, Any] = {
@@ -365,7 +363,7 @@ def passes(
 
 
 def sweep(batch: int, pixels: int, width: int, repeats: int, dtype: torch.dtype) -> None:
-    """Print each pass's time by tile shape, and what sorting and packing take of the forward."""
+    """Print each pass's time by tile shape, and the forward pass's time to sort and pack."""
     print(f"\n## Tiles, {dtype}, B = {batch}, N = {pixels}, D = {width}: median, ms\n")
     print("| pass | labels | rows x keys, warps, stages | ms |")
     print("| --- " * 4 + "|")
@@ -380,14 +378,14 @@ def sweep(batch: int, pixels: int, width: int, repeats: int, dtype: torch.dtype)
                 try:
                     run = partial(call, tiles=tiles)
                     taken = f"{milliseconds(run, repeats=repeats)[1]:.3f}"
-                except Exception as error:  # a tile the chip has no room for is a row too
+                except Exception as error:  # tiles too large for the chip are a row too
                     taken = type(error).__name__
                 cut = f"{tiles.rows} x {tiles.columns}, {tiles.warps}, {tiles.stages}"
                 print(f"| {name} | {kind} | {cut} | {taken} |", flush=True)
 
 
 def main() -> None:
-    """Run the parts asked for; fails if an error is above its limit."""
+    """Run the chosen parts; fail if an error is above its limit."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parts = ("values", "times", "sweep")
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)

@@ -1,11 +1,11 @@
-"""Registers, spills and shared memory of the loss kernels, for GPUs that need not be here.
+"""Registers, spills and shared memory of the loss kernels, without needing the GPU.
 
     python -m benchmarks.triton_report                     # the tiles the package chooses
     python -m benchmarks.triton_report --arch 90 --kernel official_backward --tiles 128,64,8,3
 
-The kernels are compiled for the named architectures (Hopper 90, Ampere 80 and 86, Turing 75) and
-the assembler asked what they take. A kernel that spills, or asks for more shared memory than the
-chip has, is one to change before anybody times it.
+The kernels are compiled for the named architectures (Hopper 90, Ampere 80 and 86, Turing 75), and
+the assembler reports what they use. A kernel that spills, or needs more shared memory than the
+chip has, should be changed before it is timed.
 """
 
 from __future__ import annotations
@@ -28,30 +28,20 @@ from segnb.losses.triton.launch import Pass, Tiles, tiles_for
 
 #: Shared memory a program can have, in bytes, by compute capability.
 SHARED_MEMORY = {75: 64 << 10, 80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10}
-#: Operand types: Triton's name, bytes, parts that a feature comes in.
+#: Operand types: Triton's name, bytes, parts of a feature.
 OPERANDS = {
     "bf16": ("bf16", 2, 1),
     "fp16": ("fp16", 2, 1),
     "tf32": ("fp32", 4, 1),
     "fp32": ("bf16", 2, 3),
 }
-_LSE_BACKWARD = {"PAIRS": "all"}
-#: Name here, kernel, what sets it apart.
+#: Kernel and compile-time constants by the name used here.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "logsumexp_forward": ("logsumexp_forward", {"PAIRS": "all"}),
     "logsumexp_forward_same": ("logsumexp_forward", {"PAIRS": "same"}),
-    "logsumexp_anchors": (
-        "logsumexp_backward",
-        {**_LSE_BACKWARD, "ROW_TERM": True, "COL_TERM": False},
-    ),
-    "logsumexp_keys": (
-        "logsumexp_backward",
-        {**_LSE_BACKWARD, "ROW_TERM": False, "COL_TERM": True},
-    ),
-    "logsumexp_one_set": (
-        "logsumexp_backward",
-        {"PAIRS": "not_self", "ROW_TERM": True, "COL_TERM": True},
-    ),
+    "logsumexp_anchors": ("logsumexp_backward", {"PAIRS": "all", "TERMS": "rows"}),
+    "logsumexp_keys": ("logsumexp_backward", {"PAIRS": "all", "TERMS": "cols"}),
+    "logsumexp_one_set": ("logsumexp_backward", {"PAIRS": "not_self", "TERMS": "both"}),
     "official_forward": ("official_forward", {}),
     "official_backward": ("official_backward", {}),
 }
@@ -66,19 +56,18 @@ _POINTERS = {
     "col_keys": "*i64",
 }
 _OPERAND_POINTERS = ("rows", "cols", "packed", "features")
-_INTEGERS = ("size", "row_size", "padded", "row_padded", "col_padded", "blocks", "width")
-_PART_STRIDES = ("parts", "row_parts", "col_parts")
+_INTEGERS = ("size", "row_size", "padded", "row_padded", "col_padded", "width")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one compiled kernel takes.
+    """What one compiled kernel uses.
 
     Attributes:
-        registers: Of a thread.
-        spilled: Bytes of local memory of a thread: its stack, where spilled registers go.
-        shared: Bytes of shared memory of a program.
-        matrix_instruction: The tensor cores' instruction it uses.
+        registers: Registers per thread.
+        spilled: Bytes of local memory per thread: its stack, where spilled registers go.
+        shared: Bytes of shared memory per program.
+        matrix_instruction: The tensor-core instruction it uses.
     """
 
     registers: int
@@ -90,7 +79,7 @@ class Resources:
 def compile_kernel(
     variant: str, *, arch: int, operands: str, width: int, tiles: Tiles
 ) -> Resources:
-    """Compile one kernel for an architecture and read what it takes.
+    """Compile one kernel for an architecture and read what it uses.
 
     Args:
         variant: A key of ``VARIANTS``.
@@ -108,7 +97,6 @@ def compile_kernel(
         "BN": tiles.columns,
         "D": width,
         "PARTS": parts,
-        "PRECISION": "tf32",
     }
     signature = {}
     for argument in kernel.arg_names:
@@ -118,8 +106,6 @@ def compile_kernel(
             signature[argument] = f"*{element}"
         elif argument in _INTEGERS:
             signature[argument] = "i32"
-        elif argument in _PART_STRIDES:
-            signature[argument] = "i64"
         elif argument == "c":
             signature[argument] = "fp32"
         elif argument == "out" and name.endswith("backward"):
@@ -129,22 +115,18 @@ def compile_kernel(
     aligned = {
         (index,): [["tt.divisibility", 16]]
         for index, argument in enumerate(kernel.arg_names)
-        if signature[argument].startswith("*") or argument in ("width", *_PART_STRIDES)
+        if signature[argument].startswith("*") or argument == "width"
     }
     compiled = triton.compile(
         ASTSource(kernel, signature, constexprs=constants, attrs=aligned),
         target=GPUTarget("cuda", arch, 32),
-        options={
-            "num_warps": tiles.warps,
-            "num_stages": tiles.stages,
-            "enable_fp_fusion": True,
-        },
+        options={"num_warps": tiles.warps, "num_stages": tiles.stages},
     )
     return _read(compiled)
 
 
 def chosen_tiles(variant: str, *, arch: int, operands: str, width: int) -> Tiles:
-    """The tiles that the package would choose."""
+    """The tiles that the package chooses."""
     kind: Pass = "forward" if "forward" in variant else "backward"
     _, itemsize, parts = OPERANDS[operands]
     return tiles_for(
@@ -186,7 +168,7 @@ def main() -> None:
     parser.add_argument("--kernel", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--operands", nargs="+", choices=OPERANDS, default=["bf16", "tf32"])
     parser.add_argument("--width", type=int, nargs="+", default=[256])
-    parser.add_argument("--tiles", nargs="+", help="rows,columns,warps,stages; several may follow")
+    parser.add_argument("--tiles", nargs="+", help="rows,columns,warps,stages; one or more")
     options = parser.parse_args()
     print(
         "| arch | kernel | operands | D | rows x keys, warps, stages | registers | spilled, B "
@@ -209,7 +191,7 @@ def main() -> None:
                 took = compile_kernel(
                     variant, arch=arch, operands=operands, width=width, tiles=tiles
                 )
-            except Exception as error:  # a tile the compiler refuses is a row of the table too
+            except Exception as error:  # tiles that do not compile are a row too
                 print(f"{head}| does not compile: {str(error).splitlines()[0][:80]} |", flush=True)
                 continue
             shared = f"{took.shared / 1024:.0f}"

@@ -62,9 +62,13 @@ def test_passes_of_the_tiles():
     f, y, w = features(), labels(), weights()
     images = torch.zeros_like(y)
     for results in (
-        operators._logsumexp_pass(f, f, y, y, w, 0.07, 300),
-        operators._self_pass(f, y, w, 0.07),
-        operators._official_pass(f, y, images, w, 0.07),
+        operators._each_image(
+            operators._logsumexp_image, f, f, y, y, w, temperature=0.07, split=300
+        ),
+        operators._each_image(operators._self_image, f, y, w, temperature=0.07),
+        operators._each_image(
+            operators._official_image, f, y, images, w, temperature=0.07, with_gradient=True
+        ),
     ):
         assert results[0].shape == (2, SIZE)
         assert all(gradient.shape == f.shape for gradient in results[1:])

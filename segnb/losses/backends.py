@@ -7,10 +7,10 @@ A pixel whose label is ``IGNORED`` is neither anchor nor key.
 
     l_p = log sum_{k in K_p} exp(s_pk)            d l_p / d s_pk = exp(s_pk - l_p)
 
-so with an upstream gradient g_p and the matrix G_pk = g_p exp(s_pk - l_p), which lives only tile
-by tile, dF_anchors = G F_keys / tau and dF_keys = G^T F_anchors / tau. The positive term of these
-losses is linear and never needs pairs: the mean over positives q of s_pq is
-f_p . (sum of the positives' features) / (tau |P_p|), a sum of features a class.
+so with an upstream gradient g_p and the matrix G_pk = g_p exp(s_pk - l_p), held only tile by tile,
+dF_anchors = G F_keys / tau and dF_keys = G^T F_anchors / tau. The positive term of these losses is
+linear and needs no pairs: the mean over positives q of s_pq is
+f_p . (sum of the positives' features) / (tau |P_p|), with one sum of features for each class.
 
 **Official form.** With neg_p = sum of exp(s_pk) over p's negatives and x_pq = neg_p exp(-s_pq),
 
@@ -42,28 +42,27 @@ Backend = Literal["auto", "plain", "tiled", "triton"]
 Reduction = Literal["mean", "none"]
 Form = Literal["logsumexp", "official"]
 
-#: On the CPU, images with fewer pairs are faster with every pair in memory: below, the calls for
-#: the tiles of an image cost more than they save (measured in ``benchmarks/NOTES.md``).
+#: On the CPU, images with fewer pairs are faster with every pair in memory: there the calls for an
+#: image's tiles cost more than they save (measured in ``benchmarks/NOTES.md``).
 FEW_PAIRS = 1 << 16
 
-#: Compute capabilities of the cards on which ``python -m benchmarks.triton_check`` has passed.
-#: ``auto`` takes the Triton kernels on these alone.
+#: Compute capabilities of GPUs on which ``python -m benchmarks.triton_check`` has passed.
+#: ``auto`` takes the Triton kernels only on these.
 CHECKED_CAPABILITIES: frozenset[tuple[int, int]] = frozenset()
 
-#: Largest relative errors of the Triton kernels' values and gradients in float32, and the same
-#: where ``torch.backends.cuda.matmul.allow_tf32`` lets products round.
+#: Largest relative error allowed to the Triton kernels' values and gradients in float32, and where
+#: ``torch.backends.cuda.matmul.allow_tf32`` lets products round.
 FLOAT32_LIMIT, TF32_LIMIT = 1e-6, 2e-3
-
 
 #: Devices and forms whose kernels have passed :func:`check_triton` in this process.
 _CHECKED: set[tuple[torch.device, Form]] = set()
 
 
 class LossBackend(Protocol):
-    """Both forms, reduced: mean over the anchors that count, then over images.
+    """Both forms, as the mean over the anchors that count, then over images.
 
     An image without an anchor that counts is 0 in the mean. Results are scalars in float32
-    (float64 for float64).
+    (float64 for float64 features).
     """
 
     def logsumexp_form(
@@ -72,19 +71,19 @@ class LossBackend(Protocol):
         """Mean over positives q of ``-log(exp(s_pq) / D_p)``: paper form and SupCon.
 
         Args:
-            anchors: N pixels; one counts if it is not ignored and has a positive.
-            keys: M pixels that are in every anchor's D_p, positive if of its class; None takes
-                the anchors, each pixel but itself.
-            other_keys: Pixels that are in D_p, and positive, for anchors of their class alone.
+            anchors: N pixels; an anchor counts if it is not ignored and has a positive.
+            keys: M pixels, in the D_p of every anchor and positives of the anchors of their class;
+                None takes the anchors, without the pixel itself.
+            other_keys: Pixels that are positives, and in D_p, only for anchors of their class.
         """
 
     def official_form(self, pixels: Pixels, images: Tensor) -> Tensor:
         """Mean over positives q of ``log(1 + neg_p / exp(s_pq))``.
 
         Args:
-            pixels: N pixels, anchors and keys at once; all that are not ignored count.
+            pixels: N pixels, both anchors and keys; all that are not ignored count.
             images: int64 ``[B, N]``: which image of the pair a pixel belongs to. Positives are
-                the pixels of the anchor's class in all images (itself included), negatives the
+                the pixels of the anchor's class in all images (itself included), negatives are the
                 pixels of other classes in its own image.
         """
 
@@ -122,20 +121,20 @@ def _each_anchor(reduction: Reduction) -> bool:
 
 
 def choose_backend(backend: Backend, form: Form, anchors: Pixels, keys: int) -> LossBackend:
-    """The back end that computes.
+    """The back end to use.
 
-    ``auto`` takes the plain form on the CPU for few pairs an image, and tiles for all else, but
-    the Triton kernels on cards of ``CHECKED_CAPABILITIES``.
+    ``auto`` takes the plain form on the CPU where an image has few pairs, the Triton kernels on
+    GPUs of ``CHECKED_CAPABILITIES``, and tiles otherwise.
 
     Args:
         backend: The caller's choice.
-        form: What it is to compute.
+        form: The form to compute.
         anchors: The anchors.
-        keys: Number of keys of each image.
+        keys: Number of keys in each image.
 
     Raises:
         ValueError: No such back end, or features that it does not take.
-        ConfigError: The Triton kernels compute something wrong on this device.
+        ConfigError: The Triton kernels fail their check on this device.
     """
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {get_args(Backend)}, got {backend!r}")
@@ -165,7 +164,7 @@ def _checked_card(anchors: Pixels) -> bool:
 
 
 def check_triton(device: torch.device, form: Form) -> None:
-    """Compare the Triton kernels with the plain form on a small problem, once a device and form.
+    """Compare the Triton kernels with the plain form, once for each device and form.
 
     Raises:
         ConfigError: The kernels do not compile or run, or a value or gradient is wrong or NaN.
@@ -218,6 +217,6 @@ def check_triton(device: torch.device, form: Form) -> None:
     _CHECKED.add((device, form))
 
 
-# Run, not traced, under torch.compile: what torch.compiler.assume_constant_result does, which would
-# import Triton at once.
+# torch.compile runs it instead of tracing it. torch.compiler.assume_constant_result does the same,
+# but would import Triton at once.
 check_triton._dynamo_marked_constant = True  # type: ignore[attr-defined]

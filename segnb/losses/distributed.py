@@ -1,12 +1,12 @@
-"""The batch loss over a batch that is spread over several processes.
+"""The batch loss over a batch spread over several processes.
 
 Every process gathers all features (in their own type) and labels, and computes the rows of its
-own pixels against all keys. Scores are symmetric: with three floats a pixel exchanged (the log
-denominator, the factor and the positive score), each process has the complete gradient of its own
-pixels, those it gets as keys of other processes' anchors included, and no gradient travels.
+own pixels against all keys. Scores are symmetric, so once the processes have exchanged the log
+denominators, each has the complete gradient of its own pixels, including what they get as keys of
+other processes' anchors. No gradient is sent.
 
 The official losses and the paper's within and cross losses are per pair of images: there each
-process's mean over its own images is all that is needed.
+process only needs the mean over its own images.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ def batch_loss(
     ignore_index: int = 255,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """:func:`segnb.losses.paper.batch_loss` over the pixels of all processes, as one bag.
+    """:func:`segnb.losses.paper.batch_loss` over the pixels of all processes as one set.
 
-    Which is SupCon over the whole global batch. All processes must call it with the same shapes.
+    This is SupCon over the whole global batch. All processes must call it with the same shapes.
 
     Args:
-        features: This process's, unit-normalised, ``[B, N, D]`` or ``[B, D, H, W]``.
+        features: This process's features, unit-normalised, ``[B, N, D]`` or ``[B, D, H, W]``.
         labels: Integer ``[B, N]`` or ``[B, H, W]``.
         temperature: Divides the scores.
-        ignore_index: Label of pixels that do not take part.
+        ignore_index: Label of pixels left out of the loss.
         group: The processes; None for all.
 
     Returns:
@@ -56,8 +56,7 @@ def batch_loss(
         DistributedDataParallel takes.
 
     Raises:
-        ValueError: As in :func:`segnb.losses.paper.within_image_loss`.
-        TypeError: Types that do not fit.
+        ValueError, TypeError: As in :func:`segnb.losses.paper.within_image_loss`.
     """
     (pixels,) = pixel_sets(
         features=(features, labels), temperature=temperature, ignore_index=ignore_index
@@ -67,7 +66,7 @@ def batch_loss(
 
 
 class _BatchLoss(torch.autograd.Function):
-    """One bag of pixels over several processes; the gradient is made in the forward pass."""
+    """One set of pixels over several processes; the forward pass computes the gradient too."""
 
     @staticmethod
     def forward(
@@ -84,7 +83,7 @@ class _BatchLoss(torch.autograd.Function):
             positives = class_counts(all_labels, all_labels) - 1
             counts = (all_labels != IGNORED) & (positives > 0)
             factors = mean_factors(counts[None], features.dtype)[0]
-            # c_p f_p / |P_p| summed over a class gives what its pixels get as positives.
+            # The sum of c_p f_p / |P_p| over a class is the gradient its pixels get as positives.
             shares = (factors / positives.clamp_min(1))[:, None]
             sums, shared = (
                 tiled.class_sums(values[None], all_labels[None], labels[None])[0]
@@ -123,8 +122,8 @@ def _denominators(
     own = slice(0, number)
     anchors = tiled.sort_pixels(everyone[own], labels[own], temperature)
     keys = tiled.sort_pixels(everyone, labels, temperature, theirs)
-    bands = list(_bands(anchors.labels, keys.labels, everyone.element_size()))
-    logs, _, _ = passes.band_pass(
+    bands = _bands(anchors.labels, keys.labels, everyone.element_size())
+    (logs,) = passes.band_pass(
         anchors.features,
         keys.features,
         bands,
@@ -143,7 +142,7 @@ def _denominators(
 
 
 def _bands(own_labels: Tensor, labels: Tensor, size: int) -> list[Band]:
-    """All pairs but a pixel with itself; the process's own pixels come first among the keys."""
+    """All pairs except a pixel with itself; the process's own pixels are the first keys."""
     if tiled.knows_labels(labels):
         return list(passes.bands_without_self(len(own_labels), len(labels), size))
     rows_of = torch.arange(len(own_labels), device=labels.device)
@@ -157,7 +156,7 @@ def _bands(own_labels: Tensor, labels: Tensor, size: int) -> list[Band]:
 
 
 def _gather_own_first(values: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """Everyone's values, this process's first, then the others' by rank."""
+    """The values of all processes: this one's first, then the others' by rank."""
     values = values.contiguous()
     parts = [torch.empty_like(values) for _ in range(dist.get_world_size(group))]
     dist.all_gather(parts, values, group=group)

@@ -1,8 +1,11 @@
 """The losses of the authors' released code (google-research, supervised_pixel_contrastive_loss).
 
-They differ from the paper in earnest: other positives are left out of a pair's denominator, a
+They differ from the paper in substance: a pair's denominator leaves out the other positives, a
 pixel is one of its own positives, and the cross-image loss takes its anchors from both images.
-``segnb.losses.paper`` holds the paper's own form; raw values of the two are not comparable.
+``segnb.losses.paper`` holds the paper's own form; values of the two are not comparable.
+
+``reduction="none"`` is always computed by the plain form, with ``[N, M]`` matrices of all pairs
+in memory.
 """
 
 from __future__ import annotations
@@ -25,8 +28,8 @@ def within_image_loss(
 ) -> Tensor:
     """Within-image loss: one set of pixels against itself.
 
-    The official training adds it for the images and for their distorted versions. With P_p the
-    pixels of p's class (p included) and neg_p the sum of ``exp(s_pk)`` over the other classes,
+    The official training adds this loss of the images and of their distorted versions. With P_p
+    the pixels of p's class (p included) and neg_p the sum of ``exp(s_pk)`` over other classes,
 
         loss_p = mean over q in P_p of log(1 + neg_p / exp(s_pq))
 
@@ -34,10 +37,8 @@ def within_image_loss(
         features: Unit-normalised, ``[B, N, D]`` or ``[B, D, H, W]``.
         labels: Integer ``[B, N]`` or ``[B, H, W]``.
         temperature: Divides the scores.
-        ignore_index: Label of pixels that do not take part.
-        reduction: ``mean`` over anchors, then images; ``none`` gives a loss for each pixel.
-            With ``none`` every back end takes the plain form, which holds ``[N, M]`` matrices of
-            all pairs in memory.
+        ignore_index: Label of pixels left out of the loss.
+        reduction: ``mean`` over anchors, then images; ``none`` for a loss of each pixel.
         backend: ``auto``, ``plain``, ``tiled`` or ``triton``.
 
     Returns:
@@ -45,9 +46,9 @@ def within_image_loss(
         float64 features).
 
     Raises:
-        ValueError: Shapes or devices that do not fit, an unusable temperature, or (on the CPU)
+        ValueError: Shapes or devices that do not match, an unusable temperature, or (on the CPU)
             non-finite features. On other devices those give a NaN loss.
-        TypeError: Types that do not fit.
+        TypeError: Features that are not floating point, or labels that are not integers.
     """
     (pixels,) = pixel_sets(
         features=(features, labels), temperature=temperature, ignore_index=ignore_index
@@ -74,22 +75,19 @@ def cross_image_loss(
 
     Args:
         features1: Unit-normalised features of the images, ``[B, N, D]`` or ``[B, D, H, W]``.
-        features2: The same of the images they are paired with; may differ in size.
+        features2: Features of the images they are paired with; the size may differ.
         labels1: Integer ``[B, N]`` or ``[B, H, W]``.
-        labels2: The same of the second images.
+        labels2: Labels of the second images.
         temperature: Divides the scores.
-        ignore_index: Label of pixels that do not take part.
+        ignore_index: Label of pixels left out of the loss.
         reduction: ``mean`` over the anchors of both images, then over pairs, or ``none``.
-            With ``none`` every back end takes the plain form, which holds ``[N, M]`` matrices of
-            all pairs in memory.
         backend: ``auto``, ``plain``, ``tiled`` or ``triton``.
 
     Returns:
         A scalar, or with ``reduction="none"`` ``[B, N1 + N2]``, the first images' pixels first.
 
     Raises:
-        ValueError: As in :func:`within_image_loss`.
-        TypeError: Types that do not fit.
+        ValueError, TypeError: As in :func:`within_image_loss`.
     """
     first, second = pixel_sets(
         features1=(features1, labels1),

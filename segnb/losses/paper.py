@@ -1,8 +1,11 @@
 """The losses as the paper writes them (Zhao et al., ICCV 2021, arXiv 2012.06985).
 
-Anchors p are pixels of an image I, keys are pixels of its distorted version and, in the
-cross-image loss, of another distorted image. Ignored pixels are neither anchor nor key; anchors
-without a positive are left out of the mean; an image without any counts as 0.
+Anchors p are pixels of an image, keys are pixels of its distorted version and, in the cross-image
+loss, of another distorted image. Ignored pixels are neither anchor nor key. Anchors without a
+positive are left out of the mean; an image without any anchor left counts as 0.
+
+``reduction="none"`` is always computed by the plain form, with ``[N, M]`` matrices of all pairs
+in memory.
 """
 
 from __future__ import annotations
@@ -34,14 +37,12 @@ def within_image_loss(
 
     Args:
         anchors: Unit-normalised features of the images, ``[B, N, D]`` or ``[B, D, H, W]``.
-        keys: The same of the distorted images; may differ in the number of pixels.
+        keys: Features of the distorted images; the number of pixels may differ.
         anchor_labels: Integer ``[B, N]`` or ``[B, H, W]``.
-        key_labels: The same of the keys.
+        key_labels: Labels of the keys.
         temperature: Divides the scores.
-        ignore_index: Label of pixels that do not take part.
-        reduction: ``mean`` over anchors, then images; ``none`` gives a loss for each anchor.
-            With ``none`` every back end takes the plain form, which holds ``[N, M]`` matrices of
-            all pairs in memory.
+        ignore_index: Label of pixels left out of the loss.
+        reduction: ``mean`` over anchors, then images; ``none`` for a loss of each anchor.
         backend: ``auto``, ``plain``, ``tiled`` or ``triton``.
 
     Returns:
@@ -49,9 +50,9 @@ def within_image_loss(
         for float64 features).
 
     Raises:
-        ValueError: Shapes or devices that do not fit, an unusable temperature, or (on the CPU)
+        ValueError: Shapes or devices that do not match, an unusable temperature, or (on the CPU)
             non-finite features. On other devices those give a NaN loss.
-        TypeError: Types that do not fit.
+        TypeError: Features that are not floating point, or labels that are not integers.
     """
     anchor_set, key_set = pixel_sets(
         anchors=(anchors, anchor_labels),
@@ -76,31 +77,28 @@ def cross_image_loss(
     reduction: Reduction = "mean",
     backend: Backend = "auto",
 ) -> Tensor:
-    """Cross-image loss: another distorted image gives extra positives, and no negatives.
+    """Cross-image loss: another distorted image adds positives but no negatives.
 
         D_p = sum over keys k of exp(s_pk) + sum over other keys k of p's class of exp(s_pk)
         loss_p = -mean over p's class in keys and other keys of log(exp(s_pq) / D_p)
 
     Args:
         anchors: Unit-normalised features of the images, ``[B, N, D]`` or ``[B, D, H, W]``.
-        keys: The same of the distorted images.
-        other_keys: The same of the other distorted images, one for each image.
+        keys: Features of the distorted images.
+        other_keys: Features of the other distorted images, one for each image.
         anchor_labels: Integer ``[B, N]`` or ``[B, H, W]``.
-        key_labels: The same of the keys.
-        other_labels: The same of the other keys.
+        key_labels: Labels of the keys.
+        other_labels: Labels of the other keys.
         temperature: Divides the scores.
-        ignore_index: Label of pixels that do not take part.
-        reduction: ``mean`` over anchors, then images; ``none`` gives a loss for each anchor.
-            With ``none`` every back end takes the plain form, which holds ``[N, M]`` matrices of
-            all pairs in memory.
+        ignore_index: Label of pixels left out of the loss.
+        reduction: ``mean`` over anchors, then images; ``none`` for a loss of each anchor.
         backend: ``auto``, ``plain``, ``tiled`` or ``triton``.
 
     Returns:
         A scalar, or with ``reduction="none"`` the shape of ``anchor_labels``.
 
     Raises:
-        ValueError: As in :func:`within_image_loss`.
-        TypeError: Types that do not fit.
+        ValueError, TypeError: As in :func:`within_image_loss`.
     """
     anchor_set, key_set, other_set = pixel_sets(
         anchors=(anchors, anchor_labels),
@@ -122,27 +120,24 @@ def batch_loss(
     reduction: Reduction = "mean",
     backend: Backend = "auto",
 ) -> Tensor:
-    """Batch loss: all pixels of the batch in one bag, each against all others.
+    """Batch loss: all pixels of the batch in one set, each against all others.
 
-    Give it the images and their distorted versions concatenated along the batch. No pixel is its
-    own key, so this is SupCon over ``B * N`` pixels, averaged over all anchors with a positive.
+    Pass the images and their distorted versions concatenated along the batch. No pixel is its own
+    key, so this is SupCon over ``B * N`` pixels, averaged over all anchors with a positive.
 
     Args:
         features: Unit-normalised, ``[B, N, D]`` or ``[B, D, H, W]``.
         labels: Integer ``[B, N]`` or ``[B, H, W]``.
         temperature: Divides the scores.
-        ignore_index: Label of pixels that do not take part.
+        ignore_index: Label of pixels left out of the loss.
         reduction: ``mean`` over all anchors, or ``none``.
-            With ``none`` every back end takes the plain form, which holds ``[N, M]`` matrices of
-            all pairs in memory.
         backend: ``auto``, ``plain``, ``tiled`` or ``triton``.
 
     Returns:
         A scalar, or with ``reduction="none"`` the shape of ``labels``.
 
     Raises:
-        ValueError: As in :func:`within_image_loss`.
-        TypeError: Types that do not fit.
+        ValueError, TypeError: As in :func:`within_image_loss`.
     """
     (pixels,) = pixel_sets(
         features=(features, labels), temperature=temperature, ignore_index=ignore_index

@@ -1,4 +1,4 @@
-"""What the losses accept, checked once at the door, and what all back ends share about pixels."""
+"""Checks of what the losses are given, and what all back ends share about pixels."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 #: Label of pixels that are neither anchor nor key, whatever the caller's ``ignore_index`` is.
 IGNORED = torch.iinfo(torch.int64).min
 
-#: Below this a score's own rounding error, about 1e-7 / temperature, spoils the loss in float32.
+#: Below this a score's rounding error, about 1e-7 / temperature, spoils the loss in float32.
 MIN_TEMPERATURE = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pixels:
-    """One set of pixels an image.
+    """One set of pixels for each image.
 
     Attributes:
-        features: ``[B, N, D]`` in the arithmetic's type, so that the gradients of a loss's
+        features: ``[B, N, D]`` in the type the loss is computed in, so that the gradients of its
             terms add up before they are rounded to the caller's type.
-        labels: int64 ``[B, N]``, ``IGNORED`` for pixels that do not take part.
-        temperature: Divides the products of features; a quotient is a score.
-        dtype: Type of the features as they came: what products may round their operands to.
+        labels: int64 ``[B, N]``, ``IGNORED`` for pixels left out.
+        temperature: A score is a product of features divided by the temperature.
+        dtype: The caller's type of the features: products may round their operands to it.
     """
 
     features: Tensor
@@ -39,16 +39,16 @@ def pixel_sets(
 
     Args:
         temperature: Divides the scores.
-        ignore_index: Label of pixels that do not take part.
+        ignore_index: Label of pixels left out of the loss.
         sets: Features ``[B, N, D]`` or ``[B, D, H, W]`` (contiguous or channels-last) and their
             integer labels ``[B, N]`` or ``[B, H, W]``, by the name that error messages use.
 
     Raises:
-        TypeError: Features that are not floating point, labels that are not integers.
-        ValueError: A temperature that float32 cannot use, shapes or devices that do not fit, sets
-            that do not fit each other, or non-finite features. Values are looked at on the CPU
-            alone: elsewhere the look would make the host wait for the device, and non-finite
-            features give a NaN loss instead. The same holds under ``torch.compile``.
+        TypeError: Features that are not floating point, or labels that are not integers.
+        ValueError: A temperature that float32 cannot use, mismatched shapes, devices or sets, or
+            non-finite features. Values are only checked on the CPU: on other devices the host
+            would have to wait, and non-finite features give a NaN loss instead. The same holds
+            under ``torch.compile``.
     """
     if not temperature >= MIN_TEMPERATURE or temperature == float("inf"):
         raise ValueError(
@@ -92,7 +92,7 @@ def _pixel_set(
         and not torch.compiler.is_compiling()
         and not _all_finite(features.detach())
     ):
-        raise ValueError(f"{name} hold NaN or infinite values")
+        raise ValueError(f"{name} contain NaN or infinite values")
     labels = labels.long()
     return Pixels(
         features=features.to(compute_dtype(features.dtype)),
@@ -103,7 +103,7 @@ def _pixel_set(
 
 
 def _all_finite(features: Tensor) -> bool:
-    # The sum is the cheaper question, and finite only if all are; large ones may overflow it.
+    # The sum is cheaper, and finite only if all values are; large values may overflow it.
     return bool(torch.isfinite(features.sum()) or torch.isfinite(features).all())
 
 
@@ -119,7 +119,7 @@ def _check_same_space(first: Pixels, second: Pixels, first_name: str, second_nam
 
 
 def joined(first: Pixels, second: Pixels | None) -> Pixels:
-    """Both sets as one, the second's pixels behind the first's."""
+    """Both sets as one, the first's pixels first."""
     if second is None:
         return first
     return Pixels(
@@ -131,7 +131,7 @@ def joined(first: Pixels, second: Pixels | None) -> Pixels:
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Arithmetic a loss is computed in: float64 for float64, float32 for all else."""
+    """The type a loss is computed in: float64 for float64, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -144,14 +144,14 @@ def class_counts(labels: Tensor, query_labels: Tensor) -> Tensor:
 
 
 def mean_factors(counts: Tensor, dtype: torch.dtype) -> Tensor:
-    """The factor of each anchor's loss in the mean over anchors, then over images.
+    """The weight of each anchor's loss in the mean over anchors, then over images.
 
     Args:
-        counts: bool ``[B, N]``: the anchor is not ignored and has a positive.
-        dtype: Type of the factors.
+        counts: bool ``[B, N]``: whether the anchor is not ignored and has a positive.
+        dtype: Type of the weights.
 
     Returns:
-        ``[B, N]``; an image without an anchor that counts has zeros, and so counts as 0.
+        ``[B, N]``; all zeros for an image without such an anchor, which so counts as 0.
     """
     number = counts.sum(dim=1, keepdim=True).clamp_min(1)
     return counts.to(dtype) / number / counts.shape[0]
@@ -159,7 +159,7 @@ def mean_factors(counts: Tensor, dtype: torch.dtype) -> Tensor:
 
 def once_differentiable() -> None:
     """Raise RuntimeError in a backward pass that is itself to be differentiated."""
-    # The engine records a backward pass only when someone wants to differentiate it again.
+    # Gradients are enabled in a backward pass only under create_graph=True.
     if torch.is_grad_enabled():
         raise RuntimeError(
             "this back end of the contrastive loss cannot be differentiated twice; "

@@ -1,6 +1,6 @@
-"""The formulas as they stand, every pair in memory: what the other back ends are held against.
+"""The formulas as written, with every pair in memory: the reference for the other back ends.
 
-Shapes beside each step leave out the batch: n anchors, m keys, D channels.
+Comments give each step's shape without the batch: n anchors, m keys, D channels.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ def logsumexp_losses(
 
     Args:
         anchors: n pixels.
-        keys: Keys for every anchor; None takes the anchors themselves, each pixel but itself.
-        other_keys: Keys for anchors of their class alone.
+        keys: Keys for every anchor; None takes the anchors, without the pixel itself.
+        other_keys: Keys only for anchors of their class.
 
     Returns:
-        Every anchor's loss, 0 for those that do not count, and which count: ``[B, n]`` each.
+        Every anchor's loss, 0 for anchors that do not count, and which count: ``[B, n]`` each.
     """
     everyone = joined(anchors if keys is None else keys, other_keys)
     scores = _scores(anchors, everyone)  # [n, m]
@@ -47,7 +47,7 @@ def official_losses(pixels: Pixels, images: Tensor) -> tuple[Tensor, Tensor]:
     """``loss_p = mean over positives q of log(1 + neg_p / exp(s_pq))``.
 
     Args:
-        pixels: n pixels, anchors and keys at once.
+        pixels: n pixels, both anchors and keys.
         images: int64 ``[B, n]``: which image of the pair a pixel belongs to.
 
     Returns:

@@ -17,20 +17,18 @@ def supcon_loss(
     reduction: Reduction = "mean",
     backend: Backend = "auto",
 ) -> Tensor:
-    """SupCon: all pairs of a set, the pixel itself left out of positives and denominator.
+    """SupCon: all pairs of a set, with no pixel among its own positives or in its denominator.
 
         loss_p = -mean over q != p of p's class of log(exp(s_pq) / sum over k != p of exp(s_pk))
 
     Args:
-        features: Unit-normalised: one set ``[N, D]``, or B sets ``[B, N, D]`` or
-            ``[B, D, H, W]``, each on its own.
+        features: Unit-normalised: one set ``[N, D]``, or B separate sets ``[B, N, D]`` or
+            ``[B, D, H, W]``.
         labels: Integer ``[N]``, ``[B, N]`` or ``[B, H, W]``.
         temperature: Divides the scores.
-        ignore_index: Label of pixels that do not take part.
-        reduction: ``mean`` over anchors with a positive, then over sets; ``none`` gives a loss
-            for each pixel.
-            With ``none`` every back end takes the plain form, which holds ``[N, M]`` matrices of
-            all pairs in memory.
+        ignore_index: Label of pixels left out of the loss.
+        reduction: ``mean`` over anchors with a positive, then over sets; ``none`` for a loss of
+            each pixel, which the plain form computes, with all pairs in memory.
         backend: ``auto``, ``plain``, ``tiled`` or ``triton``.
 
     Returns:
@@ -38,9 +36,9 @@ def supcon_loss(
         float64 features).
 
     Raises:
-        ValueError: Shapes or devices that do not fit, an unusable temperature, or (on the CPU)
+        ValueError: Shapes or devices that do not match, an unusable temperature, or (on the CPU)
             non-finite features. On other devices those give a NaN loss.
-        TypeError: Types that do not fit.
+        TypeError: Features that are not floating point, or labels that are not integers.
     """
     shape = labels.shape
     if features.dim() == 2 and labels.dim() == 1:

@@ -1,20 +1,20 @@
 """The ``tiled`` back end as the losses call it: custom operators around the passes over tiles.
 
-The passes are in :mod:`segnb.losses.tiled.passes`. Every operator gives a scalar and makes its
-gradients in the same pass, where the tiles are at hand.
+The passes are in :mod:`segnb.losses.tiled.passes`. Every operator gives a scalar and computes its
+gradients in the same pass, while it has the tiles.
 
-On the CPU the pixels are sorted by class and tiles that are not needed are skipped. Elsewhere the
-host would have to wait for the labels, so all tiles are computed and masked.
+On the CPU the pixels are sorted by class and tiles that are not needed are skipped. On other
+devices the host would have to wait for the labels: there all tiles are computed and masked.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,65 +33,55 @@ from segnb.losses.tiled.passes import Band, Tile
 
 #: Sorted pixels that one product sums by class, where the host does not know the classes.
 CLASS_SUM_ROWS = 128
-#: Values of the images that are summed together there: bounds the memory, keeps the calls few.
+#: Most feature values summed at once there, over images: bounds the memory, keeps the calls few.
 CLASS_SUM_VALUES = 1 << 24
 #: Largest error of a product of unit vectors that still counts as float32.
 FLOAT32_ERROR = 1e-6
 
-#: Pixels of a set up to which oneDNN multiplies. With 33,282 its kernels took 290 MiB on an AMD
-#: processor, with 100,000 and 200 classes 680 MiB, for products that are a tenth faster.
+#: Largest set of pixels that oneDNN multiplies. At 33,282 pixels its kernels took 290 MiB on an
+#: AMD processor, at 100,000 pixels and 200 classes 680 MiB, for products a tenth faster.
 ONEDNN_PIXELS = 1 << 15
 
 
 def logsumexp_form(anchors: Pixels, keys: Pixels | None, other_keys: Pixels | None) -> Tensor:
-    """See :class:`segnb.losses.backends.LossBackend`; the gradient is made in this pass."""
+    """See :class:`segnb.losses.backends.LossBackend`; computes the gradient too."""
     everyone = joined(anchors if keys is None else keys, other_keys)
     factors, positive = positive_term(anchors, everyone, with_self=keys is not None)
     wanted = _wanted(anchors.features, everyone.features)
-    tau = anchors.temperature
+    features, labels, tau = anchors.features, anchors.labels, anchors.temperature
     total: Tensor
     if keys is None:
-        total = _self_logsumexp_total(anchors.features, anchors.labels, factors, tau, wanted)[0]
+        total = _self_logsumexp_total(features, labels, factors, tau, wanted)[0]
     else:
+        split = keys.labels.shape[1]
         total = _logsumexp_total(
-            anchors.features,
-            everyone.features,
-            anchors.labels,
-            everyone.labels,
-            factors,
-            tau,
-            keys.labels.shape[1],
-            wanted,
+            features, everyone.features, labels, everyone.labels, factors, tau, split, wanted
         )[0]
     return total - positive
 
 
 def official_form(pixels: Pixels, images: Tensor) -> Tensor:
-    """See :class:`segnb.losses.backends.LossBackend`; the gradient is made in this pass."""
+    """See :class:`segnb.losses.backends.LossBackend`; computes the gradient too."""
     # Every pixel that is not ignored is its own positive.
     factors = mean_factors(pixels.labels != IGNORED, pixels.features.dtype)
+    features, wanted = pixels.features, _wanted(pixels.features)
     total: Tensor = _official_total(
-        pixels.features,
-        pixels.labels,
-        images,
-        factors,
-        pixels.temperature,
-        _wanted(pixels.features),
+        features, pixels.labels, images, factors, pixels.temperature, wanted
     )[0]
     return total
 
 
 def positive_term(anchors: Pixels, keys: Pixels, *, with_self: bool) -> tuple[Tensor, Tensor]:
-    """The linear half of the logsumexp form, without pairs, on any device.
+    """The linear half of the logsumexp form, which needs no pairs.
 
     Args:
         anchors: The anchors.
         keys: All keys that can be positives.
-        with_self: False where the keys are the anchors and no pixel is its own positive.
+        with_self: False where the keys are the anchors: no pixel is its own positive.
 
     Returns:
-        The anchors' factors in the mean, ``[B, N]``, and the sum over anchors of factor times
-        mean score of the positives, a scalar.
+        The anchors' factors in the mean, ``[B, N]``, and the sum over anchors of the factor times
+        the positives' mean score, a scalar.
     """
     number = class_counts(keys.labels, anchors.labels)
     if not with_self:
@@ -121,14 +111,14 @@ def knows_labels(labels: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class SortedPixels:
-    """Pixels that take part, in an order that makes a class a stretch.
+    """Pixels in an order that puts each class together; on the CPU without ignored pixels.
 
     Attributes:
         features: ``[n, D]``, scaled so that the product of two is a score in units of log 2.
         labels: ``[n]``.
-        order: ``[n]``: which pixel each is.
-        number: Of all pixels.
-        scale: Of the features.
+        order: ``[n]``: the index of each pixel before sorting.
+        number: Number of pixels before sorting.
+        scale: Scale of the features.
     """
 
     features: Tensor
@@ -138,14 +128,14 @@ class SortedPixels:
     scale: float
 
     def put_back(self, values: Tensor, fill: float = 0.0) -> Tensor:
-        """From sorted to the pixels' own places; pixels that do not take part get ``fill``."""
+        """Values in the order before sorting; pixels left out get ``fill``."""
         shape = (self.number, *values.shape[1:])
         complete = len(self.order) == self.number
         result = values.new_empty(shape) if complete else values.new_full(shape, fill)
         return result.index_copy_(0, self.order, values)
 
     def gradient(self, products: Tensor) -> Tensor:
-        """From products with scaled features, in units of log 2, to the gradient in place."""
+        """The gradient from products with scaled features, in units of log 2; changes them."""
         return self.put_back(products.mul_(self.scale * math.log(2)))
 
 
@@ -164,22 +154,29 @@ def sort_pixels(
     return SortedPixels(features[order].mul_(scale), labels[order], order, number, scale)
 
 
-def _stack(results: list[list[Tensor]]) -> list[Tensor]:
-    """Each column of the images' results as one tensor, without a copy of a single image."""
-    columns = zip(*results, strict=True)
-    return [c[0][None] if len(c) == 1 else torch.stack(c) for c in columns]
+def _each_image(
+    compute: Callable[..., list[Tensor]], features: Tensor, *tensors: Tensor | None, **options: Any
+) -> list[Tensor]:
+    """What a function computes for each image of the batch, stacked; without autocast."""
+    with fast_products(features):
+        results = [
+            compute(features[b], *(None if t is None else t[b] for t in tensors), **options)
+            for b in range(len(features))
+        ]
+    # A single image needs no copy.
+    return [c[0][None] if len(c) == 1 else torch.stack(c) for c in zip(*results, strict=True)]
 
 
 # -------------------------------------------------------------- logsumexp, two sets of pixels
 
 
 def _bands(anchors: SortedPixels, keys: SortedPixels, split: int) -> Iterator[Band]:
-    """Keys before the split for every anchor, those behind it for anchors of their class."""
+    """Keys before the split serve every anchor, the others only anchors of their class."""
     size = anchors.features.element_size()
     if knows_labels(anchors.labels):
         if not len(anchors.labels) or not len(keys.labels):
             return iter(())
-        # Keys after the split are sorted behind those before it.
+        # Sorting keeps the keys before the split in front.
         border = int((keys.order < split).sum())
         return passes.bands_by_class(
             passes.class_runs(anchors.labels),
@@ -196,34 +193,29 @@ def _bands(anchors: SortedPixels, keys: SortedPixels, split: int) -> Iterator[Ba
     return passes.masked_bands(len(anchors.labels), len(keys.labels), size, allowed)
 
 
-def _logsumexp_pass(
+def _logsumexp_image(
     anchors: Tensor,
     keys: Tensor,
     anchor_labels: Tensor,
     key_labels: Tensor,
     factors: Tensor | None,
+    *,
     temperature: float,
     split: int,
 ) -> list[Tensor]:
-    """Logsumexp ``[B, N]`` and, given its upstream gradient, the gradients of both sets."""
-    results = []
-    second_part = torch.arange(keys.shape[1], device=keys.device) >= split
-    with _own_arithmetic(anchors):
-        for b in range(len(anchors)):
-            a = sort_pixels(anchors[b], anchor_labels[b], temperature)
-            k = sort_pixels(keys[b], key_labels[b], temperature, second_part)
-            logs, to_anchors, to_keys = passes.band_pass(
-                a.features,
-                k.features,
-                _bands(a, k, split),
-                unshifted=passes.fits_unshifted(a.features, k.features),
-                factors=None if factors is None else factors[b][a.order],
-            )
-            result = [a.put_back(logs * math.log(2), -torch.inf)]
-            if to_anchors is not None and to_keys is not None:
-                result += [a.gradient(to_anchors), k.gradient(to_keys)]
-            results.append(result)
-    return _stack(results)
+    """Logsumexp ``[N]`` and, given its upstream gradient, the gradients of both sets."""
+    behind_split = torch.arange(len(keys), device=keys.device) >= split
+    a = sort_pixels(anchors, anchor_labels, temperature)
+    k = sort_pixels(keys, key_labels, temperature, behind_split)
+    logs, *products = passes.band_pass(
+        a.features,
+        k.features,
+        _bands(a, k, split),
+        unshifted=passes.fits_unshifted(a.features, k.features),
+        factors=None if factors is None else factors[a.order],
+    )
+    gradients = [s.gradient(product) for s, product in zip((a, k), products, strict=False)]
+    return [a.put_back(logs * math.log(2), -torch.inf), *gradients]
 
 
 @torch.library.custom_op("segnb::logsumexp_total", mutates_args=())
@@ -237,53 +229,50 @@ def _logsumexp_total(
     split: int,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    given = factors if with_gradient else None
-    logs, *gradients = _logsumexp_pass(
-        anchors, keys, anchor_labels, key_labels, given, temperature, split
+    logs, *gradients = _each_image(
+        _logsumexp_image,
+        anchors,
+        keys,
+        anchor_labels,
+        key_labels,
+        factors if with_gradient else None,
+        temperature=temperature,
+        split=split,
     )
     to_anchors, to_keys = gradients or (anchors.new_empty(0), keys.new_empty(0))
     return _weighted_sum(logs, factors), to_anchors, to_keys
 
 
-# ------------------------------------------------------- logsumexp, one set without the pixel
+# ----------------------------------------------------- logsumexp, one set, no pixel with itself
 
 
-def _self_pass(
-    features: Tensor, labels: Tensor, factors: Tensor | None, temperature: float
+def _self_image(
+    features: Tensor, labels: Tensor, factors: Tensor | None, *, temperature: float
 ) -> list[Tensor]:
-    """As :func:`_logsumexp_pass` for one set whose pixels are not their own keys."""
-    results = []
-    with _own_arithmetic(features):
-        for b in range(len(features)):
-            pixels = sort_pixels(features[b], labels[b], temperature)
-            tiles = _self_tiles(pixels)
-            unshifted = passes.fits_unshifted(pixels.features, pixels.features)
-            logs = passes.log_row_sums(pixels.features, tiles, unshifted=unshifted)
-            result = [pixels.put_back(logs * math.log(2), -torch.inf)]
-            if factors is not None:
-                products = torch.zeros_like(pixels.features)
-                passes.add_products(
-                    products,
-                    pixels.features,
-                    factors[b][pixels.order],
-                    logs,
-                    tiles,
-                    unshifted=unshifted,
-                )
-                result.append(pixels.gradient(products))
-            results.append(result)
-    return _stack(results)
+    """As :func:`_logsumexp_image` for one set whose pixels are not their own keys."""
+    pixels = sort_pixels(features, labels, temperature)
+    tiles = _self_tiles(pixels)
+    unshifted = passes.fits_unshifted(pixels.features, pixels.features)
+    logs = passes.log_row_sums(pixels.features, tiles, unshifted=unshifted)
+    results = [pixels.put_back(logs * math.log(2), -torch.inf)]
+    if factors is not None:
+        products = torch.zeros_like(pixels.features)
+        passes.add_products(
+            products, pixels.features, factors[pixels.order], logs, tiles, unshifted=unshifted
+        )
+        results.append(pixels.gradient(products))
+    return results
 
 
 def _self_tiles(pixels: SortedPixels) -> list[Tile]:
     tiles = passes.tiles_of_all_pairs(len(pixels.labels), diagonal=False)
     if knows_labels(pixels.labels):
         return list(tiles)
-    places = torch.arange(len(pixels.labels), device=pixels.labels.device)
+    index = torch.arange(len(pixels.labels), device=pixels.labels.device)
 
     def allowed(rows: slice, cols: slice) -> Tensor:
         a, k = pixels.labels[rows, None], pixels.labels[None, cols]
-        return (a != IGNORED) & (k != IGNORED) & (places[rows, None] != places[cols])
+        return (a != IGNORED) & (k != IGNORED) & (index[rows, None] != index[cols])
 
     return passes.masked(tiles, allowed)
 
@@ -293,23 +282,16 @@ def _self_logsumexp_total(
     features: Tensor, labels: Tensor, factors: Tensor, temperature: float, with_gradient: bool
 ) -> tuple[Tensor, Tensor]:
     given = factors if with_gradient else None
-    logs, *gradients = _self_pass(features, labels, given, temperature)
+    logs, *gradients = _each_image(_self_image, features, labels, given, temperature=temperature)
     return _weighted_sum(logs, factors), gradients[0] if gradients else features.new_empty(0)
 
 
 # ------------------------------------------------------------------------------- official form
 
 
-class _Group(NamedTuple):
-    """Sorted pixels that are each other's positives (up to the tiles' masks).
-
-    Attributes:
-        parts: Their places.
-        tiles: The pairs, over the places put side by side.
-    """
-
-    parts: list[slice]
-    tiles: list[Tile]
+#: Ranges of sorted pixels that are each other's positives (up to the tiles' masks), and the tiles
+#: of their pairs, counted over the ranges side by side.
+_Group = tuple[list[slice], list[Tile]]
 
 
 def _official_tiles(pixels: SortedPixels, images: Tensor) -> tuple[list[Tile], list[_Group]]:
@@ -317,13 +299,13 @@ def _official_tiles(pixels: SortedPixels, images: Tensor) -> tuple[list[Tile], l
     labels = pixels.labels
     if knows_labels(labels):
         negatives: list[Tile] = []
-        places: dict[int, list[slice]] = {}
+        ranges: dict[int, list[slice]] = {}
         for image in passes.class_runs(images):
             runs = passes.class_runs(labels[image.start : image.stop], image.start)
             negatives += passes.tiles_of_other_classes(runs)
             for run in runs:
-                places.setdefault(run.label, []).append(slice(run.start, run.stop))
-        return negatives, [_Group(parts, _positive_tiles(parts)) for parts in places.values()]
+                ranges.setdefault(run.label, []).append(slice(run.start, run.stop))
+        return negatives, [(parts, _positive_tiles(parts)) for parts in ranges.values()]
 
     def valid(rows: slice, cols: slice) -> Tensor:
         return (labels[rows, None] != IGNORED) & (labels[None, cols] != IGNORED)
@@ -337,92 +319,68 @@ def _official_tiles(pixels: SortedPixels, images: Tensor) -> tuple[list[Tile], l
 
     everything = [slice(0, len(labels))]
     all_pairs = passes.tiles_of_all_pairs(len(labels), diagonal=True)
-    group = _Group(everything, passes.masked(_positive_tiles(everything), positive))
-    return passes.masked(all_pairs, negative), [group]
+    masked_positives = passes.masked(_positive_tiles(everything), positive)
+    return passes.masked(all_pairs, negative), [(everything, masked_positives)]
 
 
 def _positive_tiles(parts: list[slice]) -> list[Tile]:
     size = sum(part.stop - part.start for part in parts)
-    return list(
-        passes.tiles_of_all_pairs(
-            size, passes.POSITIVE_ROWS, passes.POSITIVE_COLUMNS, diagonal=True
-        )
+    tiles = passes.tiles_of_all_pairs(
+        size, passes.POSITIVE_ROWS, passes.POSITIVE_COLUMNS, diagonal=True
     )
-
-
-def _official_pass(
-    features: Tensor,
-    labels: Tensor,
-    images: Tensor,
-    factors: Tensor | None,
-    temperature: float,
-) -> list[Tensor]:
-    """Losses ``[B, N]`` and, given their upstream gradient, the features' gradient."""
-    results = []
-    with _own_arithmetic(features):
-        for b in range(len(features)):
-            pixels = sort_pixels(features[b], labels[b], temperature, images[b])
-            losses, products = _official_image(
-                pixels,
-                images[b][pixels.order],
-                None if factors is None else factors[b][pixels.order],
-            )
-            result = [pixels.put_back(losses)]
-            if products is not None:
-                result.append(pixels.gradient(products))
-            results.append(result)
-    return _stack(results)
+    return list(tiles)
 
 
 def _official_image(
-    pixels: SortedPixels, images: Tensor, factors: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """Three passes: sums over negatives; positives, with their gradient; negatives' gradient."""
+    features: Tensor,
+    labels: Tensor,
+    images: Tensor,
+    factors: Tensor,
+    *,
+    temperature: float,
+    with_gradient: bool,
+) -> list[Tensor]:
+    """Losses ``[N]`` and, if wanted, the features' gradient; ``factors`` weigh the losses.
+
+    Three passes: sums over negatives; positives, with their gradient; the negatives' gradient.
+    """
+    pixels = sort_pixels(features, labels, temperature, images)
     features = pixels.features
     unshifted = passes.fits_unshifted(features, features)
-    negatives, groups = _official_tiles(pixels, images)
+    negatives, groups = _official_tiles(pixels, images[pixels.order])
     log_negatives = passes.log_row_sums(features, negatives, unshifted=unshifted)
 
     number = class_counts(pixels.labels, pixels.labels)
-    per_positive = None if factors is None else factors / number
-    gradient = None if factors is None else torch.zeros_like(features)
-    losses = torch.zeros_like(log_negatives)
-    sigmas = torch.zeros_like(log_negatives)
+    per_positive = factors[pixels.order] / number
+    losses, sigmas = torch.zeros_like(log_negatives), torch.zeros_like(log_negatives)
+    products = torch.zeros_like(features) if with_gradient else None
     for parts, tiles in groups:
-        group_gradient = None
-        if gradient is not None:
-            group_gradient = torch.zeros_like(_pick(features, parts))
-        sums = passes.positive_sums(
-            _pick(features, parts),
-            _pick(log_negatives, parts),
-            tiles,
-            unshifted=unshifted,
-            factors=None if per_positive is None else _pick(per_positive, parts),
-            gradient=group_gradient,
-        )
-        start = 0
-        for part in parts:
-            here = slice(start, start + part.stop - part.start)
-            losses[part] = sums.losses[here]
-            sigmas[part] = sums.sigmas[here]
-            if gradient is not None and group_gradient is not None:
-                gradient[part] = group_gradient[here]
-            start = here.stop
+        group, logs, weights = (_pick(v, parts) for v in (features, log_negatives, per_positive))
+        found = torch.zeros_like(group) if with_gradient else None
+        sums = passes.positive_sums(group, logs, tiles, weights, found, unshifted=unshifted)
+        _put(losses, parts, sums[0])
+        _put(sigmas, parts, sums[1])
+        if products is not None and found is not None:
+            _put(products, parts, found)
 
-    if gradient is not None and per_positive is not None:
+    results = [pixels.put_back(losses / number)]
+    if products is not None:
         passes.add_products(
-            gradient,
-            features,
-            per_positive * sigmas,
-            log_negatives,
-            negatives,
-            unshifted=unshifted,
+            products, features, per_positive * sigmas, log_negatives, negatives, unshifted=unshifted
         )
-    return losses / number, gradient
+        results.append(pixels.gradient(products))
+    return results
 
 
 def _pick(values: Tensor, parts: list[slice]) -> Tensor:
     return values[parts[0]] if len(parts) == 1 else torch.cat([values[part] for part in parts])
+
+
+def _put(values: Tensor, parts: list[slice], picked: Tensor) -> None:
+    """The reverse of :func:`_pick`."""
+    sizes = [part.stop - part.start for part in parts]
+    for part, some in zip(parts, torch.split(picked, sizes), strict=True):
+        values[part] = some
 
 
 @torch.library.custom_op("segnb::official_total", mutates_args=())
@@ -434,8 +392,15 @@ def _official_total(
     temperature: float,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
-    given = factors if with_gradient else None
-    losses, *gradients = _official_pass(features, labels, images, given, temperature)
+    losses, *gradients = _each_image(
+        _official_image,
+        features,
+        labels,
+        images,
+        factors,
+        temperature=temperature,
+        with_gradient=with_gradient,
+    )
     return _weighted_sum(losses, factors), gradients[0] if gradients else features.new_empty(0)
 
 
@@ -472,13 +437,12 @@ def class_sums(values: Tensor, labels: Tensor, query_labels: Tensor) -> Tensor:
     """
     if not knows_labels(labels):
         images = max(1, CLASS_SUM_VALUES // max(values[0].numel(), 1))
-        with _own_arithmetic(values):
-            return torch.cat(
-                [
-                    _sums_of_sorted(values[some], labels[some], query_labels[some])
-                    for some in passes.chunks(0, len(values), images)
-                ]
-            )
+        with fast_products(values):
+            parts = [
+                _sums_of_sorted(values[some], labels[some], query_labels[some])
+                for some in passes.chunks(0, len(values), images)
+            ]
+        return torch.cat(parts)
     return torch.stack(
         [_sums_of_known(*one) for one in zip(values, labels, query_labels, strict=True)]
     )
@@ -487,9 +451,9 @@ def class_sums(values: Tensor, labels: Tensor, query_labels: Tensor) -> Tensor:
 def _sums_of_sorted(values: Tensor, labels: Tensor, query_labels: Tensor) -> Tensor:
     """:func:`class_sums` without waiting for the device, atomics, or float64 (which mps lacks).
 
-    The pixels are sorted by class and cut into blocks. A class is a stretch: its part of the
-    block where it begins, then whole blocks, then its part of the block where it ends. Products
-    of zeros and ones with the features give the sums of the parts and of the whole blocks.
+    The pixels are sorted by class and cut into blocks. A class fills part of the block where it
+    begins, then whole blocks, then part of the block where it ends. Products of zeros and ones
+    with the features give the sums of the parts and of the whole blocks.
     """
     batch, number, width = values.shape
     if number == 0:
@@ -498,7 +462,7 @@ def _sums_of_sorted(values: Tensor, labels: Tensor, query_labels: Tensor) -> Ten
     queries = query_labels.contiguous()
     first = torch.searchsorted(ordered, queries, right=False)
     last = torch.searchsorted(ordered, queries, right=True) - 1
-    # Filled up with zeros of the last class.
+    # The last block is filled up with zeros of the last class.
     blocks = -(-number // CLASS_SUM_ROWS)
     full = torch.arange(blocks * CLASS_SUM_ROWS, device=values.device).clamp_max(number - 1)
     ordered = ordered[:, full].view(batch, blocks, CLASS_SUM_ROWS)
@@ -518,8 +482,8 @@ def _sums_of_sorted(values: Tensor, labels: Tensor, query_labels: Tensor) -> Ten
     goes_on = stops > begins
     ends_inside = goes_on & ~whole.take_along_dim(stops, dim=1)
 
-    def taken(sums: Tensor, places: Tensor, where: Tensor) -> Tensor:
-        picked: Tensor = sums.take_along_dim(places[:, :, None], dim=1)
+    def taken(sums: Tensor, index: Tensor, where: Tensor) -> Tensor:
+        picked: Tensor = sums.take_along_dim(index[:, :, None], dim=1)
         return picked.masked_fill_(~where[:, :, None], 0.0)
 
     parts = parts.flatten(1, 2)
@@ -530,11 +494,11 @@ def _sums_of_sorted(values: Tensor, labels: Tensor, query_labels: Tensor) -> Ten
 
 
 def _sums_of_known(values: Tensor, labels: Tensor, query_labels: Tensor) -> Tensor:
-    """:func:`class_sums` of one image, ``[M, D]``, whose labels the host may look at."""
-    distinct, places = torch.unique(labels, return_inverse=True)
-    # A row of zeros behind the classes' sums serves queries of no class there is.
+    """:func:`class_sums` of one image, ``[M, D]``, where the host knows the labels."""
+    distinct, classes = torch.unique(labels, return_inverse=True)
+    # The last row stays zero, for queries of a class that does not occur.
     table = values.new_zeros(len(distinct) + 1, values.shape[1])
-    table.index_add_(0, places, values)
+    table.index_add_(0, classes, values)
     rows = torch.searchsorted(distinct, query_labels.contiguous())
     padded = torch.cat([distinct, query_labels.new_zeros(1)])
     known = (rows < len(distinct)) & (padded[rows] == query_labels)
@@ -545,30 +509,20 @@ def _sums_of_known(values: Tensor, labels: Tensor, query_labels: Tensor) -> Tens
 
 
 @contextmanager
-def _own_arithmetic(features: Tensor) -> Iterator[None]:
-    """No autocast inside, and the fastest products that are exact."""
-    with (
-        torch.autocast(features.device.type, enabled=False),
-        fast_products(features),
-    ):
-        yield
-
-
-@contextmanager
 def fast_products(features: Tensor) -> Iterator[None]:
-    """Send float32 products on the CPU to oneDNN where that is faster and costs no accuracy.
+    """No autocast, and float32 products on the CPU by oneDNN where it is faster and as accurate.
 
-    MKL is at the peak of Intel's processors, whose maker it has; on others oneDNN is faster at the
-    same accuracy (``benchmarks/NOTES.md``). The setting that reaches oneDNN lets some processors
-    round to bfloat16: a probe of the accuracy tells them apart. Above ``ONEDNN_PIXELS`` MKL
-    multiplies: oneDNN keeps a kernel of every shape of tile, and there are many.
+    MKL reaches the peak of the processors of its maker, Intel; on others oneDNN is faster at the
+    same accuracy (``benchmarks/NOTES.md``). The setting that selects oneDNN lets some processors
+    round to bfloat16, which a probe of the accuracy finds out. Above ``ONEDNN_PIXELS`` MKL
+    multiplies: oneDNN keeps a kernel for every shape of tile, and there are many.
     """
     serves = features.device.type == "cpu" and features.dtype == torch.float32
     setting = _setting() if serves and features.shape[-2] <= ONEDNN_PIXELS else None
-    if setting is None:
-        yield
-        return
-    with _precision(setting):
+    with (
+        torch.autocast(features.device.type, enabled=False),
+        nullcontext() if setting is None else _precision(setting),
+    ):
         yield
 
 
@@ -585,12 +539,12 @@ def _precision(setting: str) -> Iterator[None]:
 
 @functools.cache
 def _setting() -> str | None:
-    """The setting that reaches oneDNN with float32 accuracy on this machine, or None."""
+    """The setting that selects oneDNN with float32 accuracy on this machine, or None."""
     switch = getattr(torch.backends.mkldnn, "matmul", None)
     if not torch._C._has_mkldnn or not hasattr(switch, "fp32_precision"):
         return None
     if torch._C.has_mkl and is_intel_processor():
-        # No faster there, and oneDNN keeps the kernels of every shape of tile: 90 MiB of them.
+        # No faster there, and oneDNN's kernels for the shapes of tiles take 90 MiB.
         return None
     generator = torch.Generator().manual_seed(0)
     first, second = torch.nn.functional.normalize(
@@ -617,33 +571,24 @@ def _weighted_sum(losses: Tensor, factors: Tensor) -> Tensor:
 
 def _fake_total(*arguments: Any) -> tuple[Tensor, ...]:
     features = [a for a in arguments if isinstance(a, Tensor) and a.dim() == 3]
-    with_gradient = arguments[-1]
-    total = features[0].new_empty(())
-    return (
-        total,
-        *(
-            torch.empty_like(f, memory_format=torch.contiguous_format)
-            if with_gradient
-            else f.new_empty(0)
-            for f in features
-        ),
-    )
+    *_, with_gradient = arguments
+    gradients = (f.new_empty(f.shape if with_gradient else 0) for f in features)
+    return (features[0].new_empty(()), *gradients)
 
 
 def _register_total(operator: Any, number: int) -> None:
-    """A scalar whose gradients are the operator's other outputs, made in the same pass."""
+    """The operator's first output is a scalar; the others are its gradients for the features."""
 
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, ...]) -> None:
         ctx.save_for_backward(*output[1:])
         ctx.set_materialize_grads(False)
-        ctx.inputs = len(inputs)
 
     def backward(ctx: Any, gradient: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         once_differentiable()
-        gradients: list[Tensor | None] = [None] * number
+        gradients: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
         if gradient is not None:
-            gradients = [gradient * saved for saved in ctx.saved_tensors]
-        return (*gradients, *(None,) * (ctx.inputs - number))
+            gradients[:number] = [gradient * saved for saved in ctx.saved_tensors]
+        return tuple(gradients)
 
     operator.register_fake(_fake_total)
     operator.register_autograd(backward, setup_context=setup_context)

@@ -1,21 +1,25 @@
 # mypy: ignore-errors
 """Triton kernels of the pixel contrastive losses. ``segnb.losses.triton.launch`` launches them.
 
-The notation is that of ``segnb.losses.backends``. All scores are kept in base 2, so that every
-exponential is one ``exp2``: ``c = log2(e) / tau`` turns ``f_p . f_k`` into them.
+The notation is that of ``segnb.losses.backends``. All scores are in base 2, so that every
+exponential is one ``exp2``: ``c = log2(e) / tau`` turns ``f_p . f_k`` into a score.
 
 The pixels come sorted (:func:`pack`), so that the keys of one class of one image lie side by side.
-For a block of ``BM`` rows, :func:`plan_tiles` names the stretches of keys that it needs:
+For a block of ``BM`` rows, :func:`plan_tiles` names the ranges of keys that it needs:
 
-* *pure* stretches, whole tiles of ``BN`` keys in which every pair counts, and
-* *mixed* stretches, at a class's border or at a stretch's ragged end, where a mask decides.
+* *pure* ranges: whole tiles of ``BN`` keys in which every pair counts, and
+* *mixed* ranges, at a class's border or at the ragged end of a range, where a mask decides.
 
-The two have loops of their own: a mask in every tile costs time and, in the backward pass,
-registers that are not there. Tiles that no row of the block needs are never read.
+Each kind has its own loop (``for MIXED in tl.static_range(2)`` is unrolled): a mask in every tile
+would cost time and, in the backward pass, registers that are not there. Tiles that no row of the
+block needs are never read.
 
-fp32 features come as three 16-bit ``PARTS`` whose sum they are, and a product of two of them is
-six products of parts: the tensor cores' speed at fp32's accuracy, where a product of fp32 numbers
-would round to tf32. Where there is one part, the second and third are the first, and not used.
+fp32 features come as three 16-bit ``PARTS`` that add up to them, and a product of two features is
+six products of parts: the speed of the tensor cores at the accuracy of fp32, where a product of
+fp32 numbers would round to tf32. With one part, the second and third equal the first and are not
+used.
+
+The grid is (blocks of rows, batch).
 """
 
 from __future__ import annotations
@@ -23,8 +27,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# A sorted key: batch << 50 | ignored << 49 | image << 32 | (label + 2**31). A batch's ignored
-# pixels come last. `segnb.losses.triton.launch` builds it.
+# A sorted key: batch << 50 | ignored << 49 | image << 32 | (label + 2**31). A batch element's
+# ignored pixels come last. `segnb.losses.triton.launch` builds it.
 IGNORED = tl.constexpr(1 << 49)
 IMAGE = tl.constexpr(1 << 32)
 LABEL_MASK = tl.constexpr((1 << 32) - 1)
@@ -48,6 +52,12 @@ def _split(value, dtype: tl.constexpr):
 
 
 @triton.jit
+def _part_stride(padded, D: tl.constexpr):
+    """Elements from one part of packed features to the next."""
+    return tl.num_programs(1).to(tl.int64) * padded * D
+
+
+@triton.jit
 def pack(
     features,
     keys,
@@ -58,7 +68,6 @@ def pack(
     stride_row,
     pixels,
     padded,
-    part_stride,
     width,
     ROWS: tl.constexpr,
     D: tl.constexpr,
@@ -66,7 +75,7 @@ def pack(
 ):
     """Features and keys in sorted order, padded with zero rows and zero columns.
 
-    Ignored pixels become zero rows: whatever they hold, times a zero weight, must be zero.
+    Ignored pixels become zero rows, so that NaN in them does not spread.
     """
     batch = tl.program_id(1).to(tl.int64)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -82,17 +91,15 @@ def pack(
     )
     target = batch * padded + row
     inside = row < padded
-    place = packed + target[:, None] * D + column[None, :]
+    address = packed + target[:, None] * D + column[None, :]
     if PARTS == 3:
         first, second, third = _split(value.to(tl.float32), packed.dtype.element_ty)
-        tl.store(place, first, mask=inside[:, None])
-        # Twice the stride, as a number, could leave 32 bits.
-        place += part_stride
-        tl.store(place, second, mask=inside[:, None])
-        place += part_stride
-        tl.store(place, third, mask=inside[:, None])
+        stride = _part_stride(padded, D)
+        tl.store(address, first, mask=inside[:, None])
+        tl.store(address + stride, second, mask=inside[:, None])
+        tl.store(address + 2 * stride, third, mask=inside[:, None])
     else:
-        tl.store(place, value.to(packed.dtype.element_ty), mask=inside[:, None])
+        tl.store(address, value.to(packed.dtype.element_ty), mask=inside[:, None])
     tl.store(packed_keys + target, key, mask=inside)
 
 
@@ -126,17 +133,17 @@ def plan_tiles(
     BN: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """For every block of rows: which stretches of keys are needed, and which of them are pure.
+    """For every block of rows: which ranges of keys are needed, and which of them are pure.
 
-    Writes first pure key and number of pure tiles, twice; then first and past-the-end key of a
-    mixed stretch, twice. ``PAIRS`` is ``all``, ``not_self`` (all keys but the row's own pixel),
-    ``same`` (the row's class, in all images) or ``other`` (the other classes of the row's image).
+    Writes the first and past-the-end key of two pure ranges, then of two mixed ones. ``PAIRS`` is
+    ``all``, ``not_self`` (all keys but the row's own pixel), ``same`` (the row's class, in all
+    images) or ``other`` (the other classes of the row's image).
     """
     batch = tl.program_id(1).to(tl.int64)
     block = tl.program_id(0) * LANES + tl.arange(0, LANES)
     row_keys += batch * row_padded
     col_keys += batch * col_padded
-    # Smallest key that an ignored pixel can have: all used keys lie below it.
+    # The smallest key of an ignored pixel: all used keys are smaller.
     end = (batch << BATCH_SHIFT) + IGNORED + tl.zeros([LANES], tl.int64)
     rows = _lower_bound(row_keys, row_size, end, steps)
     cols = _lower_bound(col_keys, col_size, end, steps)
@@ -146,13 +153,13 @@ def plan_tiles(
     active = row0 < rows
     first = tl.load(row_keys + row0, mask=active, other=0)
     last = tl.load(row_keys + row1 - 1, mask=active, other=0)
-    # Keys of the classes that the block's rows belong to, and of their image.
+    # Keys of the block's classes, in the block's images.
     inner0 = _lower_bound(col_keys, col_size, first, steps)
     inner1 = _lower_bound(col_keys, col_size, last + 1, steps)
     one_class = first == last
     one_image = (first // IMAGE) == (last // IMAGE)
 
-    # Two stretches [left0, left1) and [right0, right1). `pure`: their whole tiles need no mask.
+    # Two ranges [left0, left1) and [right0, right1). `pure`: their whole tiles need no mask.
     # `joined`: what lies between them is needed too, under the mask.
     if PAIRS == "other":
         left0 = _lower_bound(col_keys, col_size, (first // IMAGE) * IMAGE, steps)
@@ -162,7 +169,7 @@ def plan_tiles(
         joined = ~one_class
         pure = active
     elif PAIRS == "same":
-        # The same classes in the other image of a pair: image 0's partner is 1 and the reverse.
+        # The same classes in the other image of a pair, whose images are 0 and 1.
         other0 = _lower_bound(col_keys, col_size, first ^ IMAGE, steps)
         other1 = _lower_bound(col_keys, col_size, (last ^ IMAGE) + 1, steps)
         top = tl.load(col_keys + cols - 1, mask=cols > 0, other=0)
@@ -186,119 +193,79 @@ def plan_tiles(
             joined = left0 != left0
         pure = active
 
-    left_tiles = tl.where(pure, tl.maximum(left1 - left0, 0) // BN, 0)
-    right_tiles = tl.where(pure, tl.maximum(right1 - right0, 0) // BN, 0)
-    right_start = right1 - right_tiles * BN
-    mixed0 = left0 + left_tiles * BN
-    mixed1 = tl.where(joined, right_start, left1)
-    mixed2 = right0
-    mixed3 = tl.where(joined, right0, right_start)
-
+    left_end = left0 + tl.where(pure, tl.maximum(left1 - left0, 0) // BN * BN, 0)
+    right_start = right1 - tl.where(pure, tl.maximum(right1 - right0, 0) // BN * BN, 0)
     plan += (batch * blocks + block) * PLAN
     inside = block < blocks
-    tl.store(plan + 0, left0, mask=inside)
-    tl.store(plan + 1, tl.where(active, left_tiles, 0), mask=inside)
-    tl.store(plan + 2, right_start, mask=inside)
-    tl.store(plan + 3, tl.where(active, right_tiles, 0), mask=inside)
-    tl.store(plan + 4, mixed0, mask=inside)
-    tl.store(plan + 5, tl.where(active, mixed1, mixed0), mask=inside)
-    tl.store(plan + 6, mixed2, mask=inside)
-    tl.store(plan + 7, tl.where(active, mixed3, mixed2), mask=inside)
+    _store_range(plan, left0, left_end, active, inside)
+    _store_range(plan + 2, right_start, right1, active, inside)
+    _store_range(plan + 4, left_end, tl.where(joined, right_start, left1), active, inside)
+    _store_range(plan + 6, right0, tl.where(joined, right0, right_start), active, inside)
 
 
 @triton.jit
-def _pure_stretches(plan):
-    """First stretch, its number of tiles, second stretch, number of tiles of both."""
-    left = tl.load(plan)
-    left_tiles = tl.load(plan + 1)
-    right = tl.load(plan + 2)
-    return left, left_tiles, right, left_tiles + tl.load(plan + 3)
+def _store_range(plan, start, stop, active, inside):
+    """Write a range of keys; it is empty for blocks without used rows."""
+    tl.store(plan, start, mask=inside)
+    tl.store(plan + 1, tl.where(active, stop, start), mask=inside)
 
 
 @triton.jit
-def _pure_start(tile, left, left_tiles, right, BN: tl.constexpr):
-    return tl.where(tile < left_tiles, left + tile * BN, right + (tile - left_tiles) * BN)
-
-
-@triton.jit
-def _mixed_stretches(plan, BN: tl.constexpr):
-    """Two stretches [a0, a1) and [b0, b1), the first one's tiles, both ones' tiles."""
-    a0 = tl.load(plan + 4)
-    a1 = tl.load(plan + 5)
-    b0 = tl.load(plan + 6)
-    b1 = tl.load(plan + 7)
+def _ranges(plan, MIXED: tl.constexpr, BN: tl.constexpr):
+    """Ranges [a0, a1) and [b0, b1) of a kind, the tiles of the first and of both."""
+    plan += 4 * MIXED
+    a0 = tl.load(plan)
+    a1 = tl.load(plan + 1)
+    b0 = tl.load(plan + 2)
+    b1 = tl.load(plan + 3)
     first = tl.cdiv(tl.maximum(a1 - a0, 0), BN)
     return a0, a1, b0, b1, first, first + tl.cdiv(tl.maximum(b1 - b0, 0), BN)
 
 
 @triton.jit
-def _mixed_tile(tile, a0, a1, b0, b1, first, BN: tl.constexpr):
-    """Start and end of a mixed tile's keys."""
+def _tile_keys(tile, a0, a1, b0, b1, first, BN: tl.constexpr):
+    """First key of a tile, and the end of its range."""
     in_first = tile < first
     start = tl.where(in_first, a0 + tile * BN, b0 + (tile - first) * BN)
     return start, tl.where(in_first, a1, b1)
 
 
 @triton.jit
-def _load_rows(
-    features, start, part_stride, ROWS: tl.constexpr, D: tl.constexpr, PARTS: tl.constexpr
-):
-    """The parts of a tile of packed rows. Packed sets are padded: no tile ends past their end."""
+def _load_rows(features, start, stride, ROWS: tl.constexpr, D: tl.constexpr, PARTS: tl.constexpr):
+    """The parts of a tile of packed rows. Packed sets are padded: no tile reads past their end."""
     offsets = tl.arange(0, ROWS)[:, None] * D + tl.arange(0, D)[None, :]
-    place = features + start.to(tl.int64) * D + offsets
-    first = tl.load(place)
+    address = features + start.to(tl.int64) * D + offsets
+    first = tl.load(address)
     second = first
     third = first
     if PARTS == 3:
-        # Twice the stride, as a number, could leave 32 bits.
-        place += part_stride
-        second = tl.load(place)
-        place += part_stride
-        third = tl.load(place)
+        second = tl.load(address + stride)
+        third = tl.load(address + 2 * stride)
     return first, second, third
 
 
 @triton.jit
-def _scores(f0, f1, f2, k0, k1, k2, c, PARTS: tl.constexpr, PRECISION: tl.constexpr):
-    """Base-2 scores of a tile: the small products of parts first, for the rounding's sake."""
+def _add_product(acc, a0, a1, a2, b0, b1, b2, PARTS: tl.constexpr):
+    """``acc + a b``: the small products of parts first, to lose less to rounding."""
     if PARTS == 3:
-        scores = tl.dot(f2, tl.trans(k0))
-        scores = tl.dot(f0, tl.trans(k2), scores)
-        scores = tl.dot(f1, tl.trans(k1), scores)
-        scores = tl.dot(f1, tl.trans(k0), scores)
-        scores = tl.dot(f0, tl.trans(k1), scores)
-        scores = tl.dot(f0, tl.trans(k0), scores)
-    else:
-        scores = tl.dot(f0, tl.trans(k0), input_precision=PRECISION)
-    return scores * c
+        acc = tl.dot(a2, b0, acc)
+        acc = tl.dot(a0, b2, acc)
+        acc = tl.dot(a1, b1, acc)
+        acc = tl.dot(a1, b0, acc)
+        acc = tl.dot(a0, b1, acc)
+    # fp32 operands come here only where tf32 is allowed.
+    return tl.dot(a0, b0, acc, input_precision="tf32")
 
 
 @triton.jit
-def _add_product(acc, gradient, k0, k1, k2, PARTS: tl.constexpr, PRECISION: tl.constexpr):
-    """``acc`` plus a tile of the gradient's matrix times its keys."""
-    if PARTS == 3:
-        g0, g1, g2 = _split(gradient, k0.dtype)
-        acc = tl.dot(g2, k0, acc)
-        acc = tl.dot(g0, k2, acc)
-        acc = tl.dot(g1, k1, acc)
-        acc = tl.dot(g1, k0, acc)
-        acc = tl.dot(g0, k1, acc)
-        acc = tl.dot(g0, k0, acc)
-    else:
-        acc = tl.dot(gradient.to(k0.dtype), k0, acc, input_precision=PRECISION)
-    return acc
+def _scores(f0, f1, f2, k0, k1, k2, c, PARTS: tl.constexpr):
+    """Base-2 scores of a tile."""
+    zero = tl.zeros([f0.shape[0], k0.shape[0]], tl.float32)
+    return c * _add_product(zero, f0, f1, f2, tl.trans(k0), tl.trans(k1), tl.trans(k2), PARTS)
 
 
 @triton.jit
-def _allowed(
-    row_key,
-    row_index,
-    col_keys,
-    start,
-    stop,
-    PAIRS: tl.constexpr,
-    BN: tl.constexpr,
-):
+def _allowed(row_key, row_index, col_keys, start, stop, PAIRS: tl.constexpr, BN: tl.constexpr):
     """Which pairs of a mixed tile count."""
     col_index = start + tl.arange(0, BN)
     allowed = (col_index < stop)[None, :]
@@ -321,7 +288,7 @@ def _allowed(
 def _add_to_logsumexp(top, total, scores):
     """Online logsumexp: ``top`` is the largest score so far, ``total`` the sum relative to it."""
     new_top = tl.maximum(top, tl.max(scores, 1))
-    # A row that has met no key yet has top = -inf; any finite shift serves it.
+    # A row that has seen no key has top = -inf; any finite shift will do.
     shift = tl.where(new_top == float("-inf"), 0.0, new_top)
     total = total * tl.exp2(top - shift) + tl.sum(tl.exp2(scores - shift[:, None]), 1)
     return new_top, total
@@ -335,7 +302,7 @@ def _row_logsumexp(
     row_key,
     row_index,
     cols,
-    col_parts,
+    col_stride,
     col_keys,
     plan,
     c,
@@ -344,24 +311,20 @@ def _row_logsumexp(
     BN: tl.constexpr,
     D: tl.constexpr,
     PARTS: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """Base-2 logsumexp of each row's scores over its allowed keys; -inf where there are none."""
     top = tl.full([BM], float("-inf"), tl.float32)
     total = tl.zeros([BM], tl.float32)
-    left, left_tiles, right, tiles = _pure_stretches(plan)
-    for tile in range(tiles):
-        start = _pure_start(tile, left, left_tiles, right, BN)
-        k0, k1, k2 = _load_rows(cols, start, col_parts, BN, D, PARTS)
-        scores = _scores(f0, f1, f2, k0, k1, k2, c, PARTS, PRECISION)
-        top, total = _add_to_logsumexp(top, total, scores)
-    a0, a1, b0, b1, first, tiles = _mixed_stretches(plan, BN)
-    for tile in range(tiles):
-        start, stop = _mixed_tile(tile, a0, a1, b0, b1, first, BN)
-        k0, k1, k2 = _load_rows(cols, start, col_parts, BN, D, PARTS)
-        scores = _scores(f0, f1, f2, k0, k1, k2, c, PARTS, PRECISION)
-        allowed = _allowed(row_key, row_index, col_keys, start, stop, PAIRS, BN)
-        top, total = _add_to_logsumexp(top, total, tl.where(allowed, scores, float("-inf")))
+    for MIXED in tl.static_range(2):
+        a0, a1, b0, b1, first, tiles = _ranges(plan, MIXED, BN)
+        for tile in range(tiles):
+            start, stop = _tile_keys(tile, a0, a1, b0, b1, first, BN)
+            k0, k1, k2 = _load_rows(cols, start, col_stride, BN, D, PARTS)
+            scores = _scores(f0, f1, f2, k0, k1, k2, c, PARTS)
+            if MIXED:
+                allowed = _allowed(row_key, row_index, col_keys, start, stop, PAIRS, BN)
+                scores = tl.where(allowed, scores, float("-inf"))
+            top, total = _add_to_logsumexp(top, total, scores)
     return top + tl.log2(total)
 
 
@@ -377,42 +340,28 @@ def logsumexp_forward(
     row_size,
     row_padded,
     col_padded,
-    row_parts,
-    col_parts,
-    blocks,
     c,
     PAIRS: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     D: tl.constexpr,
     PARTS: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """Natural logsumexp of every anchor over its allowed keys, written in the anchors' order."""
     block = tl.program_id(0)
     batch = tl.program_id(1).to(tl.int64)
-    row_keys += batch * row_padded
+    cols += batch * col_padded * D
+    col_keys += batch * col_padded
+    plan += (batch * tl.num_programs(0) + block) * PLAN
     row_index = block * BM + tl.arange(0, BM)
-    f0, f1, f2 = _load_rows(rows + batch * row_padded * D, block * BM, row_parts, BM, D, PARTS)
+    row_key = tl.load(row_keys + batch * row_padded + row_index)
+    stride = _part_stride(row_padded, D)
+    f0, f1, f2 = _load_rows(rows + batch * row_padded * D, block * BM, stride, BM, D, PARTS)
+    stride = _part_stride(col_padded, D)
     lse = _row_logsumexp(
-        f0,
-        f1,
-        f2,
-        tl.load(row_keys + row_index),
-        row_index,
-        cols + batch * col_padded * D,
-        col_parts,
-        col_keys + batch * col_padded,
-        plan + (batch * blocks + block) * PLAN,
-        c,
-        PAIRS,
-        BM,
-        BN,
-        D,
-        PARTS,
-        PRECISION,
+        f0, f1, f2, row_key, row_index, cols, stride, col_keys, plan, c, PAIRS, BM, BN, D, PARTS
     )
-    used = tl.load(row_keys + row_index) < (batch << BATCH_SHIFT) + IGNORED
+    used = row_key < (batch << BATCH_SHIFT) + IGNORED
     inside = row_index < row_size
     target = tl.load(order + batch * row_size + row_index, mask=inside, other=0)
     value = tl.where(used, lse * LN2, float("-inf"))
@@ -420,35 +369,42 @@ def logsumexp_forward(
 
 
 @triton.jit
-def _softmax_gradient(
+def _gradient_tile(
     scores,
     row_shift,
     row_weight,
     col_shift,
     col_weight,
     start,
-    ROW_TERM: tl.constexpr,
-    COL_TERM: tl.constexpr,
+    TERMS: tl.constexpr,
     BN: tl.constexpr,
 ):
-    """Tile of G (row term), of its transpose (column term), or of their sum.
+    """A tile of the matrix whose product with the keys is the rows' gradient.
 
-    With the row term alone the row's weight is left for the end, where it costs nothing.
+    ``TERMS`` is ``rows`` (the rows are the anchors: G, without their weights, which cost nothing
+    at the end), ``cols`` (the columns are the anchors: G transposed), ``both`` (the sum of the
+    two), or ``positives``: ``w_p sigma_pq + w_q sigma_qp``, sigma_pq = 1 / (1 + 1 / x_pq).
     """
-    if COL_TERM:
+    if TERMS != "rows":
         col_index = start + tl.arange(0, BN)
         shift = tl.load(col_shift + col_index)
         weight = tl.load(col_weight + col_index)
-        gradient = tl.exp2(scores - shift[None, :]) * weight[None, :]
-        if ROW_TERM:
-            gradient += tl.exp2(scores - row_shift[:, None]) * row_weight[:, None]
+        by_col = tl.exp2(scores - shift[None, :])
+    if TERMS != "cols":
+        by_row = tl.exp2(scores - row_shift[:, None])
+    if TERMS == "rows":
+        gradient = by_row
+    elif TERMS == "cols":
+        gradient = by_col * weight[None, :]
+    elif TERMS == "both":
+        gradient = by_col * weight[None, :] + by_row * row_weight[:, None]
     else:
-        gradient = tl.exp2(scores - row_shift[:, None])
+        gradient = row_weight[:, None] / (1.0 + by_row) + weight[None, :] / (1.0 + by_col)
     return gradient
 
 
 @triton.jit
-def _softmax_product(
+def _add_gradient(
     acc,
     f0,
     f1,
@@ -458,58 +414,48 @@ def _softmax_product(
     row_shift,
     row_weight,
     cols,
-    col_parts,
+    col_stride,
     col_keys,
     col_shift,
     col_weight,
     plan,
     c,
     PAIRS: tl.constexpr,
-    ROW_TERM: tl.constexpr,
-    COL_TERM: tl.constexpr,
+    TERMS: tl.constexpr,
     BN: tl.constexpr,
     D: tl.constexpr,
     PARTS: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
-    """``acc`` plus the product of the softmax gradient's tiles with the keys."""
-    left, left_tiles, right, tiles = _pure_stretches(plan)
-    for tile in range(tiles):
-        start = _pure_start(tile, left, left_tiles, right, BN)
-        k0, k1, k2 = _load_rows(cols, start, col_parts, BN, D, PARTS)
-        scores = _scores(f0, f1, f2, k0, k1, k2, c, PARTS, PRECISION)
-        gradient = _softmax_gradient(
-            scores, row_shift, row_weight, col_shift, col_weight, start, ROW_TERM, COL_TERM, BN
-        )
-        acc = _add_product(acc, gradient, k0, k1, k2, PARTS, PRECISION)
-    a0, a1, b0, b1, first, tiles = _mixed_stretches(plan, BN)
-    for tile in range(tiles):
-        start, stop = _mixed_tile(tile, a0, a1, b0, b1, first, BN)
-        k0, k1, k2 = _load_rows(cols, start, col_parts, BN, D, PARTS)
-        scores = _scores(f0, f1, f2, k0, k1, k2, c, PARTS, PRECISION)
-        gradient = _softmax_gradient(
-            scores, row_shift, row_weight, col_shift, col_weight, start, ROW_TERM, COL_TERM, BN
-        )
-        allowed = _allowed(row_key, row_index, col_keys, start, stop, PAIRS, BN)
-        gradient = tl.where(allowed, gradient, 0.0)
-        acc = _add_product(acc, gradient, k0, k1, k2, PARTS, PRECISION)
+    """``acc`` plus the product of the matrix of :func:`_gradient_tile` with the keys."""
+    for MIXED in tl.static_range(2):
+        a0, a1, b0, b1, first, tiles = _ranges(plan, MIXED, BN)
+        for tile in range(tiles):
+            start, stop = _tile_keys(tile, a0, a1, b0, b1, first, BN)
+            k0, k1, k2 = _load_rows(cols, start, col_stride, BN, D, PARTS)
+            scores = _scores(f0, f1, f2, k0, k1, k2, c, PARTS)
+            gradient = _gradient_tile(
+                scores, row_shift, row_weight, col_shift, col_weight, start, TERMS, BN
+            )
+            if MIXED:
+                allowed = _allowed(row_key, row_index, col_keys, start, stop, PAIRS, BN)
+                gradient = tl.where(allowed, gradient, 0.0)
+            g0 = gradient.to(k0.dtype)
+            g1 = g0
+            g2 = g0
+            if PARTS == 3:
+                g0, g1, g2 = _split(gradient, k0.dtype)
+            acc = _add_product(acc, g0, g1, g2, k0, k1, k2, PARTS)
     return acc
 
 
 @triton.jit
-def _store_gradient(
-    out,
-    acc,
-    row_index,
-    used,
-    order,
-    row_size,
-    width,
-    D: tl.constexpr,
-):
-    """Rows of a gradient at the pixels' own places; zero for ignored pixels."""
-    inside = row_index < row_size
-    target = tl.load(order + row_index, mask=inside, other=0).to(tl.int64)
+def _store_gradient(out, acc, row_index, keys, order, size, width, D: tl.constexpr):
+    """Write rows of a gradient in the pixels' order; zero for ignored pixels."""
+    batch = tl.program_id(1).to(tl.int64)
+    # The keys are read again: kept through the loops they would take registers.
+    used = tl.load(keys + row_index) < (batch << BATCH_SHIFT) + IGNORED
+    inside = row_index < size
+    target = batch * size + tl.load(order + batch * size + row_index, mask=inside, other=0)
     column = tl.arange(0, D)
     tl.store(
         out + target[:, None] * width + column[None, :],
@@ -532,36 +478,32 @@ def logsumexp_backward(
     col_weight,
     factor,
     out,
+    width,
     row_size,
     row_padded,
     col_padded,
-    row_parts,
-    col_parts,
-    blocks,
-    width,
     c,
     PAIRS: tl.constexpr,
-    ROW_TERM: tl.constexpr,
-    COL_TERM: tl.constexpr,
+    TERMS: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     D: tl.constexpr,
     PARTS: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """Gradient of the logsumexp for the rows, a block of them at a time.
 
-    Rows are the anchors (row term), the keys (column term: the columns are then the anchors), or
-    both at once where they are one set. ``factor`` (one a batch) holds 1/tau and undoes the
-    scaling of the weights.
+    ``TERMS`` says whether the rows are the anchors, the keys (the columns are then the anchors),
+    or both, where they are one set. ``factor`` (one for each batch element) includes 1/tau and
+    undoes the scaling of the weights.
     """
     block = tl.program_id(0)
     batch = tl.program_id(1).to(tl.int64)
     row_keys += batch * row_padded
     row_index = block * BM + tl.arange(0, BM)
     weight = tl.load(row_weight + batch * row_padded + row_index)
-    f0, f1, f2 = _load_rows(rows + batch * row_padded * D, block * BM, row_parts, BM, D, PARTS)
-    acc = _softmax_product(
+    stride = _part_stride(row_padded, D)
+    f0, f1, f2 = _load_rows(rows + batch * row_padded * D, block * BM, stride, BM, D, PARTS)
+    acc = _add_gradient(
         tl.zeros([BM, D], tl.float32),
         f0,
         f1,
@@ -571,28 +513,22 @@ def logsumexp_backward(
         tl.load(row_shift + batch * row_padded + row_index),
         weight,
         cols + batch * col_padded * D,
-        col_parts,
+        _part_stride(col_padded, D),
         col_keys + batch * col_padded,
         col_shift + batch * col_padded,
         col_weight + batch * col_padded,
-        plan + (batch * blocks + block) * PLAN,
+        plan + (batch * tl.num_programs(0) + block) * PLAN,
         c,
         PAIRS,
-        ROW_TERM,
-        COL_TERM,
+        TERMS,
         BN,
         D,
         PARTS,
-        PRECISION,
     )
     acc *= tl.load(factor + batch)
-    if not COL_TERM:
+    if TERMS == "rows":
         acc *= weight[:, None]
-    used = tl.load(row_keys + row_index) < (batch << BATCH_SHIFT) + IGNORED
-    batch_offset = batch * row_size
-    _store_gradient(
-        out + batch_offset * width, acc, row_index, used, order + batch_offset, row_size, width, D
-    )
+    _store_gradient(out, acc, row_index, row_keys, order, row_size, width, D)
 
 
 @triton.jit
@@ -601,23 +537,18 @@ def _multiply(a, b):
 
 
 @triton.jit
-def _positive_terms(difference, allowed, MASKED: tl.constexpr):
-    """Sums over a tile's columns of log2(1 + x) and of x / (1 + x), for x = 2**difference.
+def _positive_terms(difference):
+    """log2(1 + x) as a sum and a factor, and x / (1 + x), for x = 2**difference.
 
-    With y = 2**-|difference|, ``log2(1 + x) = max(difference, 0) + log2(1 + y)``, and the sum of
-    the second terms is the logarithm of one product, which stays below 2**64. What rounding
-    takes from 1 + y is put back to first order, for losses near zero.
+    With y = 2**-|difference|, ``log2(1 + x) = max(difference, 0) + log2(1 + y)``. The second
+    terms of a row add up to the logarithm of the product of the factors u = 1 + y. What u loses
+    to rounding is put back to first order, for losses near zero.
     """
     y = tl.exp2(-tl.abs(difference))
     u = 1.0 + y
     inverse = 1.0 / u
     linear = tl.maximum(difference, 0.0) + (y - (u - 1.0)) * inverse * LOG2E
-    sigma = tl.where(difference >= 0.0, 1.0, y) * inverse
-    if MASKED:
-        u = tl.where(allowed, u, 1.0)
-        linear = tl.where(allowed, linear, 0.0)
-        sigma = tl.where(allowed, sigma, 0.0)
-    return tl.sum(linear, 1) + tl.log2(tl.reduce(u, 1, _multiply)), tl.sum(sigma, 1)
+    return linear, u, tl.where(difference >= 0.0, 1.0, y) * inverse
 
 
 @triton.jit
@@ -633,14 +564,11 @@ def official_forward(
     counts,
     size,
     padded,
-    parts,
-    blocks,
     c,
     BM: tl.constexpr,
     BN: tl.constexpr,
     D: tl.constexpr,
     PARTS: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """Loss of every pixel, in the pixels' order; in sorted order what the backward pass needs.
 
@@ -651,73 +579,47 @@ def official_forward(
     batch = tl.program_id(1).to(tl.int64)
     packed += batch * padded * D
     keys += batch * padded
+    plan = negative_plan + (batch * tl.num_programs(0) + block) * PLAN
+    positive_plan += (batch * tl.num_programs(0) + block) * PLAN
+    stride = _part_stride(padded, D)
     row_index = block * BM + tl.arange(0, BM)
     row_key = tl.load(keys + row_index)
-    f0, f1, f2 = _load_rows(packed, block * BM, parts, BM, D, PARTS)
-    negative_plan += (batch * blocks + block) * PLAN
-    positive_plan += (batch * blocks + block) * PLAN
+    f0, f1, f2 = _load_rows(packed, block * BM, stride, BM, D, PARTS)
     negative = _row_logsumexp(
-        f0,
-        f1,
-        f2,
-        row_key,
-        row_index,
-        packed,
-        parts,
-        keys,
-        negative_plan,
-        c,
-        "other",
-        BM,
-        BN,
-        D,
-        PARTS,
-        PRECISION,
+        f0, f1, f2, row_key, row_index, packed, stride, keys, plan, c, "other", BM, BN, D, PARTS
     )
 
     total = tl.zeros([BM], tl.float32)
     sigma = tl.zeros([BM], tl.float32)
-    left, left_tiles, right, tiles = _pure_stretches(positive_plan)
-    for tile in range(tiles):
-        start = _pure_start(tile, left, left_tiles, right, BN)
-        k0, k1, k2 = _load_rows(packed, start, parts, BN, D, PARTS)
-        scores = _scores(f0, f1, f2, k0, k1, k2, c, PARTS, PRECISION)
-        log_terms, sigma_terms = _positive_terms(negative[:, None] - scores, True, False)
-        total += log_terms
-        sigma += sigma_terms
-    count = tl.zeros([BM], tl.int32) + tiles * BN
-    a0, a1, b0, b1, first, tiles = _mixed_stretches(positive_plan, BN)
-    for tile in range(tiles):
-        start, stop = _mixed_tile(tile, a0, a1, b0, b1, first, BN)
-        k0, k1, k2 = _load_rows(packed, start, parts, BN, D, PARTS)
-        scores = _scores(f0, f1, f2, k0, k1, k2, c, PARTS, PRECISION)
-        allowed = _allowed(row_key, row_index, keys, start, stop, "same", BN)
-        log_terms, sigma_terms = _positive_terms(negative[:, None] - scores, allowed, True)
-        total += log_terms
-        sigma += sigma_terms
-        count += tl.sum(allowed.to(tl.int32), 1)
+    count = tl.zeros([BM], tl.int32)
+    for MIXED in tl.static_range(2):
+        a0, a1, b0, b1, first, tiles = _ranges(positive_plan, MIXED, BN)
+        for tile in range(tiles):
+            start, stop = _tile_keys(tile, a0, a1, b0, b1, first, BN)
+            k0, k1, k2 = _load_rows(packed, start, stride, BN, D, PARTS)
+            scores = _scores(f0, f1, f2, k0, k1, k2, c, PARTS)
+            linear, u, sigma_terms = _positive_terms(negative[:, None] - scores)
+            if MIXED:
+                allowed = _allowed(row_key, row_index, keys, start, stop, "same", BN)
+                linear = tl.where(allowed, linear, 0.0)
+                u = tl.where(allowed, u, 1.0)
+                sigma_terms = tl.where(allowed, sigma_terms, 0.0)
+                count += tl.sum(allowed.to(tl.int32), 1)
+            # A product of at most 64 factors of at most 2 is finite.
+            total += tl.sum(linear, 1) + tl.log2(tl.reduce(u, 1, _multiply))
+            sigma += tl.sum(sigma_terms, 1)
+        if not MIXED:
+            count += tiles * BN
 
     used = row_key < (batch << BATCH_SHIFT) + IGNORED
     inside = row_index < size
     number = tl.maximum(count, 1).to(tl.float32)
     target = tl.load(order + batch * size + row_index, mask=inside, other=0)
     tl.store(loss + batch * size + target, tl.where(used, total * LN2 / number, 0.0), mask=inside)
-    place = batch * padded + row_index
-    tl.store(negatives + place, negative, mask=inside)
-    tl.store(sigmas + place, tl.where(used, sigma / number, 0.0), mask=inside)
-    tl.store(counts + place, number, mask=inside)
-
-
-@triton.jit
-def _sigmoid_gradient(
-    scores, row_shift, row_weight, col_shift, col_weight, start, BN: tl.constexpr
-):
-    """``w_p sigma_pq + w_q sigma_qp`` for a tile of positives, sigma_pq = 1 / (1 + 1 / x_pq)."""
-    col_index = start + tl.arange(0, BN)
-    shift = tl.load(col_shift + col_index)
-    weight = tl.load(col_weight + col_index)
-    by_row = row_weight[:, None] / (1.0 + tl.exp2(scores - row_shift[:, None]))
-    return by_row + weight[None, :] / (1.0 + tl.exp2(scores - shift[None, :]))
+    position = batch * padded + row_index
+    tl.store(negatives + position, negative, mask=inside)
+    tl.store(sigmas + position, tl.where(used, sigma / number, 0.0), mask=inside)
+    tl.store(counts + position, number, mask=inside)
 
 
 @triton.jit
@@ -732,17 +634,14 @@ def official_backward(
     positive_weights,
     factor,
     out,
+    width,
     size,
     padded,
-    parts,
-    blocks,
-    width,
     c,
     BM: tl.constexpr,
     BN: tl.constexpr,
     D: tl.constexpr,
     PARTS: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """Gradient of the official losses for a block of pixels: one product with a symmetric matrix.
 
@@ -756,36 +655,36 @@ def official_backward(
     negatives += batch * padded
     positive_weights += batch * padded
     negative_weights += batch * padded
+    plan = (batch * tl.num_programs(0) + block) * PLAN
+    stride = _part_stride(padded, D)
     row_index = block * BM + tl.arange(0, BM)
     row_key = tl.load(keys + row_index)
     row_shift = tl.load(negatives + row_index)
-    f0, f1, f2 = _load_rows(packed, block * BM, parts, BM, D, PARTS)
-
-    # Positives first, with the sign of the negatives: the product is turned round between them.
-    acc = tl.zeros([BM, D], tl.float32)
-    weight = tl.load(positive_weights + row_index)
-    positive_plan += (batch * blocks + block) * PLAN
-    left, left_tiles, right, tiles = _pure_stretches(positive_plan)
-    for tile in range(tiles):
-        start = _pure_start(tile, left, left_tiles, right, BN)
-        k0, k1, k2 = _load_rows(packed, start, parts, BN, D, PARTS)
-        scores = _scores(f0, f1, f2, k0, k1, k2, c, PARTS, PRECISION)
-        gradient = _sigmoid_gradient(
-            scores, row_shift, weight, negatives, positive_weights, start, BN
-        )
-        acc = _add_product(acc, gradient, k0, k1, k2, PARTS, PRECISION)
-    a0, a1, b0, b1, first, tiles = _mixed_stretches(positive_plan, BN)
-    for tile in range(tiles):
-        start, stop = _mixed_tile(tile, a0, a1, b0, b1, first, BN)
-        k0, k1, k2 = _load_rows(packed, start, parts, BN, D, PARTS)
-        scores = _scores(f0, f1, f2, k0, k1, k2, c, PARTS, PRECISION)
-        gradient = _sigmoid_gradient(
-            scores, row_shift, weight, negatives, positive_weights, start, BN
-        )
-        allowed = _allowed(row_key, row_index, keys, start, stop, "same", BN)
-        gradient = tl.where(allowed, gradient, 0.0)
-        acc = _add_product(acc, gradient, k0, k1, k2, PARTS, PRECISION)
-    acc = _softmax_product(
+    f0, f1, f2 = _load_rows(packed, block * BM, stride, BM, D, PARTS)
+    acc = _add_gradient(
+        tl.zeros([BM, D], tl.float32),
+        f0,
+        f1,
+        f2,
+        row_key,
+        row_index,
+        row_shift,
+        tl.load(positive_weights + row_index),
+        packed,
+        stride,
+        keys,
+        negatives,
+        positive_weights,
+        positive_plan + plan,
+        c,
+        "same",
+        "positives",
+        BN,
+        D,
+        PARTS,
+    )
+    # The positives' part has the other sign.
+    acc = _add_gradient(
         -acc,
         f0,
         f1,
@@ -795,23 +694,17 @@ def official_backward(
         row_shift,
         tl.load(negative_weights + row_index),
         packed,
-        parts,
+        stride,
         keys,
         negatives,
         negative_weights,
-        negative_plan + (batch * blocks + block) * PLAN,
+        negative_plan + plan,
         c,
         "other",
-        True,
-        True,
+        "both",
         BN,
         D,
         PARTS,
-        PRECISION,
     )
     acc *= tl.load(factor + batch)
-    used = row_key < (batch << BATCH_SHIFT) + IGNORED
-    batch_offset = batch * size
-    _store_gradient(
-        out + batch_offset * width, acc, row_index, used, order + batch_offset, size, width, D
-    )
+    _store_gradient(out, acc, row_index, keys, order, size, width, D)

@@ -1,12 +1,12 @@
-"""Sorts, packs and launches: the forward and backward passes of the ``triton`` back end.
+"""The forward and backward passes of the ``triton`` back end: sort, pack, launch.
 
 The kernels are in ``segnb.losses.triton.kernels``, the mathematics in ``segnb.losses.backends``.
-Here the pixels are sorted by batch element, ignored or not, image and class, packed into rows the
-kernels can read without a mask, and the kernels launched with tiles that suit the chip. Nothing
+Pixels are sorted by batch element, ignored or not, image and class, and packed into rows that the
+kernels can read without a mask. The kernels then run with tiles that suit the chip. The host never
 waits for the device, and every sum runs in a fixed order: results repeat bit for bit.
 
-Operands are bf16 or fp16 as the features are; sums, exponentials and results are fp32. fp32
-features are split into three bf16 parts and keep fp32's accuracy on the tensor cores, unless
+Operands are bf16 or fp16 like the features; sums, exponentials and results are fp32. fp32 features
+are split into three bf16 parts and keep fp32's accuracy on the tensor cores, unless
 ``torch.backends.cuda.matmul.allow_tf32`` is set: then their products are tf32.
 """
 
@@ -26,7 +26,7 @@ from segnb.losses.pixels import IGNORED
 #: its class, or those of the other classes of its image.
 Pairs = Literal["all", "not_self", "same", "other"]
 
-#: The kernels whose tiles are chosen apart: a forward pass keeps no gradient in registers.
+#: Each pass has tiles of its own: a forward pass keeps no gradient in registers.
 Pass = Literal["forward", "backward"]
 
 #: Rows of zeros after the pixels of a packed set, so that no tile reads past its end.
@@ -36,8 +36,8 @@ MAX_WIDTH = 512
 
 _LABEL_OFFSET = 1 << 31
 _LOG2E = math.log2(math.e)
-# The gradient's tiles are rounded to the operands' type. Weights scaled to at most this keep
-# those of fp16 out of its subnormal numbers.
+# The gradient's tiles are rounded to the operands' type. Weights scaled up to this maximum keep
+# fp16 tiles clear of subnormal numbers.
 _WEIGHT_RANGE = 1024.0
 
 
@@ -46,9 +46,9 @@ class Tiles:
     """How a kernel cuts the matrix of pairs.
 
     Attributes:
-        rows: Rows a program holds; a power of two, 16 to 256.
-        columns: Keys a step; a power of two, 16 to 64.
-        warps: Warps a program.
+        rows: Rows of a program; a power of two, 16 to 256.
+        columns: Keys of a step; a power of two, 16 to 64.
+        warps: Warps of a program.
         stages: Depth of the software pipeline that loads keys.
     """
 
@@ -65,7 +65,7 @@ class PackedPixels(NamedTuple):
         features: ``[parts, B, N + padding, width]`` in the operands' type, the width a power of
             two; the features are the sum of the parts.
         keys: int64 ``[B, N + padding]``; see ``segnb.losses.triton.kernels``.
-        order: int32 ``[B, N]``: the pixel at each sorted place.
+        order: int32 ``[B, N]``: the pixel at each sorted position.
     """
 
     features: Tensor
@@ -74,7 +74,7 @@ class PackedPixels(NamedTuple):
 
 
 class OfficialState(NamedTuple):
-    """What the official form's backward pass needs of its forward pass, in sorted order.
+    """What the official form's forward pass leaves for its backward pass, in sorted order.
 
     Attributes:
         negatives: float32 ``[B, N + padding]``: log2 of the sum over the negatives.
@@ -88,7 +88,7 @@ class OfficialState(NamedTuple):
 
 
 def unsupported_reason(features: Tensor, dtype: torch.dtype) -> str | None:
-    """Why features of this type cannot take this back end, for a user; None if they can."""
+    """Why this back end cannot take such features, in words for the user; None if it can."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
@@ -101,11 +101,8 @@ def unsupported_reason(features: Tensor, dtype: torch.dtype) -> str | None:
         return f"the Triton kernels run on NVIDIA GPUs, not on {features.device.type}"
     major, minor = torch.cuda.get_device_capability(features.device)
     if major < 8:
-        # Triton compiles for Turing (T4), but to plain arithmetic: cuBLAS is faster there.
-        return (
-            f"Triton uses the tensor cores from compute capability 8.0 on, "
-            f"this GPU has {major}.{minor}"
-        )
+        # For Turing (T4) Triton compiles to plain arithmetic: cuBLAS is faster there.
+        return f"Triton needs compute capability 8.0 for tensor cores, this GPU has {major}.{minor}"
     (parts, _, _, width), _ = packed_layout(1, 1, features.shape[-1], dtype, features.device)
     if parts == 3 and width > 256 and _shared_memory(features.device) < 113 << 10:
         return (
@@ -134,42 +131,25 @@ def masked_logsumexp(
         key_labels: Integer ``[B, M]``, or None where the keys are the anchors.
         temperature: Divides the scores.
         pairs: Which keys count; the keys are the anchors for ``not_self``.
-        tiles: In place of the choice made for the device.
+        tiles: Overrides the choice made for the device.
 
     Returns:
-        float32 ``[B, N]``, ``-inf`` for anchors that are ignored or have no key, and the packed
-        anchors and keys for the backward pass (the same object twice where they are one set).
+        float32 ``[B, N]``, ``-inf`` for anchors that are ignored or have no key. Then the packed
+        anchors and keys for the backward pass: the same object twice where they are one set.
     """
-    packed_anchors = pack(anchors, anchor_labels, None)
-    if keys is None or key_labels is None:
-        packed_keys = packed_anchors
-    else:
+    packed_anchors = packed_keys = pack(anchors, anchor_labels, None)
+    if keys is not None and key_labels is not None:
         packed_keys = pack(keys, key_labels, None)
-    tiles = tiles or choose_tiles("forward", packed_anchors.features)
-    batch, size, _ = anchors.shape
-    lse = torch.empty((batch, size), dtype=torch.float32, device=anchors.device)
-    plan = _plan(packed_anchors, packed_keys, pairs, tiles)
+    lse = torch.empty(anchors.shape[:2], dtype=torch.float32, device=anchors.device)
     _launch(
-        "logsumexp_forward",
-        tiles,
-        plan,
-        packed_anchors.features,
-        packed_keys.features,
-        packed_anchors.keys,
-        packed_keys.keys,
-        packed_anchors.order,
-        plan,
+        "forward",
+        "logsumexp",
+        (packed_anchors, packed_keys),
+        (pairs,),
         lse,
-        size,
-        packed_anchors.keys.shape[1],
-        packed_keys.keys.shape[1],
-        packed_anchors.features[0].numel(),
-        packed_keys.features[0].numel(),
-        plan.shape[1],
-        _LOG2E / temperature,
+        temperature=temperature,
+        tiles=tiles,
         PAIRS=pairs,
-        D=packed_anchors.features.shape[3],
-        PARTS=packed_anchors.features.shape[0],
     )
     return lse, packed_anchors, packed_keys
 
@@ -190,80 +170,63 @@ def masked_logsumexp_backward(
     """Gradients of :func:`masked_logsumexp` for anchors and keys.
 
     Where the two are one set, one product with the symmetric matrix G + G^T gives the whole
-    gradient at once; else each set has a kernel of its own that sums over the other.
+    gradient. Otherwise each set's gradient is a kernel launch that sums over the other set.
 
     Args:
         grad: Gradient of the result, ``[B, N]``.
         lse: The result.
-        packed_anchors: As :func:`masked_logsumexp` gave them.
-        packed_keys: As :func:`masked_logsumexp` gave them.
+        packed_anchors: From :func:`masked_logsumexp`.
+        packed_keys: From :func:`masked_logsumexp`.
         width: D of the features.
         dtype: Type of the features, and of the gradients.
         temperature: As in the forward pass.
         pairs: As in the forward pass.
         needs: Whether the anchors' and the keys' gradients are wanted.
-        tiles: In place of the choice made for the device.
+        tiles: Overrides the choice made for the device.
 
     Returns:
-        ``[B, N, D]`` and ``[B, M, D]``; None for one not wanted. Where the two are one set, the
-        whole gradient and None.
+        ``[B, N, D]`` and ``[B, M, D]``; None where a gradient is not wanted. Where the two are one
+        set, the whole gradient and None.
     """
-    tiles = tiles or choose_tiles("backward", packed_anchors.features)
     counts = torch.isfinite(lse)
     shift = torch.where(counts, lse.float() * _LOG2E, torch.inf)
     weight, scale = _scaled(torch.where(counts, grad.float(), 0.0))
     anchor_shift = _sorted_values(shift, packed_anchors, torch.inf)
     anchor_weight = _sorted_values(weight, packed_anchors, 0.0)
-    one_set = packed_keys is packed_anchors
 
-    def gradient(rows: PackedPixels, cols: PackedPixels, row_term: bool, col_term: bool) -> Tensor:
-        batch, size = rows.order.shape
-        out = torch.empty((batch, size, width), dtype=dtype, device=rows.order.device)
-        plan = _plan(rows, cols, pairs, tiles)
+    def gradient(rows: PackedPixels, cols: PackedPixels, terms: str) -> Tensor:
+        out = torch.empty((*rows.order.shape, width), dtype=dtype, device=rows.order.device)
         row_shift, row_weight, factor = anchor_shift, anchor_weight, scale / temperature
-        if not row_term:
+        if terms == "cols":
             # The kernel reads these, but does not use them.
             row_shift = row_weight = torch.zeros_like(rows.keys, dtype=torch.float32)
-        elif not col_term:
-            # The weights come in at the end: the tiles hold plain softmax values, scaled here.
+        elif terms == "rows":
+            # The kernel applies the weights at the end: its tiles are softmax values, scaled here.
             row_shift, factor = row_shift - math.log2(_WEIGHT_RANGE), factor / _WEIGHT_RANGE
         _launch(
-            "logsumexp_backward",
-            tiles,
-            plan,
-            rows.features,
-            cols.features,
-            rows.keys,
-            cols.keys,
-            rows.order,
-            plan,
+            "backward",
+            "logsumexp",
+            (rows, cols),
+            (pairs,),
             row_shift,
             row_weight,
             anchor_shift,
             anchor_weight,
             factor,
             out,
-            size,
-            rows.keys.shape[1],
-            cols.keys.shape[1],
-            rows.features[0].numel(),
-            cols.features[0].numel(),
-            plan.shape[1],
             width,
-            _LOG2E / temperature,
+            temperature=temperature,
+            tiles=tiles,
             PAIRS=pairs,
-            ROW_TERM=row_term,
-            COL_TERM=col_term,
-            D=rows.features.shape[3],
-            PARTS=rows.features.shape[0],
+            TERMS=terms,
         )
         return out
 
-    if one_set:
-        return gradient(packed_anchors, packed_anchors, True, True), None
+    if packed_keys is packed_anchors:
+        return gradient(packed_anchors, packed_anchors, "both"), None
     return (
-        gradient(packed_anchors, packed_keys, True, False) if needs[0] else None,
-        gradient(packed_keys, packed_anchors, False, True) if needs[1] else None,
+        gradient(packed_anchors, packed_keys, "rows") if needs[0] else None,
+        gradient(packed_keys, packed_anchors, "cols") if needs[1] else None,
     )
 
 
@@ -281,39 +244,27 @@ def official_anchor_losses(
         features: ``[B, N, D]``, anchors and keys at once.
         labels: Integer ``[B, N]``, values within 32 bits.
         images: Integer ``[B, N]``: which image a pixel belongs to, from 0. With more than two
-            images the result is right, but no tile is skipped for the positives.
+            images the result is still right, but the positives skip no tile.
         temperature: Divides the scores.
-        tiles: In place of the choice made for the device.
+        tiles: Overrides the choice made for the device.
 
     Returns:
         float32 ``[B, N]``, 0 for ignored anchors, and what the backward pass needs.
     """
     packed = pack(features, labels, images)
-    tiles = tiles or choose_tiles("forward", packed.features)
-    batch, size, _ = features.shape
-    padded = packed.keys.shape[1]
-    loss = torch.empty((batch, size), dtype=torch.float32, device=features.device)
+    loss = torch.empty(features.shape[:2], dtype=torch.float32, device=features.device)
     state = OfficialState(
         *(torch.zeros_like(packed.keys, dtype=torch.float32) for _ in OfficialState._fields)
     )
-    negative_plan = _plan(packed, packed, "other", tiles)
-    positive_plan = _plan(packed, packed, "same", tiles)
     _launch(
-        "official_forward",
-        tiles,
-        negative_plan,
-        *packed,
-        negative_plan,
-        positive_plan,
+        "forward",
+        "official",
+        (packed,),
+        ("other", "same"),
         loss,
         *state,
-        size,
-        padded,
-        packed.features[0].numel(),
-        negative_plan.shape[1],
-        _LOG2E / temperature,
-        D=packed.features.shape[3],
-        PARTS=packed.features.shape[0],
+        temperature=temperature,
+        tiles=tiles,
     )
     return loss, packed, state
 
@@ -332,43 +283,32 @@ def official_anchor_losses_backward(
 
     Args:
         grad: Gradient of the losses, ``[B, N]``.
-        packed: As :func:`official_anchor_losses` gave them.
-        state: As :func:`official_anchor_losses` gave it.
+        packed: From :func:`official_anchor_losses`.
+        state: From :func:`official_anchor_losses`.
         width: D of the features.
         dtype: Type of the features, and of the gradient.
         temperature: As in the forward pass.
-        tiles: In place of the choice made for the device.
+        tiles: Overrides the choice made for the device.
 
     Returns:
         ``[B, N, D]``, zero for ignored pixels.
     """
-    tiles = tiles or choose_tiles("backward", packed.features)
-    batch, size = packed.order.shape
-    out = torch.empty((batch, size, width), dtype=dtype, device=packed.order.device)
+    out = torch.empty((*packed.order.shape, width), dtype=dtype, device=packed.order.device)
     weight, scale = _scaled(grad.float())
     weight = _sorted_values(weight, packed, 0.0)
-    negative_plan = _plan(packed, packed, "other", tiles)
-    positive_plan = _plan(packed, packed, "same", tiles)
     _launch(
-        "official_backward",
-        tiles,
-        negative_plan,
-        *packed,
-        negative_plan,
-        positive_plan,
+        "backward",
+        "official",
+        (packed,),
+        ("other", "same"),
         state.negatives,
         weight * state.sigmas,
         weight / state.counts.clamp_min(1.0),
         scale / temperature,
         out,
-        size,
-        packed.keys.shape[1],
-        packed.features[0].numel(),
-        negative_plan.shape[1],
         width,
-        _LOG2E / temperature,
-        D=packed.features.shape[3],
-        PARTS=packed.features.shape[0],
+        temperature=temperature,
+        tiles=tiles,
     )
     return out
 
@@ -388,21 +328,10 @@ def packed_layout(
 def tf32_allowed() -> bool:
     """Whether products of float32 features may round to tf32."""
     matmul = torch.backends.cuda.matmul
-    # The newer of PyTorch's two names for it; reading the older one may then be an error.
+    # Where PyTorch has the newer of the two names, reading the older one may be an error.
     if hasattr(matmul, "fp32_precision"):
         return str(matmul.fp32_precision) == "tf32"
     return bool(matmul.allow_tf32)
-
-
-def choose_tiles(kind: Pass, packed: Tensor) -> Tiles:
-    """The tiles for a pass over packed features, by their bytes a row and the chip's memory."""
-    return tiles_for(
-        kind,
-        width=packed.shape[3],
-        itemsize=packed.element_size(),
-        parts=packed.shape[0],
-        shared_memory=_shared_memory(packed.device),
-    )
 
 
 def _shared_memory(device: torch.device) -> int:
@@ -410,19 +339,19 @@ def _shared_memory(device: torch.device) -> int:
     if device.type != "cuda":
         return 0
     properties = torch.cuda.get_device_properties(device)
-    # Some versions of torch leave it out: then the least of compute capability 8.0 and up.
+    # Some versions of torch lack it: then the smallest of compute capability 8.0 and up.
     return int(getattr(properties, "shared_memory_per_block_optin", 99 << 10))
 
 
 def tiles_for(kind: Pass, *, width: int, itemsize: int, parts: int, shared_memory: int) -> Tiles:
     """The tiles for rows of ``width`` elements of ``itemsize`` bytes.
 
-    The choices are those for which the compiler reports no spilled registers, or the fewest
-    (``benchmarks/triton_report.py``), with blocks of 128 rows where they fit: the keys are read
-    from the L2 cache once a block, and smaller blocks would wait for it.
+    These are the tiles for which the compiler spills no registers, or the fewest
+    (``benchmarks/triton_report.py``), with blocks of 128 rows where they fit: every block reads
+    its keys from the L2 cache, and smaller blocks would wait for it.
 
     Args:
-        kind: Forward or backward pass.
+        kind: The pass.
         width: Padded number of channels, a power of two.
         itemsize: 2 or 4.
         parts: 1 or 3.
@@ -476,9 +405,9 @@ def pack(features: Tensor, labels: Tensor, images: Tensor | None) -> PackedPixel
         key = key + images.long() * kernels.IMAGE.value
     key = torch.where(labels == IGNORED, kernels.IGNORED.value, key)
     key = key + (torch.arange(batch, device=device) << kernels.BATCH_SHIFT.value)[:, None]
-    # One sort of all, since a sort along a dimension is done a slice at a time.
-    key, place = torch.sort(key.flatten(), stable=True)
-    order = (place.view(batch, size) - torch.arange(batch, device=device)[:, None] * size).int()
+    # One sort for the whole batch: torch sorts along a dimension a slice at a time.
+    key, pixel = torch.sort(key.flatten(), stable=True)
+    order = (pixel.view(batch, size) - torch.arange(batch, device=device)[:, None] * size).int()
 
     if features.stride(2) != 1:
         features = features.contiguous()
@@ -501,7 +430,6 @@ def pack(features: Tensor, labels: Tensor, images: Tensor | None) -> PackedPixel
             features.stride(1),
             size,
             padded,
-            packed.features[0].numel(),
             width,
             ROWS=rows,
             D=dim,
@@ -511,7 +439,7 @@ def pack(features: Tensor, labels: Tensor, images: Tensor | None) -> PackedPixel
 
 
 def _plan(rows: PackedPixels, cols: PackedPixels, pairs: Pairs, tiles: Tiles) -> Tensor:
-    """Which tiles each block of rows needs: int32 ``[B, blocks, 8]``."""
+    """The ranges of keys that each block of rows needs: int32 ``[B, blocks, 8]``."""
     from segnb.losses.triton import kernels
 
     batch, size = rows.order.shape
@@ -540,35 +468,69 @@ def _plan(rows: PackedPixels, cols: PackedPixels, pairs: Pairs, tiles: Tiles) ->
     return plan
 
 
-def _launch(name: str, tiles: Tiles, plan: Tensor, *arguments: Any, **constants: Any) -> None:
-    """One program for each block of rows of each batch element."""
+def _launch(
+    kind: Pass,
+    form: str,
+    sets: tuple[PackedPixels, ...],
+    plans: tuple[Pairs, ...],
+    *arguments: Any,
+    temperature: float,
+    tiles: Tiles | None,
+    **constants: Any,
+) -> None:
+    """Run a kernel with one program for each block of rows of each batch element.
+
+    Args:
+        kind: With ``form`` the kernel's name.
+        form: ``logsumexp`` or ``official``.
+        sets: The pixels of the rows and of the columns; one set serves as both.
+        plans: The pairs of each plan that the kernel takes.
+        arguments: The kernel's own, between the plans and the sizes.
+        temperature: Divides the scores.
+        tiles: None for the choice made for the device.
+        constants: Compile-time constants of the kernel.
+    """
     from segnb.losses.triton import kernels
 
-    batch, blocks, _ = plan.shape
+    rows = sets[0]
+    parts, batch, _, dim = rows.features.shape
+    tiles = tiles or tiles_for(
+        kind,
+        width=dim,
+        itemsize=rows.features.element_size(),
+        parts=parts,
+        shared_memory=_shared_memory(rows.features.device),
+    )
     # Triton launches on the current device, which need not be the tensors'.
-    with torch.cuda.device_of(plan):  # type: ignore[no-untyped-call]
-        getattr(kernels, name)[(blocks, batch)](
+    with torch.cuda.device_of(rows.keys):  # type: ignore[no-untyped-call]
+        getattr(kernels, f"{form}_{kind}")[(-(-rows.order.shape[1] // tiles.rows), batch)](
+            *(pixels.features for pixels in sets),
+            *(pixels.keys for pixels in sets),
+            rows.order,
+            *(_plan(rows, sets[-1], pairs, tiles) for pairs in plans),
             *arguments,
+            rows.order.shape[1],
+            *(pixels.keys.shape[1] for pixels in sets),
+            _LOG2E / temperature,
             **constants,
             BM=tiles.rows,
             BN=tiles.columns,
+            D=dim,
+            PARTS=parts,
             num_warps=tiles.warps,
             num_stages=tiles.stages,
-            # tf32 is for fp32 operands, which come here only where it is allowed.
-            PRECISION="tf32",
-            enable_fp_fusion=True,
         )
 
 
 def _sorted_values(values: Tensor, pixels: PackedPixels, fill: float) -> Tensor:
-    """Values of pixels, ``[B, N]``, in sorted order and padded as the pixels are."""
+    """Values of pixels, ``[B, N]``, in sorted order and padded like the pixels."""
     ordered = values.gather(1, pixels.order.long())
     return torch.nn.functional.pad(ordered, (0, _PADDING), value=fill)
 
 
 def _scaled(weights: Tensor) -> tuple[Tensor, Tensor]:
     """Weights ``[B, N]`` scaled to at most ``_WEIGHT_RANGE``, and the factor ``[B]`` to undo it."""
-    # A set without pixels has no maximum, but for a zero put behind it.
+    # The zero appended gives a set without pixels a maximum.
     largest = torch.nn.functional.pad(weights.abs(), (0, 1)).amax(dim=1)
     largest = torch.where(largest > 0, largest, 1.0)
     return weights * (_WEIGHT_RANGE / largest)[:, None], largest / _WEIGHT_RANGE

@@ -1,11 +1,10 @@
 """The ``triton`` back end as the losses call it: custom operators around the launches.
 
-:mod:`segnb.losses.triton.launch` computes a loss without ever holding its matrix of pairs and
-computes the tiles again in the backward pass. Nothing waits for the device, and results repeat bit
-for bit.
+:mod:`segnb.losses.triton.launch` never holds the matrix of pairs: the backward pass computes the
+tiles again. The host never waits for the device, and results repeat bit for bit.
 
-The losses hold features in float32. What came as bfloat16 or float16 is rounded back, which is
-exact, so that the kernels multiply in that type while the gradients of a loss's terms add up in
+The losses hold features in float32. Features that came as bfloat16 or float16 are rounded back,
+which is exact: the kernels multiply in that type, and the gradients of a loss's terms add up in
 float32.
 """
 
@@ -104,11 +103,10 @@ def _logsumexp_backward(
     saved: list[Tensor],
     width: int,
     dtype: torch.dtype,
+    wanted: list[bool],
     temperature: float,
     pairs: str,
-    for_anchors: bool,
-    for_keys: bool,
-) -> tuple[Tensor, Tensor]:
+) -> list[Tensor]:
     packed = PackedPixels(*saved[1:4])
     results = launch.masked_logsumexp_backward(
         gradient,
@@ -119,53 +117,9 @@ def _logsumexp_backward(
         dtype=dtype,
         temperature=temperature,
         pairs=pairs,  # type: ignore[arg-type]
-        needs=(for_anchors, for_keys),
+        needs=(wanted[0], wanted[1]),
     )
-    to_anchors, to_keys = (gradient.new_empty(0, dtype=dtype) if r is None else r for r in results)
-    return to_anchors, to_keys
-
-
-@_logsumexp_backward.register_fake
-def _(
-    gradient: Tensor,
-    saved: list[Tensor],
-    width: int,
-    dtype: torch.dtype,
-    temperature: float,
-    pairs: str,
-    for_anchors: bool,
-    for_keys: bool,
-) -> tuple[Tensor, ...]:
-    return tuple(
-        gradient.new_empty((*order.shape, width) if wanted else 0, dtype=dtype)
-        for order, wanted in ((saved[3], for_anchors), (saved[-1], for_keys))
-    )
-
-
-def _logsumexp_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    _save(ctx, inputs[0], output)
-    ctx.temperature, ctx.pairs = inputs[4:]
-
-
-def _logsumexp_gradient(ctx: Any, gradients: list[Tensor | None]) -> tuple[Tensor | None, ...]:
-    once_differentiable()
-    if gradients[0] is None:
-        return (None,) * 6
-    wanted = ctx.needs_input_grad[:2]
-    results = _logsumexp_backward(
-        gradients[0],
-        list(ctx.saved_tensors),
-        ctx.width,
-        ctx.dtype,
-        ctx.temperature,
-        ctx.pairs,
-        *wanted,
-    )
-    given = (result if want else None for result, want in zip(results, wanted, strict=True))
-    return (*given, *(None,) * 4)
-
-
-_logsumexp.register_autograd(_logsumexp_gradient, setup_context=_logsumexp_context)
+    return [gradient.new_empty(0, dtype=dtype) if r is None else r for r in results]
 
 
 # --------------------------------------------------------------------------------- official form
@@ -190,9 +144,14 @@ def _(features: Tensor, *_: Any) -> list[Tensor]:
 
 @torch.library.custom_op("segnb::triton_official_losses_backward", mutates_args=())
 def _official_losses_backward(
-    gradient: Tensor, saved: list[Tensor], width: int, dtype: torch.dtype, temperature: float
-) -> Tensor:
-    return launch.official_anchor_losses_backward(
+    gradient: Tensor,
+    saved: list[Tensor],
+    width: int,
+    dtype: torch.dtype,
+    wanted: list[bool],
+    temperature: float,
+) -> list[Tensor]:
+    result = launch.official_anchor_losses_backward(
         gradient,
         PackedPixels(*saved[1:4]),
         OfficialState(*saved[4:]),
@@ -200,32 +159,10 @@ def _official_losses_backward(
         dtype=dtype,
         temperature=temperature,
     )
+    return [result]
 
 
-@_official_losses_backward.register_fake
-def _(gradient: Tensor, saved: list[Tensor], width: int, dtype: torch.dtype, *_: Any) -> Tensor:
-    return gradient.new_empty((*saved[3].shape, width), dtype=dtype)
-
-
-def _official_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    _save(ctx, inputs[0], output)
-    ctx.temperature = inputs[3]
-
-
-def _official_gradient(ctx: Any, gradients: list[Tensor | None]) -> tuple[Tensor | None, ...]:
-    once_differentiable()
-    result = None
-    if gradients[0] is not None:
-        result = _official_losses_backward(
-            gradients[0], list(ctx.saved_tensors), ctx.width, ctx.dtype, ctx.temperature
-        )
-    return (result, None, None, None)
-
-
-_official_losses.register_autograd(_official_gradient, setup_context=_official_context)
-
-
-# ------------------------------------------------------------------------------- what they share
+# ---------------------------------------------------------------------------------------- shared
 
 
 def _fake_rows(features: Tensor) -> Tensor:
@@ -242,8 +179,47 @@ def _fake_packed(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def _save(ctx: Any, features: Tensor, output: list[Tensor]) -> None:
-    """Keep what the forward pass sorted and packed, so that the backward pass need not."""
-    ctx.save_for_backward(*output)
-    ctx.set_materialize_grads(False)
-    ctx.width, ctx.dtype = features.shape[2], features.dtype
+def _fake_gradients(
+    gradient: Tensor,
+    saved: list[Tensor],
+    width: int,
+    dtype: torch.dtype,
+    wanted: list[bool],
+    *_: Any,
+) -> list[Tensor]:
+    # The first set's order is the fourth tensor; the last is the second set's, if there are two.
+    return [
+        gradient.new_empty((*order.shape, width) if want else 0, dtype=dtype)
+        for order, want in zip((saved[3], saved[-1]), wanted, strict=False)
+    ]
+
+
+def _register(operator: Any, backward: Any, sets: int) -> None:
+    """Differentiate an operator's first output by its first inputs, the sets of features.
+
+    The other outputs are what the forward pass sorted and packed, so that ``backward`` need not.
+    """
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+        ctx.save_for_backward(*output)
+        ctx.set_materialize_grads(False)
+        ctx.layout = inputs[0].shape[2], inputs[0].dtype
+        ctx.options = [value for value in inputs if isinstance(value, (float, str))]
+
+    def gradient(ctx: Any, gradients: list[Tensor | None]) -> tuple[Tensor | None, ...]:
+        once_differentiable()
+        given: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
+        if gradients[0] is not None:
+            wanted = list(ctx.needs_input_grad[:sets])
+            results = backward(
+                gradients[0], list(ctx.saved_tensors), *ctx.layout, wanted, *ctx.options
+            )
+            given[:sets] = [r if want else None for r, want in zip(results, wanted, strict=True)]
+        return tuple(given)
+
+    operator.register_autograd(gradient, setup_context=setup_context)
+    backward.register_fake(_fake_gradients)
+
+
+_register(_logsumexp, _logsumexp_backward, 2)
+_register(_official_losses, _official_losses_backward, 1)
