@@ -12,7 +12,16 @@ from matplotlib.patches import Patch
 
 from segnb.datasets.base import IGNORE, DatasetInfo
 from segnb.errors import DataError
-from segnb.plots.style import PHOTO_PIXELS, QUIET, WIDTH, Picture, bare, new_figure, styled
+from segnb.plots.style import (
+    PHOTO_PIXELS,
+    QUIET,
+    WIDTH,
+    Picture,
+    bare,
+    legend_columns,
+    new_figure,
+    styled,
+)
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -226,8 +235,7 @@ class _Page:
     def legend(self, classes: Sequence[int], info: DatasetInfo) -> None:
         """Add a legend of the classes."""
         names = _class_names(classes, info)
-        most = int(WIDTH / (0.064 * max(map(len, names)) + 0.36))
-        lines = -(-len(classes) // most)
+        columns = legend_columns(names, WIDTH, letter=0.064, sample=0.36)
         colours = [VOID_COLOUR if c == IGNORE else info.palette[c] for c in classes]
         look: dict[str, Any] = {"edgecolor": "#999999", "linewidth": 0.4}
         self.figure.legend(
@@ -235,7 +243,7 @@ class _Page:
             names,
             loc="lower left",
             bbox_to_anchor=(0.0, 0.0),
-            ncols=-(-len(classes) // lines),
+            ncols=columns,
             borderaxespad=0.0,
             borderpad=0.2,
             fontsize=7.5,
@@ -245,7 +253,7 @@ class _Page:
             columnspacing=1.1,
             labelspacing=0.35,
         )
-        self.height += 0.07 + _LEGEND_LINE * lines
+        self.height += 0.07 + _LEGEND_LINE * -(-len(names) // columns)
 
     def picture(self, alt: str) -> Picture:
         """The page, cut to its height."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
@@ -234,17 +235,22 @@ def draw_seeds(
         mark: Its colour is used.
         across: Values run along the x-axis, not the y-axis.
     """
-    summary, values = summarise(values), [*values]
-    bar = {"alpha": 0.5, "linewidth": 1.6}
-    dots = {"linestyle": "", "marker": ".", "markersize": 3.5}
+    values = [*values]
+    summary = summarise(values)
+    dots = {"color": mark.colour, "linestyle": "", "marker": ".", "markersize": 3.5}
     for shown, look in (
-        (summary.interval or (), bar),
-        (values if summary.seeds > 1 else (), dots),
+        (summary.interval, interval_look(mark)),
+        (values if summary.seeds > 1 else None, dots),
     ):
         if shown:
-            points = [position] * len(shown), shown
-            axes.plot(*(points[::-1] if across else points), color=mark.colour, **look)
+            at = [position] * len(shown)
+            axes.plot(*((shown, at) if across else (at, shown)), **look)
     return summary.mean
+
+
+def interval_look(mark: Mark) -> dict[str, Any]:
+    """Keywords of the line of an interval."""
+    return {"color": mark.colour, "alpha": 0.5, "linewidth": 1.6}
 
 
 def legend_below(figure: Figure, panels: Iterable[Any], order: Iterable[Method | str] = ()) -> None:
@@ -261,15 +267,29 @@ def legend_below(figure: Figure, panels: Iterable[Any], order: Iterable[Method |
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     names = list(dict.fromkeys([*(name for one in order if (name := str(one)) in drawn), *drawn]))
-    # Inches: the letters at the legend's type size, and the sample of the line.
-    widest = 0.066 * max(map(len, names)) + 0.5
     figure.legend(
         [drawn[name] for name in names],
         names,
         loc="outside lower center",
-        ncols=max(1, min(len(names), int(figure.get_figwidth() / widest))),
+        ncols=legend_columns(names, figure.get_figwidth(), letter=0.066, sample=0.5),
         labelcolor=QUIET,
     )
+
+
+def legend_columns(names: Sequence[str], width: float, *, letter: float, sample: float) -> int:
+    """How many columns a legend of these names can have; widths in inches.
+
+    Args:
+        names: The names, which fill the legend column by column.
+        width: Width of the legend.
+        letter: Mean width of a letter.
+        sample: Width of a line or patch and the space around it.
+    """
+    for columns in range(len(names), 1, -1):
+        longest = [max(map(len, column)) for column in np.array_split(names, columns)]
+        if letter * sum(longest) + sample * columns <= width:
+            return columns
+    return 1
 
 
 def save(picture: Picture, path: Path | str) -> None:
