@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -92,15 +94,17 @@ def test_predictions_show_who_is_right_where() -> None:
     assert figure.figure.axes[2].images[0].get_interpolation() == "nearest"
 
 
-def test_rows_share_a_legend_while_it_is_short() -> None:
-    figure = predictions([IMAGE] * 3, [MASK] * 3, {"masks": [MASK] * 3}, INFO)
-    assert legend_names(figure) == [["floor", "ball", "void"]]
+def test_all_rows_share_a_legend_of_several_lines() -> None:
     many = info("voc")
     busy = np.arange(12, dtype=np.uint8).repeat(4).reshape(6, 8)
     other = busy + 9
     drawn = predictions([IMAGE] * 3, [busy, busy, other], {"m": [busy, busy, other]}, many)
-    names = list(many.class_names)
-    assert legend_names(drawn) == [names[:12], names[9:]]
+    assert legend_names(drawn) == [[*many.class_names]]
+    drawn.png()  # lays the legend out
+    (legend,) = drawn.figure.legends
+    foot, box = drawn.figure.axes[-1].get_window_extent(), legend.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= drawn.figure.bbox.x1
+    assert 0 <= box.y0 < box.y1 < foot.y0
 
 
 def test_all_void_image_has_no_share() -> None:
@@ -152,21 +156,44 @@ def test_embedding_maps_colour_by_class() -> None:
     xy = np.arange(8.0).reshape(4, 2)
     figure = embedding_maps({"before": (xy, labels), "after": (xy[:2], labels[:2])}, INFO)
     assert titles(figure) == ["before", "after"]
-    assert legend_names(figure) == [["floor", "ball", "cube"]]
     drawn = figure.figure.axes[0].collections[0]
-    place = {
+    colour_at = {
         tuple(p): tuple(c[:3])
         for p, c in zip(drawn.get_offsets(), drawn.get_facecolors(), strict=True)
     }
     for point, label in zip(xy, labels, strict=True):
-        assert place[tuple(point)] == pytest.approx(np.array(INFO.palette[label]) / 255)
+        assert colour_at[tuple(point)] == pytest.approx(np.array(INFO.palette[label]) / 255)
     assert "before, 4 pixels; after, 2 pixels" in figure.alt
+
+
+def test_classes_are_named_at_their_medians_and_apart() -> None:
+    labels = np.repeat([0, 1, 2], 5)
+    xy = np.array([[0.0, 0.0], [0.1, 0.1], [9.0, 9.0]])[labels]
+    xy[0] = 100.0  # an outlier does not pull its class's name away
+    figure = embedding_maps({"a": (xy, labels), "b": (xy[:5], labels[:5])}, INFO)
+    first, second = figure.figure.axes
+    assert {text.get_text(): tuple(text.xy) for text in first.texts} == {
+        "floor": (0.0, 0.0), "ball": (0.1, 0.1), "cube": (9.0, 9.0)
+    }  # fmt: skip
+    assert [text.get_text() for text in second.texts] == ["floor"]
+    figure.png()  # moves the names apart
+    boxes = [text.get_window_extent().padded(-1) for text in first.texts]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert all(first.bbox.padded(1).contains(*corner) for b in boxes for corner in (b.min, b.max))
+
+
+def test_class_names_are_dark_enough_to_read() -> None:
+    pale = dataclasses.replace(INFO, palette=((255, 255, 200), (0, 0, 60), (128, 128, 128)))
+    (axes,) = embedding_maps({"a": (np.eye(3, 2), [0, 1, 2])}, pale).figure.axes
+    names = {text.get_text(): np.array(text.get_color()) for text in axes.texts}
+    assert all(colour @ (0.299, 0.587, 0.114) <= 0.34 for colour in names.values())
+    assert names["ball"] == pytest.approx(np.array([0, 0, 60]) / 255)  # was dark already
 
 
 def test_embedding_maps_refuse_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="no embeddings"):
         embedding_maps({}, INFO)
-    with pytest.raises(ValueError, match=r"'a': places are \(3, 2\), labels \(2,\)"):
+    with pytest.raises(ValueError, match=r"'a': positions are \(3, 2\), labels \(2,\)"):
         embedding_maps({"a": (np.zeros((3, 2)), np.zeros(2))}, INFO)
 
 

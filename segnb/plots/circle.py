@@ -1,4 +1,4 @@
-"""Pixels on a circle with the forces of a loss, and the film of their training."""
+"""Pixels on a circle with the forces of a loss, and a film of their training."""
 
 from __future__ import annotations
 
@@ -8,19 +8,39 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 
 from segnb import circle
 from segnb.circle import Scene
-from segnb.plots.style import FAINT, QUIET, WIDTH, Picture, new_figure, styled
+from segnb.methods import BLUE, GREEN, ORANGE, PINK
+from segnb.plots.style import (
+    FAINT,
+    PULL,
+    PUSH,
+    QUIET,
+    WIDTH,
+    Picture,
+    arrow,
+    new_figure,
+    styled,
+)
 
-#: Classes on the circle, told apart by colour and by mark.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
+#: Colours and marks of the classes.
+_COLOURS = (BLUE, ORANGE, GREEN, PINK)
 _MARKS = "os^D"
-#: A pull is green, a push is red; the bars' sides and the words say it as well.
-_PULL, _PUSH = "#117733", "#AA3377"
-#: Class vectors end at this radius, arrows of forces begin outside the circle.
+#: Class vectors end at the first radius, arrows of forces lie on the second.
 _VECTOR, _ARROWS = 0.62, 1.17
+
+_SHORT: dict[circle.Loss, str] = {
+    "infonce": "InfoNCE",
+    "supcon": "SupCon",
+    "paper": "paper form",
+    "official": "official form",
+    "cross-entropy": "cross-entropy",
+}
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,9 +48,9 @@ class Film:
     """An animated PNG with its alternative text, which plays in Jupyter and on GitHub.
 
     Attributes:
-        png: The animated file.
+        png: The file's content.
         alt: What it shows, in words.
-        size: Width and height as shown, in a page's pixels.
+        size: Width and height on a page, in pixels.
     """
 
     png: bytes
@@ -50,33 +70,40 @@ def circle_forces(
     pixel: int = 0,
     times_temperature: bool = False,
 ) -> Picture:
-    """The circle with the force on every pixel, and who pulls and pushes one of them.
+    """The circle with the force on every pixel, and the partners that pull and push one of them.
 
-    Left: first views are filled, distorted views open; an arrow outside the circle is the force on
-    its pixel, always to one scale, so that arrows of two temperatures can be compared. Lines join
-    the chosen pixel to the partners that move it, wider for a larger part. Right: these parts in
-    numbers, nearest partner first.
+    Left: first views are filled, distorted views open. An arrow outside the circle is the force on
+    its pixel, on a fixed scale, so that two temperatures can be compared. Lines join the chosen
+    pixel to the partners that move it; wider lines are larger parts of its force. Right: these
+    parts as bars, nearest partner first.
 
     Args:
         scene: The pixels.
         loss: Which loss.
         temperature: τ.
-        pixel: The chosen one, 0 to 2N - 1.
-        times_temperature: Draw forces times τ: what is left is whom the loss listens to.
+        pixel: The chosen pixel, 0 to 2N - 1.
+        times_temperature: Draw forces times τ, which shows how the force is shared out.
 
     Raises:
-        ValueError: See :func:`segnb.circle.forces`; or no such pixel.
+        ValueError: See :func:`segnb.circle.forces`; or there is no such pixel.
     """
     if not 0 <= pixel < len(scene.angles):
         raise ValueError(f"pixel is {pixel}; it must be 0 to {len(scene.angles) - 1}")
     found = circle.forces(scene, loss, temperature=temperature)
-    # Of one pixel's own loss: the mean over N anchors would shrink arrows with the number of dots.
+    # The loss is a mean over N anchors; its force alone would shrink as pixels are added.
     scale = scene.pixels * (temperature if times_temperature else 1.0)
     parts, total = scale * found.pairs[pixel], scale * found.total
     vectors = loss == "cross-entropy"
     partners = scene.vectors if vectors else scene.angles
-    pull = _toward(scene.angles[pixel], partners, parts)
-    alt = _alt(scene, loss, temperature, pixel, found.loss, pull)
+    # Positive where a part moves the pixel towards its partner.
+    pull = parts * np.sign(np.sin(partners - scene.angles[pixel]))
+    alt = (
+        f"{len(scene.angles)} pixel views of {len(scene.vectors)} classes on a circle under "
+        f"{circle.LOSS_NAMES[loss]}, temperature {temperature:.2g}, loss {found.loss:.2f}. "
+        f"Pixel {pixel}: {(pull > 1e-12).sum()} partners pull it with "
+        f"{pull[pull > 0].sum():.2f} in all, {(pull < -1e-12).sum()} push it with "
+        f"{-pull[pull < 0].sum():.2f}."
+    )
     with styled():
         figure = new_figure(WIDTH, 3.9, tight=False)
         left = figure.add_axes((0.0, 0.0, 0.54, 0.87))
@@ -90,7 +117,7 @@ def circle_forces(
                 left.plot(
                     [x, reach * np.cos(angle)],
                     [y, reach * np.sin(angle)],
-                    color=_PULL if towards > 0 else _PUSH,
+                    color=PULL if towards > 0 else PUSH,
                     linewidth=0.5 + 3.5 * abs(part) / widest,
                     alpha=0.55,
                     zorder=1,
@@ -120,11 +147,11 @@ def circle_film(
     Args:
         films: Each loss and its scenes, as :func:`segnb.circle.train` makes them.
         temperature: τ, for the arrows.
-        frames: How many of the scenes are shown; more of the first ones, where most happens.
+        frames: How many of the scenes are shown; early ones, where most happens, more often.
         milliseconds: Time of one frame; the first and the last stay longer.
 
     Raises:
-        ValueError: Films of different lengths, or none.
+        ValueError: There are no films, or they differ in length.
     """
     from PIL import Image
 
@@ -137,8 +164,8 @@ def circle_film(
     for index in shown:
         with styled():
             figure = new_figure(width, height, tight=False, pixels=90)
-            for place, (loss, scenes) in enumerate(films):
-                axes = figure.add_axes((place / len(films), 0.0, 1 / len(films), 0.84))
+            for column, (loss, scenes) in enumerate(films):
+                axes = figure.add_axes((column / len(films), 0.0, 1 / len(films), 0.84))
                 scene = scenes[index]
                 total = scene.pixels * circle.forces(scene, loss, temperature=temperature).total
                 _draw_circle(axes, scene, vectors=loss == "cross-entropy", total=total)
@@ -164,117 +191,58 @@ def circle_film(
     return Film(made.getvalue(), alt, (round(100 * width), round(100 * height)))
 
 
-_SHORT: dict[circle.Loss, str] = {
-    "infonce": "InfoNCE",
-    "supcon": "SupCon",
-    "paper": "paper form",
-    "official": "official form",
-    "cross-entropy": "cross-entropy",
-}
-
-
 def _ratio(scene: Scene) -> str:
-    """The Fisher ratio in words: beyond 100 a class is a dot, and digits say no more."""
+    """The Fisher ratio; beyond 100 a class is a dot, and digits say no more."""
     ratio = circle.fisher(scene)
     return f"{ratio:.1f}" if ratio <= 100 else "above 100"
 
 
-def _draw_circle(axes: Axes, scene: Scene, *, vectors: bool, total: np.ndarray[Any, Any]) -> None:
+def _draw_circle(axes: Axes, scene: Scene, *, vectors: bool, total: Floats) -> None:
     around = np.linspace(0, 2 * np.pi, 200)
     axes.plot(np.cos(around), np.sin(around), color=FAINT, linewidth=1.2, zorder=0)
     if vectors:
         for c, angle in enumerate(scene.vectors):
-            axes.annotate(
-                "",
-                (_VECTOR * np.cos(angle), _VECTOR * np.sin(angle)),
-                (0, 0),
-                arrowprops={"arrowstyle": "-|>", "color": _COLOURS[c], "linewidth": 2.2},
-            )
-    for c in np.unique(scene.labels):
-        for distorted in (False, True):
-            here = (scene.labels == c) & (
-                (np.arange(len(scene.labels)) >= scene.pixels) == distorted
-            )
-            axes.plot(
-                np.cos(scene.angles[here]),
-                np.sin(scene.angles[here]),
-                _MARKS[c],
-                markersize=7,
-                color=_COLOURS[c],
-                markerfacecolor="white" if distorted else _COLOURS[c],
-                markeredgewidth=1.4,
-                zorder=4,
-            )
+            end = (_VECTOR * np.cos(angle), _VECTOR * np.sin(angle))
+            arrow(axes, (0, 0), end, colour=_COLOURS[c], width=2.2)
+    for k, (c, angle) in enumerate(zip(scene.labels, scene.angles, strict=True)):
+        look = _view(c, distorted=k >= scene.pixels)
+        axes.plot(np.cos(angle), np.sin(angle), markersize=7, zorder=4, **look)
     for angle, force in zip(scene.angles, total, strict=True):
-        # Along the circle; a long arrow is drawn as the arc that it is.
+        # A force acts along the circle, so a long arrow is an arc.
         arc = angle + np.linspace(0, np.clip(0.12 * force, -1.2, 1.2), 12)
-        if abs(arc[-1] - arc[0]) < 0.015:
-            continue
-        x, y = _ARROWS * np.cos(arc), _ARROWS * np.sin(arc)
-        axes.plot(x, y, color=QUIET, linewidth=1.1, zorder=2)
-        axes.annotate(
-            "",
-            (x[-1], y[-1]),
-            (x[-2], y[-2]),
-            arrowprops={"arrowstyle": "-|>", "color": QUIET, "linewidth": 1.1, "mutation_scale": 8},
-        )
+        if abs(arc[-1] - arc[0]) >= 0.015:
+            x, y = _ARROWS * np.cos(arc), _ARROWS * np.sin(arc)
+            axes.plot(x, y, color=QUIET, linewidth=1.1, zorder=2)
+            arrow(axes, (x[-2], y[-2]), (x[-1], y[-1]), head=8)
     axes.set(xlim=(-1.42, 1.42), ylim=(-1.36, 1.36), aspect="equal")
     axes.axis("off")
 
 
-def _draw_parts(
-    axes: Axes, scene: Scene, pixel: int, pull: np.ndarray[Any, Any], *, vectors: bool
-) -> None:
-    """Bars, one a partner that the loss pairs the pixel with, nearest on the circle first."""
+def _draw_parts(axes: Axes, scene: Scene, pixel: int, pull: Floats, *, vectors: bool) -> None:
+    """A bar for each partner that moves the pixel, nearest on the circle first."""
     partners = scene.vectors if vectors else scene.angles
     classes = np.arange(len(scene.vectors)) if vectors else scene.labels
     away = np.abs(np.angle(np.exp(1j * (partners - scene.angles[pixel]))))
     order = [k for k in np.argsort(away) if abs(pull[k]) > 1e-12][:14]
-    for place, k in enumerate(order):
-        axes.barh(
-            place, pull[k], height=0.7, color=_PULL if pull[k] > 0 else _PUSH, alpha=0.75, zorder=3
-        )
     limit = 1.15 * max((abs(pull[k]) for k in order), default=1.0)
-    axes.set_xlim(-limit, limit)
-    for place, k in enumerate(order):
-        open_mark = not vectors and k >= scene.pixels
-        axes.plot(
-            -limit * 1.12,
-            place,
-            _MARKS[classes[k]],
-            color=_COLOURS[classes[k]],
-            markerfacecolor="white" if open_mark else _COLOURS[classes[k]],
-            markersize=5.5,
-            clip_on=False,
-        )
+    for row, k in enumerate(order):
+        colour = PULL if pull[k] > 0 else PUSH
+        axes.barh(row, pull[k], height=0.7, color=colour, alpha=0.75, zorder=3)
+        look = _view(classes[k], distorted=not vectors and k >= scene.pixels)
+        axes.plot(-limit * 1.12, row, markersize=5.5, clip_on=False, **look)
     axes.axvline(0, color="#888888", linewidth=0.8)
-    axes.set_ylim(max(len(order), 1) - 0.4, -0.6)
-    axes.set_yticks([])
+    axes.set(xlim=(-limit, limit), ylim=(max(len(order), 1) - 0.4, -0.6), yticks=[])
     axes.spines["left"].set_visible(False)
     axes.set_ylabel("nearest partner first" if order else "no partner moves it", labelpad=18)
 
 
-def _toward(
-    angle: float, partners: np.ndarray[Any, Any], parts: np.ndarray[Any, Any]
-) -> np.ndarray[Any, Any]:
-    """The parts of a force, positive where they move the pixel towards the partner."""
-    side = np.sign(np.sin(partners - angle))
-    signed: np.ndarray[Any, Any] = parts * side
-    return signed
-
-
-def _alt(
-    scene: Scene,
-    loss: circle.Loss,
-    temperature: float,
-    pixel: int,
-    value: float,
-    pull: np.ndarray[Any, Any],
-) -> str:
-    pulls, pushes = float(pull[pull > 0].sum()), float(-pull[pull < 0].sum())
-    return (
-        f"{len(scene.angles)} pixel views of {len(scene.vectors)} classes on a circle under "
-        f"{circle.LOSS_NAMES[loss]}, temperature {temperature:.2g}, loss {value:.2f}. "
-        f"Pixel {pixel}: {int((pull > 1e-12).sum())} partners pull it with {pulls:.2f} in all, "
-        f"{int((pull < -1e-12).sum())} push it with {pushes:.2f}."
-    )
+def _view(label: int, *, distorted: bool) -> dict[str, Any]:
+    """Keywords of the mark of a pixel's view; distorted views are open."""
+    colour = _COLOURS[label]
+    return {
+        "marker": _MARKS[label],
+        "linestyle": "",
+        "color": colour,
+        "markerfacecolor": "white" if distorted else colour,
+        "markeredgewidth": 1.4,
+    }

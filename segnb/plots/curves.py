@@ -15,61 +15,71 @@ from segnb.plots.style import (
     WIDTH,
     Picture,
     Series,
+    draw_seeds,
     legend_below,
     marks,
-    new_figure,
+    panel_grid,
     panel_title,
     styled,
 )
-from segnb.results.method import Mark, Method
 from segnb.results.table import MeasuredSplit, Row, class_ious, groups, one_count, summarise
 
-#: Share of a stage that the smoothed loss averages over.
+#: The smoothed loss averages over this share of a stage.
 SMOOTHING = 0.05
+
+_STAGES = {
+    "pretrain": "stage 1: contrastive loss",
+    "finetune": "stage 2: cross-entropy",
+    "pretrain-pseudo": "stage 1 with pseudo-labels",
+    "finetune-pseudo": "stage 2 with pseudo-labels",
+}
 
 
 def loss_curves(logs: Mapping[Series, Sequence[Mapping[str, Any]]]) -> Picture:
-    """Loss against steps: each stage a panel of its own, each run a smoothed line over its raw one.
+    """Loss against steps: a panel for each stage, a smoothed line over the raw one for each run.
 
-    Losses of different stages, and of different forms of the contrastive loss, are different
-    quantities: compare the shapes of such lines, not their heights.
+    Different stages, and different forms of the contrastive loss, have losses on different scales:
+    compare the shapes of their lines, not the heights.
 
     Args:
         logs: Rows with ``stage``, ``step`` and ``loss`` by the run's method or name. Rows
             without a finite loss are left out.
 
     Raises:
-        ConfigError: No row with a loss.
+        ConfigError: No row has a loss.
     """
-    series: dict[str, dict[Series, list[tuple[int, float]]]] = {}
+    points: dict[str, dict[Series, list[tuple[int, float]]]] = {stage: {} for stage in _STAGES}
     for name, rows in logs.items():
         for row in rows:
             loss = row.get("loss")
             if loss is not None and math.isfinite(loss):
-                runs = series.setdefault(str(row["stage"]), {})
-                runs.setdefault(name, []).append((int(row["step"]), float(loss)))
-    order = [*_STAGES, *series]
-    series = {stage: series[stage] for stage in dict.fromkeys(order) if stage in series}
-    if not series:
+                stage = points.setdefault(str(row["stage"]), {})
+                stage.setdefault(name, []).append((int(row["step"]), float(loss)))
+    curves = {
+        name: {run: np.array(sorted(its)).T for run, its in stage.items()}
+        for name, stage in points.items()
+        if stage
+    }
+    if not curves:
         raise ConfigError("no rows with a loss: the logs are empty, or training has not begun")
-    for runs in series.values():
-        for points in runs.values():
-            points.sort()
     drawn_as = marks(logs)
     ends = [
-        f"{stage}, {name}: {_smooth(np.array(points)[:, 1])[-1]:.2f} at step {points[-1][0]}"
-        for stage, runs in series.items()
-        for name, points in runs.items()
+        f"{stage}, {name}: {_smooth(losses)[-1]:.2f} at step {steps[-1]:.0f}"
+        for stage, runs in curves.items()
+        for name, (steps, losses) in runs.items()
     ]
     alt = f"Training loss against steps. Last smoothed values: {'; '.join(ends)}."
     with styled():
-        figure = new_figure(WIDTH if len(series) > 1 else 0.7 * WIDTH, 3.0)
-        panels = figure.subplots(1, len(series), squeeze=False)[0]
-        for axes, (stage, runs) in zip(panels, series.items(), strict=True):
-            # The first is the widest, so that it shows beneath another that runs along it.
+        figure, panels = panel_grid(
+            [panel_title(_STAGES.get(stage, stage), 1 / len(curves)) for stage in curves],
+            height=3.0,
+            width=WIDTH if len(curves) > 1 else 0.7 * WIDTH,
+            columns=len(curves),
+        )
+        for axes, runs in zip(panels, curves.values(), strict=True):
+            # The first line is the widest, so that it shows beneath another on the same path.
             widths = np.linspace(1.6 + min(len(runs) - 1, 3) * 0.8, 1.6, len(runs))
-            for width, (name, points) in zip(widths, runs.items(), strict=True):
-                steps, losses = np.array(points).T
+            for width, (name, (steps, losses)) in zip(widths, runs.items(), strict=True):
                 mark = drawn_as[name]
                 axes.plot(steps, losses, color=mark.colour, alpha=0.25, linewidth=0.8)
                 axes.plot(
@@ -82,7 +92,7 @@ def loss_curves(logs: Mapping[Series, Sequence[Mapping[str, Any]]]) -> Picture:
                     label=str(name),
                     **mark.keywords(),
                 )
-            axes.set(title=panel_title(_STAGES.get(stage, stage), 1 / len(series)), xlabel="step")
+            axes.set_xlabel("step")
             axes.set_xlim(left=0)
         panels[0].set_ylabel("loss")
         legend_below(figure, panels, drawn_as)
@@ -92,20 +102,19 @@ def loss_curves(logs: Mapping[Series, Sequence[Mapping[str, Any]]]) -> Picture:
 def iou_per_class(
     rows: Iterable[Row], info: DatasetInfo, *, split: MeasuredSplit = "val"
 ) -> Picture:
-    """IoU of each class, one line a class, methods side by side.
+    """IoU of each class, one row per class, methods side by side.
 
-    A large mark is the mean over the seeds, small dots single seeds, and, from three seeds
-    on, a bar the 95 % interval.
-    The classes are sorted by the mean of the method that is drawn last, best on top.
+    A large mark is the mean over the seeds, a small dot a single seed, a bar the 95 % interval,
+    from three seeds on. The classes are sorted by the mean of the last method, the best on top.
 
     Args:
-        rows: Ledger rows at one number of labelled images.
+        rows: Ledger rows with one number of labelled images.
         info: The data set of the rows.
-        split: Which split's IoU.
+        split: The split whose IoU is shown.
 
     Raises:
-        ConfigError: See :func:`segnb.results.table.groups`; or rows at several numbers of labelled
-            images; or of another data set.
+        ConfigError: See :func:`segnb.results.table.groups`; or the rows have several numbers of
+            labelled images.
     """
     found = groups(rows, f"miou_{split}")
     labelled = one_count(found)
@@ -126,13 +135,20 @@ def iou_per_class(
         for c in reversed(order)
     )
     with styled():
-        figure = new_figure(WIDTH, 0.9 + (0.16 + 0.07 * len(values)) * info.num_classes)
-        axes = figure.subplots()
+        height = 0.9 + (0.16 + 0.07 * len(values)) * info.num_classes
+        figure, (axes,) = panel_grid([""], height=height)
         for band in range(0, info.num_classes, 2):
             axes.axhspan(band - 0.5, band + 0.5, color="#f6f6f6", linewidth=0)
         for rank, (method, per_class) in enumerate(values.items()):
             offset = 0.7 * ((len(values) - 1) / 2 - rank) / max(len(values), 2)
-            _class_marks(axes, order, per_class, offset, drawn_as[method], method)
+            mark = drawn_as[method]
+            means = {
+                band + offset: draw_seeds(axes, band + offset, per_class[c], mark, across=True)
+                for band, c in enumerate(order)
+                if per_class[c]
+            }
+            look = {"linestyle": "", "markersize": 5, "zorder": 3, **mark.keywords()}
+            axes.plot([*means.values()], [*means], label=method.name, **look)
         axes.set_yticks(range(info.num_classes), [info.class_names[c] for c in order])
         axes.set(
             xlim=(-1, 101),
@@ -145,41 +161,8 @@ def iou_per_class(
         return Picture(figure, alt)
 
 
-_STAGES = {
-    "pretrain": "stage 1: contrastive loss",
-    "finetune": "stage 2: cross-entropy",
-    "pretrain-pseudo": "stage 1 with pseudo-labels",
-    "finetune-pseudo": "stage 2 with pseudo-labels",
-}
-
-
-def _class_marks(
-    axes: Any,
-    order: list[int],
-    per_class: list[list[float]],
-    offset: float,
-    mark: Mark,
-    method: Method,
-) -> None:
-    label: str | None = method.name
-    for band, c in enumerate(order):
-        if not per_class[c]:
-            continue
-        summary, y = summarise(per_class[c]), band + offset
-        if summary.interval is not None:
-            low, high = summary.interval
-            bar = [max(low, 0.0), min(high, 100.0)]
-            axes.plot(bar, [y, y], color=mark.colour, alpha=0.5, linewidth=1.6)
-        if summary.seeds > 1:
-            axes.plot(per_class[c], [y] * summary.seeds, ".", color=mark.colour, markersize=3.5)
-        axes.plot(
-            summary.mean, y, linestyle="", markersize=5, label=label, zorder=3, **mark.keywords()
-        )
-        label = None
-
-
 def _smooth(losses: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Running mean whose early values are unbiased: each is divided by the weight seen so far."""
+    """Running mean, each value divided by the weight so far, so that early ones are unbiased."""
     keep = 1 - 1 / max(1.0, SMOOTHING * len(losses))
     total, weight, smoothed = 0.0, 0.0, []
     for loss in losses:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
+from matplotlib.text import Annotation
 
 from segnb.datasets.base import DatasetInfo
-from segnb.plots.images import class_handles, legend_columns
-from segnb.plots.style import FAINT, WIDTH, Picture, new_figure, styled
+from segnb.plots.style import FAINT, WIDTH, Picture, panel_grid, styled
 
-#: More points than this make a picture no clearer and t-SNE slow.
+#: More points make the picture no clearer and t-SNE slow.
 MOST_POINTS = 5000
+
+#: Lightest colour of a class name, 0 is black and 1 white.
+_LIGHTEST = 0.33
+
+#: Rounds of moving names apart; a handful is enough for twenty names.
+_MOST_MOVES = 200
 
 
 def tsne(
@@ -23,23 +33,23 @@ def tsne(
     perplexity: float = 30.0,
     start: Literal["pca", "random"] = "pca",
 ) -> npt.NDArray[np.float64]:
-    """Place embeddings in the plane so that near neighbours stay near (van der Maaten, 2008).
+    """Positions of embeddings in the plane, near neighbours near each other (van der Maaten, 2008).
 
-    Embeddings are scaled to unit length first, as the contrastive loss and the compactness
-    numbers see them. Distances between clusters, and their sizes, mean nothing.
+    Embeddings are first scaled to unit length, as in the contrastive loss and the compactness
+    numbers. Sizes of clusters and distances between them mean nothing.
 
     Args:
-        embeddings: ``[M, D]``, at most 5000 of them.
+        embeddings: ``[M, D]``, M at most 5000.
         seed: Random state.
-        perplexity: About how many neighbours count; below ``M``.
-        start: From the principal components, so that the coarse layout hardly depends on the seed,
-            or from random places.
+        perplexity: Roughly how many neighbours count; below ``M``.
+        start: Start from the principal components, so that the coarse layout hardly depends on the
+            seed, or from random positions.
 
     Returns:
         float64 ``[M, 2]``.
 
     Raises:
-        ValueError: Too many points or too few, or values that are not finite.
+        ValueError: There are too many points or too few, or values that are not finite.
     """
     from sklearn.manifold import TSNE
 
@@ -57,67 +67,115 @@ def tsne(
     length = np.linalg.norm(points, axis=1, keepdims=True)
     unit = points / np.where(length > 0, length, 1.0)
     solver = TSNE(init=start, perplexity=perplexity, max_iter=1000, random_state=seed)
-    placed: npt.NDArray[np.float64] = solver.fit_transform(unit).astype(np.float64)
-    return placed
+    positions: npt.NDArray[np.float64] = solver.fit_transform(unit).astype(np.float64)
+    return positions
 
 
 def embedding_maps(points: Mapping[str, tuple[Any, Any]], info: DatasetInfo) -> Picture:
     """Embeddings in the plane, side by side, coloured by class.
 
+    Each class is named at the median of its points, where names do not collide.
+
     Args:
-        points: Places ``[M, 2]`` and labels ``[M]`` by title, in the order they are shown.
+        points: Positions ``[M, 2]`` and labels ``[M]`` by title, in the order of the panels.
         info: The data set.
 
     Raises:
-        ValueError: Nothing to show, or places and labels that do not fit.
+        ValueError: There are no embeddings, or positions and labels differ in number.
     """
     if not points:
         raise ValueError("no embeddings to show")
     maps: dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]] = {}
     for title, (xy, labels) in points.items():
-        places, ids = np.asarray(xy, dtype=np.float64), np.asarray(labels).astype(np.int64)
-        if places.shape != (len(ids), 2):
-            raise ValueError(f"{title!r}: places are {places.shape}, labels {ids.shape}")
-        maps[title] = places, ids
+        positions, ids = np.asarray(xy, dtype=np.float64), np.asarray(labels).astype(np.int64)
+        if positions.shape != (len(ids), 2):
+            raise ValueError(f"{title!r}: positions are {positions.shape}, labels {ids.shape}")
+        maps[title] = positions, ids
     present = sorted({int(c) for _, ids in maps.values() for c in np.unique(ids)})
-    columns = min(3, len(maps))
-    rows = -(-len(maps) // columns)
-    names = ", ".join(info.class_names[c] for c in present)
+    classes = ", ".join(info.class_names[c] for c in present)
     alt = (
-        f"Pixel embeddings of {info.name} in the plane, coloured by class ({names}): "
+        f"Pixel embeddings of {info.name} in the plane, coloured by class ({classes}): "
         + "; ".join(f"{title}, {len(ids)} pixels" for title, (_, ids) in maps.items())
         + "."
     )
+    columns = min(3, len(maps))
     side = WIDTH / max(columns, 1.6)
-    across = legend_columns(present, info, side * columns)
-    lines = -(-len(present) // across)
     with styled():
-        figure = new_figure(side * columns, (side + 0.22) * rows + 0.1 + 0.2 * lines)
-        panels = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axes, (title, (xy, ids)) in zip(panels, maps.items(), strict=False):
-            # Drawn in a mixed order: class by class, the last would hide the others.
+        figure, panels = panel_grid(
+            [*maps], height=side + 0.22, width=side * columns, columns=columns
+        )
+        for axes, (xy, ids) in zip(panels, maps.values(), strict=True):
+            # In random order: class by class, the last would hide the others.
             order = np.random.default_rng(0).permutation(len(ids))
-            colours = np.array(info.palette)[ids] / 255
             axes.scatter(
-                *xy[order].T,
-                c=colours[order],
+                xy[order, 0],
+                xy[order, 1],
+                c=np.array(info.palette)[ids[order]] / 255,
                 s=min(9.0, 9000 / len(ids)),
                 linewidths=0,
                 alpha=0.85,
             )
-            axes.set(title=title, xticks=[], yticks=[])
+            axes.set(xticks=[], yticks=[])
             axes.set_box_aspect(1)
             axes.margins(0.04)
             axes.spines[:].set(visible=True, color=FAINT)
-        for axes in panels[len(maps) :]:
-            axes.remove()
-        figure.legend(
-            handles=class_handles(present, info),
-            loc="outside lower center",
-            ncols=across,
-            fontsize=8,
-            handlelength=1.0,
-            handletextpad=0.4,
-            columnspacing=1.2,
-        )
+            names = [_class_name(axes, c, xy[ids == c], info) for c in np.unique(ids)]
+            axes.add_artist(_Apart(axes, names))
         return Picture(figure, alt)
+
+
+def _class_name(
+    axes: Axes, label: int, xy: npt.NDArray[np.float64], info: DatasetInfo
+) -> Annotation:
+    """The name of a class at the median of its points, dark enough to read."""
+    colour = np.array(info.palette[label]) / 255
+    while colour @ (0.299, 0.587, 0.114) > _LIGHTEST:
+        colour = 0.95 * colour
+    return axes.annotate(
+        info.class_names[label],
+        tuple(np.median(xy, axis=0)),
+        xytext=(0, 0),
+        textcoords="offset pixels",
+        ha="center",
+        va="center",
+        fontsize=7.5,
+        color=colour,
+        path_effects=[withStroke(linewidth=2, foreground="white")],
+        in_layout=False,
+    )
+
+
+class _Apart(Artist):
+    """Moves texts until none covers another, each time the figure is drawn.
+
+    Only then are the sizes of the texts and the limits of the axes known.
+    """
+
+    zorder = 2  # drawn before the texts
+
+    def __init__(self, axes: Axes, texts: Sequence[Annotation]) -> None:
+        super().__init__()
+        self.frame, self.texts = axes.bbox, texts
+        self.set_in_layout(False)
+
+    def draw(self, renderer: Any) -> None:
+        for text in self.texts:
+            text.set_position((0, 0))
+        extents = [text.get_window_extent(renderer).extents for text in self.texts]
+        corners = np.array(extents).reshape(-1, 2, 2)
+        start, half = corners.mean(axis=1), np.diff(corners, axis=1)[:, 0] / 2
+        centres = start.copy()
+        for _ in range(_MOST_MOVES):
+            before = centres.copy()
+            for a, b in itertools.combinations(range(len(start)), 2):
+                apart = centres[b] - centres[a]
+                overlap = half[a] + half[b] - np.abs(apart)
+                if (overlap > 0).all():
+                    axis = overlap.argmin()
+                    move = np.copysign(overlap[axis] / 2, apart[axis])
+                    centres[[a, b], axis] += -move, move
+            centres = np.clip(centres, self.frame.min + half, self.frame.max - half)
+            if np.allclose(centres, before, atol=0.5):
+                break
+        for text, offset in zip(self.texts, centres - start, strict=True):
+            text.set_position(offset)

@@ -1,4 +1,4 @@
-"""Plain lines: a few quantities against one."""
+"""Plain lines: a few quantities against another."""
 
 from __future__ import annotations
 
@@ -7,9 +7,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from segnb.plots.style import QUIET, WIDTH, Picture, marks, new_figure, styled
+from segnb.plots.style import (
+    QUIET,
+    WIDTH,
+    Picture,
+    legend_below,
+    log_ticks,
+    marks,
+    panel_grid,
+    styled,
+)
 
-#: Up to so many positions on a logarithmic axis are written out below it.
+#: A logarithmic axis with at most so many positions names each of them.
 _NAMED_TICKS = 6
 
 
@@ -21,7 +30,7 @@ def lines(
     log: Literal["", "x", "y", "xy"] = "",
     levels: Mapping[str, float] | None = None,
 ) -> Picture:
-    """Lines with marks, one colour and mark each, and level lines to read them against.
+    """Lines, each with its own colour and mark, and level lines to compare them with.
 
     Args:
         series: Positions and values by name.
@@ -31,7 +40,7 @@ def lines(
         levels: Values of level lines by name.
 
     Raises:
-        ValueError: Nothing to draw, or positions and values that do not fit.
+        ValueError: There is nothing to draw, or positions and values differ in number.
     """
     if not any(len(x) for x, _ in series.values()):
         raise ValueError("no points to draw")
@@ -47,8 +56,7 @@ def lines(
     )
     alt += "".join(f" Level line {name} at {value:.3g}." for name, value in levels.items())
     with styled():
-        figure = new_figure(0.78 * WIDTH, 3.4)
-        axes = figure.subplots()
+        figure, (axes,) = panel_grid([""], height=3.4, width=0.78 * WIDTH)
         for name, (x, y) in series.items():
             mark = drawn_as[name]
             crowded = len(x) > 40
@@ -63,35 +71,28 @@ def lines(
             )
         for name, value in levels.items():
             axes.axhline(value, color="#777777", linestyle="--", linewidth=1)
-            axes.annotate(
-                name,
-                (0.01, value),
-                xycoords=("axes fraction", "data"),
-                ha="left",
-                va="bottom",
-                fontsize=8,
-                color=QUIET,
-            )
+            at: dict[str, Any] = {
+                "xy": (0.01, value),
+                "xycoords": ("axes fraction", "data"),
+                "va": "bottom",
+            }
+            axes.annotate(name, fontsize=8, color=QUIET, **at)
         if "x" in log:
             axes.set_xscale("log")
             ticks = sorted({float(tick) for x, _ in series.values() for tick in x})
-            # Few ticks are named themselves: round powers of ten are seldom among them.
+            # A few positions name themselves: powers of ten are seldom among them.
             if len(ticks) <= _NAMED_TICKS and _apart(ticks):
-                axes.set_xticks(ticks, labels=[f"{tick:,g}" for tick in ticks])
-                axes.set_xticks([], minor=True)
+                log_ticks(axes, ticks, [f"{tick:,g}" for tick in ticks])
         if "y" in log:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         axes.set(xlabel=xlabel, ylabel=ylabel)
         if len(series) > 1:
-            figure.legend(loc="outside lower center", ncols=min(3, len(series)), labelcolor=QUIET)
+            legend_below(figure, [axes])
         return Picture(figure, alt)
 
 
 def _apart(ticks: Sequence[float]) -> bool:
-    """Whether labels at these ticks of a logarithmic axis do not run into one another."""
+    """Whether labels at these ticks of a logarithmic axis do not overlap."""
     gaps = np.diff(np.log(ticks))
     return len(gaps) > 0 and float(gaps.min()) > 0.1 * float(gaps.sum())
-
-
-__all__ = ["lines"]

@@ -1,9 +1,9 @@
-"""Figures of results, from ledger rows alone.
+"""Figures of results, drawn from ledger rows alone.
 
-A large mark is the mean over seeds, a small dot one of several seeds, and a bar, from three seeds
-on, the 95 % Student-t interval of the mean. ``rows`` are ledger rows of one data set and tier,
-``measure`` is the mIoU to show. All figures raise :class:`~segnb.errors.ConfigError` where no row
-can be shown, and where :func:`segnb.results.table.groups` refuses to average the rows.
+A large mark is the mean over the seeds, a small dot one of several seeds, a bar the 95 % Student-t
+interval of the mean, from three seeds on. ``rows`` are ledger rows of one data set and tier,
+``measure`` is the mIoU to show. Every figure raises :class:`~segnb.errors.ConfigError` where no
+row can be shown or :func:`segnb.results.table.groups` refuses to average the rows.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from segnb.plots.style import (
     QUIET,
     WIDTH,
     Picture,
+    draw_seeds,
+    interval_look,
     legend_below,
+    log_ticks,
     marks,
-    new_figure,
     panel_grid,
     panel_title,
     styled,
@@ -46,10 +48,10 @@ from segnb.results.table import (
 
 Name = TypeVar("Name", bound=Hashable)
 
-#: Points of a curve: position, and one value a seed.
+#: Points of a curve: a position, and one value per seed.
 Line = list[tuple[float, list[float]]]
 
-#: The compactness numbers of a row and their titles.
+#: Compactness numbers of a row, and their titles.
 COMPACTNESS_NAMES: dict[str, str] = {
     "intra": "intra-class variance",
     "inter": "inter-class distance",
@@ -59,25 +61,25 @@ COMPACTNESS_NAMES: dict[str, str] = {
     "probe_miou": "linear probe, mIoU %",
 }
 
-#: The stages at which a row measures compactness and their titles.
+#: Stages at which a row measures compactness, and their titles.
 _STAGES = {"initial": "before", "pretrained": "stage 1", "finetuned": "stage 2"}
 
-#: Fewer runs than this order themselves by chance too often for a correlation to be given.
+#: Fewer runs are ordered by chance too often to give a correlation.
 _FEWEST_RUNS = 5
 
 #: Room beside the outermost numbers of labelled images, as a factor.
 _BESIDE = 1.35
 
-#: Room beside the outermost marks, as a part of the axis.
+#: Room beside the outermost marks, as a share of the axis.
 _MARK = 0.025
 
-#: How much of the way from one tick to the next the marks of one tick may take up.
+#: Marks at one tick take up at most this share of the way to the next tick.
 _FILLED = 0.75
 
-#: Width of a panel with few labelled images, as a part of the widest one's.
+#: Least width of a panel, as a share of the widest one.
 _NARROWEST = 0.4
 
-#: Dashes of a baseline's level line, by the line style of its curves.
+#: Dashes of a baseline's level line by the line style of its curves.
 _LEVEL_LINES = {
     "-": (0, (4, 2)),
     "--": (0, (1, 1.5)),
@@ -87,7 +89,7 @@ _LEVEL_LINES = {
 
 
 def label_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
-    """MIoU against the number of labelled images, one line a method."""
+    """MIoU against the number of labelled images, one line per method."""
     found = groups(rows, measure)
     lines: dict[Method, Line] = {}
     for group in found:
@@ -96,8 +98,7 @@ def label_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Pictur
         f"{method}: {_in_words(line, '{} images')}." for method, line in lines.items()
     )
     with styled():
-        figure = new_figure(WIDTH, 4.2)
-        axes = figure.subplots()
+        figure, (axes,) = panel_grid([""], height=4.2)
         shares = {group.labelled: fraction_name(group.fraction) for group in found}
         _draw_over_labels(axes, lines, shares, apart=0.015)
         axes.set_xlabel("labelled images (share of the training images)")
@@ -107,9 +108,9 @@ def label_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Pictur
 
 
 def gain(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
-    """Gain over each of the cross-entropy baselines, one panel each.
+    """Gain over the cross-entropy baselines, one panel per baseline.
 
-    Runs are paired by seed (:func:`segnb.results.table.gains`), and the interval is of the paired
+    Runs are paired by seed (:func:`segnb.results.table.gains`); the interval is that of the paired
     differences.
     """
     found = gains(rows, measure)
@@ -125,17 +126,19 @@ def gain(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
     widths = _panel_widths([_ticks(lines) for lines in panels.values()])
     with styled():
         figure, drawn = panel_grid(
-            len(panels),
+            [
+                panel_title(f"over {name}", width)
+                for name, width in zip(panels, widths, strict=True)
+            ],
             height=4.3,
             columns=len(panels),
             sharey=True,
             gridspec_kw={"width_ratios": widths},
         )
-        for axes, (baseline, lines), width in zip(drawn, panels.items(), widths, strict=True):
+        for axes, lines, width in zip(drawn, panels.values(), widths, strict=True):
             axes.axhline(0, color="#888888", linewidth=1)
             _draw_over_labels(axes, lines, shares, apart=0.012 / width)
             axes.set_xlabel("labelled images")
-            axes.set_title(panel_title(f"over {baseline}", width))
         drawn[0].set_ylabel(f"gain in {MEASURE_NAMES[measure]}, points")
         legend_below(figure, drawn, marks(itertools.chain(*panels.values())))
         return Picture(figure, alt)
@@ -144,8 +147,8 @@ def gain(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
 def temperature_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
     """MIoU against the temperature of the contrastive loss.
 
-    A line for every method and number of labelled images that was run at two temperatures or
-    more; a level line for each cross-entropy baseline with as many labelled images.
+    There is a line for each method and number of labelled images with runs at two or more
+    temperatures, and a level line for each cross-entropy baseline on as many labelled images.
     """
     baselines: list[Row] = []
     heated: list[Row] = []
@@ -177,8 +180,7 @@ def temperature_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> 
         return f"{method}, {labelled} images" if len(counts) > 1 else method.name
 
     with styled():
-        figure = new_figure(WIDTH, 3.9)
-        axes = figure.subplots()
+        figure, (axes,) = panel_grid([""], height=3.9)
         for rank, level in enumerate(levels):
             summary, mark = level.summary, level.method.mark
             axes.axhline(
@@ -190,14 +192,12 @@ def temperature_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> 
             )
             if summary.interval is not None:
                 edge = [1 - 0.012 * (len(levels) - rank)] * 2
-                across = axes.get_yaxis_transform()
-                axes.plot(edge, summary.interval, transform=across, **_bar(mark))
+                look = {"transform": axes.get_yaxis_transform(), **interval_look(mark)}
+                axes.plot(edge, summary.interval, **look)
         for (method, labelled), line in _side_by_side(lines, share=0.015).items():
             _curve(axes, line, method.mark, name(method, labelled))
         ticks = _ticks(lines)
-        axes.set_xscale("log")
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.set_xticks([], minor=True)
+        log_ticks(axes, ticks, [f"{tick:g}" for tick in ticks])
         # Room on the right for the intervals of the level lines.
         wide = ticks[-1] / ticks[0]
         axes.set_xlim(ticks[0] / wide**0.06, ticks[-1] * wide**0.12)
@@ -208,12 +208,12 @@ def temperature_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> 
 
 
 def compactness_scatter(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
-    """Each compactness number of the trained network against its mIoU, one mark a run.
+    """Each compactness number of the trained network against its mIoU, one mark per run.
 
-    Above each panel stands Spearman's rank correlation ρ over all runs. Where the runs differ in
-    labels or method, ρ within labels and method stands below it: ranks are taken and centred among
-    runs of one method with equally many labelled images, so that "more labels help both" and "this
-    method raises both" do not count. A larger mark has more labelled images.
+    The title of a panel is Spearman's rank correlation ρ over all runs. Where runs differ in labels
+    or method, ρ within labels and method follows: its ranks are taken and centred among the runs of
+    one method on equally many labelled images, so that neither "more labels help both" nor "this
+    method raises both" counts. Larger marks have more labelled images.
     """
     usable = require_rows(rows, measure)
     held = {name: [r for r in usable if r.get(name) is not None] for name in COMPACTNESS_NAMES}
@@ -221,7 +221,7 @@ def compactness_scatter(rows: Iterable[Row], *, measure: Measure = "miou_val") -
     if not panels:
         raise ConfigError(f"none of the {len(usable)} rows has {' or '.join(COMPACTNESS_NAMES)}")
     texts = {name: _correlations(runs, name, measure) for name, runs in panels.items()}
-    alt = f"{MEASURE_NAMES[measure]} against compactness, one mark a run. " + " ".join(
+    alt = f"{MEASURE_NAMES[measure]} against compactness, one mark per run. " + " ".join(
         f"{COMPACTNESS_NAMES[name]}: {', '.join(text)}." for name, text in texts.items()
     )
     counts = sorted({int(row["labelled"]) for row in usable})
@@ -229,7 +229,8 @@ def compactness_scatter(rows: Iterable[Row], *, measure: Measure = "miou_val") -
     size_of = dict(zip(counts, sizes, strict=True))
     with styled():
         below = 0.5 if len(counts) == 1 else 0.8
-        figure, drawn = panel_grid(len(panels), height=2.35, below=below, sharey=True)
+        titles = ["\n".join(text) for text in texts.values()]
+        figure, drawn = panel_grid(titles, height=2.35, below=below, sharey=True)
         for axes, (name, runs) in zip(drawn, panels.items(), strict=True):
             points: dict[tuple[Method, int], list[tuple[float, float]]] = {}
             for row in runs:
@@ -245,13 +246,14 @@ def compactness_scatter(rows: Iterable[Row], *, measure: Measure = "miou_val") -
                     **{**method.mark.keywords(), "markeredgewidth": 0.8},
                 )
             axes.set_xlabel(COMPACTNESS_NAMES[name], fontsize=8.5)
-            axes.set_title("\n".join(texts[name]), fontsize=8, color=QUIET)
+            axes.title.set(fontsize=8, color=QUIET)
         for axes in drawn[::3]:
             axes.set_ylabel(f"{MEASURE_NAMES[measure]}, %")
         if len(counts) > 1:
-            for count, size in size_of.items():
+            # The sizes between the ends explain themselves.
+            for count in (counts[0], counts[-1]):
                 label = f"size: {count} labelled images"
-                drawn[0].plot([], [], "o", color=FAINT, markersize=size, label=label)
+                drawn[0].plot([], [], "o", color=FAINT, markersize=size_of[count], label=label)
         legend_below(figure, drawn, marks(map(Method.of, usable)))
         return Picture(figure, alt)
 
@@ -259,8 +261,8 @@ def compactness_scatter(rows: Iterable[Row], *, measure: Measure = "miou_val") -
 def compactness_stages(rows: Iterable[Row]) -> Picture:
     """Each compactness number before training, after stage 1 and after stage 2.
 
-    All are of the same pixels of the same validation images. Plain cross-entropy has no stage 1:
-    its line goes straight on. The rows must be at one number of labelled images.
+    All are measured on the same pixels of the same validation images. Plain cross-entropy has no
+    stage 1, so its line skips it. The rows must have one number of labelled images.
     """
     found = groups(row for row in rows if row.get("compactness"))
     count = one_count(found)
@@ -284,25 +286,24 @@ def compactness_stages(rows: Iterable[Row]) -> Picture:
         lambda line: ", ".join(f"{titles[int(x)]} {summarise(v).mean:.3g}" for x, v in line),
     )
     with styled():
-        figure, drawn = panel_grid(len(panels), height=2.1, below=0.5)
-        for axes, (title, lines) in zip(drawn, panels.items(), strict=True):
+        figure, drawn = panel_grid([*panels], height=2.1, below=0.5)
+        for axes, lines in zip(drawn, panels.values(), strict=True):
             for rank, (method, line) in enumerate(lines.items()):
                 shift = 0.05 * (rank - (len(lines) - 1) / 2)
                 _curve(axes, [(x + shift, values) for x, values in line], method.mark, method.name)
             axes.set_xticks(range(len(titles)), titles)
             axes.set_xlim(-0.3, len(titles) - 0.7)
-            axes.set_title(title)
         legend_below(figure, drawn)
         return Picture(figure, alt)
 
 
 def cost(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
-    """Seconds of training against mIoU: what does a point of mIoU cost?
+    """MIoU against seconds of training: what does a point of mIoU cost?
 
-    One panel for each number of labelled images. A mark is one recipe: the mean mIoU of its seeds
-    at their median seconds, which a run that was paused (a laptop closed, another program running)
-    does not move. Recipes of one method that differ in length are joined in the order of their
-    cost. All rows must be of one device: seconds of two devices can't be compared.
+    There is a panel for each number of labelled images. A mark is one recipe: the mean mIoU of its
+    seeds at their median seconds, so that one paused run does not move it. Recipes of one method
+    that differ in length are joined in the order of their cost. All rows must come from one
+    device, because seconds on two devices cannot be compared.
     """
     usable = [row for row in require_rows(rows, measure) if row.get("seconds")]
     if not usable:
@@ -326,11 +327,11 @@ def cost(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
         line.sort()
     alt = f"{MEASURE_NAMES[measure]} against seconds of training on {devices[0]}. "
     alt += _panels_in_words(panels, lambda line: _in_words(line, "{:.0f} s"))
-    # Four stand two by two: the panels share their axes, and only the lowest are labelled.
+    # Four stand two by two: the panels share their axes, and only the bottom row is labelled.
     columns = 2 if len(panels) == 4 else min(3, len(panels))
     with styled():
         figure, drawn = panel_grid(
-            len(panels),
+            [*panels],
             width=WIDTH if columns > 1 else 0.8 * WIDTH,
             height=2.3 if columns > 1 else 3.2,
             below=0.6,
@@ -338,10 +339,9 @@ def cost(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
             sharex=True,
             sharey=True,
         )
-        for axes, (title, lines) in zip(drawn, panels.items(), strict=True):
+        for axes, lines in zip(drawn, panels.values(), strict=True):
             for method, line in lines.items():
                 _curve(axes, line, method.mark, method.name)
-            axes.set_title(title)
         spent = [tick for lines in panels.values() for tick in _ticks(lines)]
         if max(spent) > 4 * min(spent):
             _plain_log_axis(drawn[0])
@@ -357,52 +357,34 @@ def cost(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
 
 def _curve(axes: Axes, points: Line, mark: Mark, label: str) -> None:
     """Means joined by a line, with intervals and single seeds."""
-    summaries = [summarise(values) for _, values in points]
-    for (x, values), summary in zip(points, summaries, strict=True):
-        if summary.interval is not None:
-            axes.plot([x, x], summary.interval, **_bar(mark))
-        if summary.seeds > 1:
-            axes.plot([x] * len(values), values, ".", color=mark.colour, markersize=3.5)
-    axes.plot(
-        [x for x, _ in points],
-        [summary.mean for summary in summaries],
-        linestyle=mark.line,
-        label=label,
-        zorder=3,
-        **mark.keywords(),
-    )
-
-
-def _bar(mark: Mark) -> dict[str, Any]:
-    """Keywords of the line of an interval."""
-    return {"color": mark.colour, "alpha": 0.5, "linewidth": 1.6}
+    means = [draw_seeds(axes, x, values, mark) for x, values in points]
+    look = {"linestyle": mark.line, "zorder": 3, **mark.keywords()}
+    axes.plot([x for x, _ in points], means, label=label, **look)
 
 
 def _draw_over_labels(
     axes: Axes, lines: Mapping[Method, Line], shares: Mapping[int, str], *, apart: float
 ) -> None:
-    """Curves over numbers of labelled images, on a logarithmic axis with room for all marks.
+    """Draw curves over the number of labelled images, on a logarithmic axis wide enough for them.
 
     Args:
         axes: The panel.
         lines: The curves.
-        shares: Numbers of labelled images as shares of the training images, for the ticks.
+        shares: Share of the training images for each number of labelled images, for the ticks.
         apart: See ``share`` of :func:`_side_by_side`.
     """
     moved = _side_by_side(lines, share=apart)
     for method, line in moved.items():
         _curve(axes, line, method.mark, method.name)
     ticks, positions = _ticks(lines), _ticks(moved)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks, [f"{n}\n{shares[int(n)]}".strip() for n in ticks])
-    axes.set_xticks([], minor=True)
+    log_ticks(axes, ticks, [f"{n}\n{shares[int(n)]}".strip() for n in ticks], base=2)
     low, high = ticks[0] / _BESIDE, ticks[-1] * _BESIDE
     room = (high / low) ** _MARK
     axes.set_xlim(min(low, positions[0] / room), max(high, positions[-1] * room))
 
 
 def _plain_log_axis(axes: Axes) -> None:
-    """A logarithmic axis with ticks at 1, 2, 5, 10, … in plain digits."""
+    """Make the x-axis logarithmic, with ticks at 1, 2, 5, 10, … in plain digits."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axes.set_xscale("log")
@@ -412,18 +394,18 @@ def _plain_log_axis(axes: Axes) -> None:
 
 
 def _ticks(lines: Mapping[Any, Line]) -> list[float]:
-    """All positions of some curves, ascending."""
+    """All positions of the curves, ascending."""
     return sorted({x for line in lines.values() for x, _ in line})
 
 
 def _side_by_side(lines: Mapping[Name, Line], *, share: float) -> dict[Name, Line]:
-    """The curves, with the marks at one tick of a logarithmic axis moved beside each other.
+    """The curves, with marks at the same tick of a logarithmic axis moved beside each other.
 
     Args:
         lines: The curves, all their points at ticks.
-        share: Distance of neighbours as a part of the axis, whatever that spans: a fixed factor
-            would pile marks up where the ticks lie far apart. It is less where so many marks would
-            run into those of the next tick.
+        share: Distance between neighbouring marks as a share of the axis (with a fixed factor they
+            would pile up where ticks lie far apart). It shrinks where many marks would run into
+            those of the next tick.
     """
     ticks = _ticks(lines)
     across = _BESIDE**2 * ticks[-1] / ticks[0]
@@ -439,7 +421,7 @@ def _side_by_side(lines: Mapping[Name, Line], *, share: float) -> dict[Name, Lin
 
 
 def _panel_widths(counts: Sequence[Collection[float]]) -> list[float]:
-    """Each panel's share of the width: that of its axis, and room for a title at the least."""
+    """Each panel's share of the width: as much as its axis spans, but enough for a title."""
     octaves = [math.log2(_BESIDE**2 * max(its) / min(its)) for its in counts]
     wanted = [max(own, _NARROWEST * max(octaves)) for own in octaves]
     return [own / sum(wanted) for own in wanted]
@@ -457,12 +439,12 @@ def _panels_in_words(
 
 
 def _in_words(line: Line, position: str) -> str:
-    """A curve for the alternative text; ``position`` formats where each point stands."""
+    """A curve for the alternative text; ``position`` is the format of the x-values."""
     return ", ".join(f"{position.format(x)} {_values_in_words(values)}" for x, values in line)
 
 
 def _values_in_words(values: Collection[float]) -> str:
-    """A mean with its interval, or with the seeds where there are only two."""
+    """A mean with its interval, or with the single seeds where there are only two."""
     summary = summarise(values)
     if summary.interval is not None:
         return "{:.1f} ({:.1f} to {:.1f})".format(summary.mean, *summary.interval)
@@ -488,12 +470,12 @@ def spearman(
     *,
     within: npt.NDArray[Any] | None = None,
 ) -> float | None:
-    """Spearman's rank correlation; ``None`` where one side does not vary.
+    """Spearman's rank correlation; ``None`` where one side is constant.
 
     Args:
         x: ``[N]``.
         y: ``[N]``.
-        within: A group for each point: ranks are taken, and centred, inside each group.
+        within: A group for each point; ranks are taken and centred within each group.
     """
     from scipy.stats import rankdata  # type: ignore[import-untyped]
 

@@ -1,7 +1,7 @@
-"""One look for every figure: sizes, type, colours of methods, alt text, files.
+"""One look for all figures: sizes, type, panels, legends, alt text, files.
 
-Figures are made without pyplot, so none stays alive after its cell and none is drawn twice. A
-:class:`Picture` shows one in Jupyter whether or not the inline back end is active.
+Figures are made without pyplot, so none outlives its cell and none is drawn twice. A
+:class:`Picture` shows itself in Jupyter with or without the inline back end.
 """
 
 from __future__ import annotations
@@ -10,31 +10,38 @@ import contextlib
 import io
 import itertools
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch
 
 from segnb.files import atomic_path
 from segnb.methods import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY
 from segnb.results.method import Mark, Method
+from segnb.results.table import summarise
 
-#: Width of a figure in inches; 100 of a notebook's pixels each.
+#: Width of a figure in inches; a notebook shows 100 pixels per inch.
 WIDTH = 7.2
-#: Letters of a panel's title that fit above a figure of that width.
+#: Letters of a title that fit above a figure of that width.
 _TITLE_LETTERS = 78
-#: Pixels of a PNG an inch: sharp on a dense screen, small enough for a notebook.
+#: Pixels per inch of a PNG: sharp on a dense screen, small enough for a notebook.
 PIXELS = 160
 #: The same for pages of photographs, which compress badly.
 PHOTO_PIXELS = 128
-#: Text that must not shout: captions under panels, names of quantities nobody reads twice.
+#: Text in the background: captions, legends, units.
 QUIET = "#555555"
 #: Lines that only guide the eye.
 FAINT = "#d9d9d9"
+#: Lines and text of drawings.
+INK = "#222222"
+#: A positive pulls, a negative pushes.
+PULL, PUSH = "#117733", "#AA3377"
 
 _RC: dict[str, Any] = {
     "figure.facecolor": "white",
@@ -74,13 +81,13 @@ _RC: dict[str, Any] = {
 class Picture:
     """A figure with its alternative text, which shows itself in Jupyter.
 
-    It holds the matplotlib figure and is none: for a figure, the inline back end would choose
-    size and cropping, and drop the alternative text.
+    It wraps the matplotlib figure, because Jupyter's inline back end would resize and crop a bare
+    figure and drop the alternative text.
 
     Attributes:
-        figure: The matplotlib figure, to add to or to change.
-        alt: What the figure shows, in words, for those who cannot see it; it goes into the
-            notebook's output and into saved files.
+        figure: The matplotlib figure; it can still be changed.
+        alt: What the figure shows, for readers who cannot see it. Notebooks and saved files
+            contain it.
     """
 
     figure: Figure
@@ -99,10 +106,10 @@ class Picture:
         return {"image/png": self.png(), "text/plain": self.alt}, {"image/png": shown}
 
 
-#: What a figure shows several of: methods, or anything else with a name.
+#: What a figure compares: methods, or anything else with a name.
 Series = TypeVar("Series", bound=Method | str)
 
-#: Marks of series that are no methods.
+#: Marks of series that are not methods.
 _OTHERS = tuple(
     Mark(colour, marker)
     for colour, marker in zip((BLUE, RED, GREEN, ORANGE, PINK, SKY, GREY), "o^sDvP<", strict=True)
@@ -111,15 +118,15 @@ _OTHERS = tuple(
 
 @contextlib.contextmanager
 def styled() -> Iterator[None]:
-    """Draw in this package's style, and leave the user's settings as they were."""
+    """Draw in this package's style, then restore the user's settings."""
     with matplotlib.rc_context(_RC):
         yield
 
 
 def marks(series: Iterable[Series]) -> dict[Series, Mark]:
-    """A mark for each series, methods first and in their order; a method looks alike everywhere.
+    """A mark for each series: methods first, in the order of tables.
 
-    Names that are no method share the same colours in the order they come in.
+    A method has the same mark in every figure. Other names get theirs in the order they come in.
     """
     series = dict.fromkeys(series)
     methods = sorted((one for one in series if isinstance(one, Method)), key=lambda m: m.order)
@@ -129,19 +136,19 @@ def marks(series: Iterable[Series]) -> dict[Series, Mark]:
 
 
 def new_figure(width: float, height: float, *, tight: bool = True, pixels: int = PIXELS) -> Figure:
-    """An empty figure, unknown to pyplot; make it and draw on it inside :func:`styled`.
+    """An empty figure, unknown to pyplot; create it and draw on it inside :func:`styled`.
 
     Args:
         width: Inches.
         height: Inches.
-        tight: Let matplotlib place the axes so that nothing overlaps; else the caller does.
-        pixels: Pixels of a PNG an inch.
+        tight: Let matplotlib lay out the axes so that nothing overlaps.
+        pixels: Pixels per inch of a PNG.
     """
     return Figure(figsize=(width, height), dpi=pixels, layout="constrained" if tight else None)
 
 
 def panel_grid(
-    count: int,
+    titles: Sequence[str | None],
     *,
     height: float,
     below: float = 0.0,
@@ -150,24 +157,29 @@ def panel_grid(
     pixels: int = PIXELS,
     **options: Any,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with panels in rows, the last row shorter where they do not fill it.
+    """A figure with panels in rows, and the panels.
 
     Args:
-        count: How many panels.
-        height: Inches of a row.
+        titles: Titles of the panels, row by row. ``None`` leaves a gap, as does a short last row.
+        height: Height of a row in inches.
         below: Inches below all rows, for a legend.
-        width: Inches of the figure.
+        width: Width of the figure in inches.
         columns: Most panels in a row.
-        pixels: Pixels of a PNG an inch.
+        pixels: Pixels per inch of a PNG.
         **options: See :meth:`matplotlib.figure.Figure.subplots`.
     """
-    columns = min(columns, count)
-    rows = -(-count // columns)
+    columns = min(columns, len(titles))
+    rows = -(-len(titles) // columns)
     figure = new_figure(width, height * rows + below, pixels=pixels)
-    panels = [*figure.subplots(rows, columns, squeeze=False, **options).ravel()]
-    for axes in panels[count:]:
-        axes.remove()
-    return figure, panels[:count]
+    cells = figure.subplots(rows, columns, squeeze=False, **options).ravel()
+    panels = []
+    for axes, title in itertools.zip_longest(cells, titles):
+        if title is None:
+            axes.remove()
+        else:
+            axes.set_title(title)
+            panels.append(axes)
+    return figure, panels
 
 
 def panel_title(text: str, share: float) -> str:
@@ -175,18 +187,79 @@ def panel_title(text: str, share: float) -> str:
 
     Args:
         text: The title.
-        share: The panel's part of a figure of :data:`WIDTH`.
+        share: Width of the panel as a share of :data:`WIDTH`.
     """
     return textwrap.fill(text, round(_TITLE_LETTERS * share), break_on_hyphens=False)
 
 
+def bare(axes: Axes) -> Axes:
+    """Take ticks, grid and frame off the panel of an image."""
+    axes.set(xticks=[], yticks=[])
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    return axes
+
+
+def log_ticks(
+    axes: Axes, ticks: Sequence[float], names: Sequence[str], *, base: float = 10
+) -> None:
+    """Make the x-axis logarithmic, with these ticks only."""
+    axes.set_xscale("log", base=base)
+    axes.set_xticks(ticks, names)
+    axes.set_xticks([], minor=True)
+
+
+def arrow(
+    axes: Axes,
+    start: tuple[float, float],
+    end: tuple[float, float],
+    *,
+    colour: str = QUIET,
+    width: float = 1.1,
+    head: float = 9,
+) -> None:
+    """An arrow in data coordinates; width and size of its head are in points."""
+    look: dict[str, Any] = {"color": colour, "linewidth": width, "mutation_scale": head}
+    axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", zorder=3, **look))
+
+
+def draw_seeds(
+    axes: Axes, position: float, values: Iterable[float], mark: Mark, *, across: bool = False
+) -> float:
+    """Draw several seeds as dots and, from three seeds on, the interval; return their mean.
+
+    Args:
+        axes: The panel.
+        position: Where they stand on the other axis.
+        values: One value per seed.
+        mark: Its colour is used.
+        across: Values run along the x-axis, not the y-axis.
+    """
+    values = [*values]
+    summary = summarise(values)
+    dots = {"color": mark.colour, "linestyle": "", "marker": ".", "markersize": 3.5}
+    for shown, look in (
+        (summary.interval, interval_look(mark)),
+        (values if summary.seeds > 1 else None, dots),
+    ):
+        if shown:
+            at = [position] * len(shown)
+            axes.plot(*((shown, at) if across else (at, shown)), **look)
+    return summary.mean
+
+
+def interval_look(mark: Mark) -> dict[str, Any]:
+    """Keywords of the line of an interval."""
+    return {"color": mark.colour, "alpha": 0.5, "linewidth": 1.6}
+
+
 def legend_below(figure: Figure, panels: Iterable[Any], order: Iterable[Method | str] = ()) -> None:
-    """One legend under the figure for all its panels, each name once.
+    """One legend below the figure for all its panels, each name once.
 
     Args:
         figure: The figure.
         panels: Its axes.
-        order: Series that come first, in this order; the rest comes as it was drawn.
+        order: Series that come first, in this order; the others follow as drawn.
     """
     drawn = {
         label: handle
@@ -194,26 +267,40 @@ def legend_below(figure: Figure, panels: Iterable[Any], order: Iterable[Method |
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     names = list(dict.fromkeys([*(name for one in order if (name := str(one)) in drawn), *drawn]))
-    # Letters and the sample of the line, in inches at the legend's type size.
-    widest = 0.066 * max(map(len, names)) + 0.5
     figure.legend(
         [drawn[name] for name in names],
         names,
         loc="outside lower center",
-        ncols=max(1, min(len(names), int(figure.get_figwidth() / widest))),
+        ncols=legend_columns(names, figure.get_figwidth(), letter=0.066, sample=0.5),
         labelcolor=QUIET,
     )
 
 
-def save(picture: Picture, path: Path | str) -> None:
-    """Write a picture, whole or not at all; the same picture gives the same bytes.
+def legend_columns(names: Sequence[str], width: float, *, letter: float, sample: float) -> int:
+    """How many columns a legend of these names can have; widths in inches.
 
     Args:
-        picture: Any picture of this package.
-        path: Ends in ``.png`` or ``.svg``.
+        names: The names, which fill the legend column by column.
+        width: Width of the legend.
+        letter: Mean width of a letter.
+        sample: Width of a line or patch and the space around it.
+    """
+    for columns in range(len(names), 1, -1):
+        longest = [max(map(len, column)) for column in np.array_split(names, columns)]
+        if letter * sum(longest) + sample * columns <= width:
+            return columns
+    return 1
+
+
+def save(picture: Picture, path: Path | str) -> None:
+    """Write a picture to a file, whole or not at all; the same picture gives the same bytes.
+
+    Args:
+        picture: The picture.
+        path: A path that ends in ``.png`` or ``.svg``.
 
     Raises:
-        ValueError: Another ending.
+        ValueError: The path ends in something else.
     """
     kind = Path(path).suffix.lower().lstrip(".")
     if kind not in ("png", "svg"):
@@ -223,7 +310,6 @@ def save(picture: Picture, path: Path | str) -> None:
 
 
 def _metadata(kind: str, alt: str) -> dict[str, Any]:
-    # None takes a field out: neither the hour nor matplotlib's version belongs to the content.
-    if kind == "png":
-        return {"Software": None, "Description": alt}
-    return {"Date": None, "Creator": None, "Description": alt}
+    # None leaves a field out: the date and matplotlib's version would change the bytes.
+    fields = ("Software",) if kind == "png" else ("Date", "Creator")
+    return {**dict.fromkeys(fields), "Description": alt}
