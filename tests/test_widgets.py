@@ -37,6 +37,7 @@ from segnb.widgets.explorer import (
     point,
     run_pictures,
     slider_values,
+    sweep_overview,
 )
 from segnb.widgets.training import (
     TrainingPanel,
@@ -394,8 +395,8 @@ def rows(sweep_folder: Path) -> list[dict[str, Any]]:
 
 def test_the_widest_sweep_is_found_with_its_baselines(rows: list[dict[str, Any]]) -> None:
     other = BASE.replace(decoder_channels=64, fraction=1.0)
-    stray = {**made_sweep._row(other), "miou_val": 99.0}
-    stray_baseline = made_sweep._row(other.replace(method="ce"))
+    stray = {**made_sweep.made_row(other), "miou_val": 99.0}
+    stray_baseline = made_sweep.made_row(other.replace(method="ce"))
     found = find_sweep([stray, stray_baseline, *rows])
     assert found is not None
     assert len(found.rows) == len(rows)
@@ -408,7 +409,7 @@ def test_a_run_repeated_in_another_arithmetic_stands_in_the_sweep_once(
     rows: list[dict[str, Any]],
 ) -> None:
     asked = BASE.replace(fraction=1 / 8, precision="fp32")
-    again = {**made_sweep._row(asked), "precision": "fp32"}
+    again = {**made_sweep.made_row(asked), "precision": "fp32"}
     others = [{**row, "precision": "fp32"} for row in rows]
     twin = next(row for row in others if row["recipe_hash"] == asked.replace(precision="auto").hash)
     twin["precision"] = "bf16"
@@ -421,8 +422,8 @@ def test_a_run_repeated_in_another_arithmetic_stands_in_the_sweep_once(
 
 
 def test_of_two_sweeps_as_wide_the_presets_own_is_taken() -> None:
-    older = [made_sweep._row(BASE.replace(decoder_channels=64, seed=seed)) for seed in range(3)]
-    own = made_sweep._row(BASE)
+    older = [made_sweep.made_row(BASE.replace(decoder_channels=64, seed=seed)) for seed in range(3)]
+    own = made_sweep.made_row(BASE)
     found = find_sweep([*older, own])
     assert found is not None
     assert found.rows == (own,)
@@ -431,12 +432,20 @@ def test_of_two_sweeps_as_wide_the_presets_own_is_taken() -> None:
 def test_rows_of_other_forms_belong_to_the_sweep_and_split_lists_do_not(
     rows: list[dict[str, Any]],
 ) -> None:
-    official = made_sweep._row(BASE.replace(form="official"))
-    listed = {**made_sweep._row(BASE.replace(split_list="x.txt")), "fraction": None}
+    official = made_sweep.made_row(BASE.replace(form="official"))
+    listed = {**made_sweep.made_row(BASE.replace(split_list="x.txt")), "fraction": None}
     found = find_sweep([*rows, official, listed])
     assert found is not None
     assert official in found.rows
     assert listed not in found.rows
+
+
+def test_the_overview_counts_the_seeds_of_every_series(rows: list[dict[str, Any]]) -> None:
+    text = sweep_overview(find_sweep(rows))
+    assert "| method | τ | 1/32 | 1/16 | 1/8 |" in text
+    assert "| cross-entropy | – | 2 | 2 | 2 |" in text
+    assert "| contrastive (paper, cross) | 0.2 | – | 2 | 2 |" in text
+    assert "holds no sweep" in sweep_overview(None)
 
 
 def test_no_sweep_is_none(rows: list[dict[str, Any]]) -> None:

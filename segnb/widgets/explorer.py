@@ -6,6 +6,7 @@ numbers can't be compared.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -20,7 +21,7 @@ from segnb.experiments.runs import RUNS
 from segnb.plots import Picture
 from segnb.recipe import Recipe, preset
 from segnb.results import ledger, table
-from segnb.results.method import recipe_of
+from segnb.results.method import Method, recipe_of
 from segnb.widgets.training import TrainingPanel, drawing
 
 #: What the sliders offer in addition to the values of a sweep.
@@ -97,6 +98,25 @@ def find_sweep(
     wanted = {_family(one) for one in (base.replace(method="ce"), long, long.replace(distortion=0))}
     baselines = [row for row in rows if _family(recipe_of(row)) in wanted]
     return SweptRows(base, tuple(table.each_run_once([*baselines, *families[best]])))
+
+
+def sweep_overview(sweep: SweptRows | None) -> str:
+    """Markdown: how many seeds a sweep holds of each method, temperature and label fraction."""
+    if sweep is None:
+        return (
+            "The ledger holds no sweep yet. The sliders work, and Run trains their point. "
+            "`segnb sweep --methods ce ce_long contrastive --fractions 0.0625 0.125 "
+            "--temperatures 0.03 0.07 0.2 --seeds 0 1 2` makes one (hours on a processor; it can "
+            "be interrupted)."
+        )
+    held = Counter((Method.of(row), row["temperature"], row["fraction"]) for row in sweep.rows)
+    lines = []
+    series = {(method, tau) for method, tau, _ in held}
+    for method, tau in sorted(series, key=lambda one: (one[0].order, one[1] or 0)):
+        counts = [held[method, tau, fraction] or "–" for fraction in sweep.fractions]
+        lines.append([method.name, "–" if tau is None else f"{tau:g}", *map(str, counts)])
+    head = ["method", "τ", *map(table.fraction_name, sweep.fractions)]
+    return f"{len(sweep.rows)} runs on {sweep.base.dataset}:\n\n{table.markdown(head, lines)}"
 
 
 def answer(
