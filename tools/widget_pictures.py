@@ -267,7 +267,9 @@ class _Pen:
         canvas = FigureCanvasAgg(self._figure)
         canvas.draw()
         image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-        small = image.quantize(self._colours, dither=Image.Dither.NONE)
+        # Median cut, the usual method, would lose a rare colour, as that of one red word.
+        coverage = Image.Quantize.MAXCOVERAGE
+        small = image.quantize(self._colours, method=coverage, dither=Image.Dither.NONE)
         buffer = io.BytesIO()
         small.save(buffer, format="png", optimize=True)
         return buffer.getvalue()
@@ -350,12 +352,10 @@ def _piece(model: _Model, room: float) -> _Piece:
     if model.hidden:
         return _Piece(0, 0)
     made = _KINDS.get(model.kind, _unknown)(model, room)
-    border = re.fullmatch(
-        r"([\d.]+)px +\w+ +(#\w+|\w+)", model.layout["border"] or model.layout["border_top"]
-    )
+    border = _border(model)
     if border is None or not made.width:
         return made
-    line, colour = float(border[1]), border[2]
+    line, colour = border
 
     def draw(pen: _Pen, x: float, y: float) -> None:
         made.draw(pen, x, y)
@@ -364,6 +364,16 @@ def _piece(model: _Model, room: float) -> _Piece:
         pen.box(x + inset, y + inset, *size, "none", edge=colour, rounding=0, line=line)
 
     return _Piece(made.width, made.height, made.words, draw)
+
+
+def _border(model: _Model) -> tuple[float, str] | None:
+    """Width and colour of a widget's border."""
+    found = re.fullmatch(
+        r"([\d.]+)px +(?!none)\w+ +(#?\w+)", model.layout["border"] or model.layout["border_top"]
+    )
+    if found is None or not matplotlib.colors.is_color_like(found[2]):
+        return None
+    return float(found[1]), found[2]
 
 
 def _pixels(length: str, room: float) -> float | None:
@@ -469,17 +479,22 @@ def _labelled(
         usual: Width of the whole where the layout names none.
     """
     text = model["description"]
-    label = 0.0
+    label, size = 0.0, _TYPE
     if text:
         fixed = _pixels(model.style["description_width"], room)
-        fits = _text_width(text) + 8
-        # JupyterLab cuts a long description; here nobody can make it longer.
-        label = max(fixed or (0 if model.style["description_width"] else _LABEL), fits)
+        label = fixed or (0 if model.style["description_width"] else _LABEL)
+        # The type here is wider than a browser's. JupyterLab cuts a longer description still;
+        # in a picture nobody can widen it.
+        needed = _text_width(text)
+        if label - 8 < needed <= (label - 8) * _TYPE / _SMALL:
+            size = _TYPE * (label - 8) / needed
+        label = max(label, _text_width(text, size) + 8)
     control = make(max(_width(model, room, usual) - label, 40))
 
     def draw(pen: _Pen, x: float, y: float) -> None:
         if text:
-            pen.text(x + label - 8, y + _ROW / 2, text, colour=model.ink, side="right")
+            end, middle = x + label - 8, y + _ROW / 2
+            pen.text(end, middle, text, size=size, colour=model.ink, side="right")
         control.draw(pen, x + label, y)
 
     return _Piece(label + control.width, control.height, control.words, draw)
@@ -575,16 +590,19 @@ def _plate(
     """A button."""
 
     def draw(pen: _Pen, x: float, y: float) -> None:
-        pen.box(x, y, width, _ROW, face, edge=_LINE if face == "white" else "none")
+        # A face that is hard to tell from the paper gets an edge.
+        edge = _TRACK if _luminance(face) > 0.9 else face
+        pen.box(x + 0.5, y + 0.5, width - 1, _ROW - 1, face, edge=edge)
         pen.text(x + width / 2, y + _ROW / 2, _fitted(text, width - 8), colour=ink, side="center")
 
     return _Piece(width, _ROW, (words,), draw)
 
 
-def _on(colour: str) -> str:
-    """The colour that text on another can be read in."""
-    red, green, blue = matplotlib.colors.to_rgb(colour)
-    return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.62 else _INK
+def _luminance(colour: str) -> float:
+    """Relative luminance as WCAG defines it."""
+    parts = np.array(matplotlib.colors.to_rgb(colour))
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
 
 
 def _paler(colour: str) -> str:
@@ -595,14 +613,16 @@ def _button(model: _Model, room: float) -> _Piece:
     """Buttons and toggle buttons, in their colour."""
     text = str(model["description"])
     icon = _ICONS.get(model["icon"], "")
-    face = model.style["button_color"] or _BUTTONS.get(model["button_style"], _FACE)
-    if not matplotlib.colors.is_color_like(face):
-        face = _FACE
-    name, state = "Button", ""
+    face = _BUTTONS.get(model["button_style"], _FACE)
+    ink = "white" if model["button_style"] in _BUTTONS else _INK
+    own = model.style["button_color"]
+    if own and matplotlib.colors.is_color_like(own):
+        # Of white and black, the one that is easier to read.
+        face, ink = own, "white" if _luminance(own) < 0.18 else _INK
+    name, state = "Button", " (outlined)" if _border(model) else ""
     if model.kind == "ToggleButton":
-        name, state = "Toggle button", ", on" if model["value"] else ", off"
-        face = _CHOSEN if model["value"] else face
-    ink = _on(face)
+        name, state = "Toggle button", " on" if model["value"] else " off"
+        face, ink = (_CHOSEN, "white") if model["value"] else (face, ink)
     if model["disabled"]:
         face, ink = _paler(face), _PALE if ink == _INK else ink
     return _plate(

@@ -18,7 +18,8 @@
 # of everything comes from one word, the *tier*: `quick` unless the environment variable
 # `SEGNB_TIER` says otherwise.
 
-# %%
+# %% tags=["folded"]
+# @title Imports
 import hashlib
 import itertools
 import tempfile

@@ -52,7 +52,8 @@ CHANNELS = 256  # of an embedding, where we time the loss
 # %% [markdown]
 # Everything we need: `torch`, and `segnb`, whose losses are what this notebook explains.
 
-# %%
+# %% tags=["folded"]
+# @title Imports
 import math
 import time
 

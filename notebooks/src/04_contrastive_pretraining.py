@@ -45,7 +45,8 @@ SEED = 0
 # %% [markdown]
 # What we import: the stage itself, `pretrain`, is a function of `segnb.training`.
 
-# %%
+# %% tags=["folded"]
+# @title Imports
 import math
 
 import ipywidgets

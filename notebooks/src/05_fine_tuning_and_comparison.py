@@ -17,7 +17,8 @@
 # **What we need.** `segnb.experiments.runs.run` trains a recipe, measures it and keeps everything in one
 # folder. What is there already is not trained again.
 
-# %%
+# %% tags=["folded"]
+# @title Imports
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence

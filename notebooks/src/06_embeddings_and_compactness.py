@@ -47,7 +47,8 @@ SEED = 0  # of the run trained here
 # What we import. `segnb.metrics.compactness` holds the numbers, `segnb.report` reads what a run has
 # kept.
 
-# %%
+# %% tags=["folded"]
+# @title Imports
 from collections import Counter
 
 import numpy as np

@@ -19,7 +19,8 @@
 # functions they call; `segnb.widgets.training` runs a training in a thread of its own, so that the
 # Stop button can be heard.
 
-# %%
+# %% tags=["folded"]
+# @title Imports
 import dataclasses
 import math
 from collections import Counter

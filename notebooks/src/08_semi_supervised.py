@@ -15,7 +15,8 @@
 # **What we need.** The stages are plain functions that take a network and a set of images; that is
 # why a second round is no more than calling them again.
 
-# %%
+# %% tags=["folded"]
+# @title Imports
 import dataclasses
 
 import ipywidgets as widgets

@@ -19,7 +19,8 @@
 # **What we need.** Nothing new is needed for scale: a recipe names the data set and the tier, and
 # `run` does the rest.
 
-# %%
+# %% tags=["folded"]
+# @title Imports
 import dataclasses
 import shlex
 import shutil

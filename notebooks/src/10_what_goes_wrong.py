@@ -18,7 +18,8 @@
 # **What we need.** The wrong code stands in the cells below. The right code is what the rest of
 # this project uses.
 
-# %%
+# %% tags=["folded"]
+# @title Imports
 import math
 from collections.abc import Callable, Sequence
 
