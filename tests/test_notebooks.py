@@ -55,6 +55,19 @@ def test_the_saved_notebook_is_clean(source: Path) -> None:
     assert pictures, "a reader on GitHub sees no picture"
 
 
+@each_source
+def test_imports_and_set_up_are_folded_under_a_title(source: Path) -> None:
+    codes = [cell for cell in notebooks.make(source).cells if cell.cell_type == "code"]
+    folded = [cell for cell in codes if "folded" in cell.metadata.get("tags", [])]
+    titles = [cell.source.split("\n", 1)[0] for cell in folded]
+    assert (
+        titles
+        == ["# @title Set-up", "# @title Imports"][: 1 if source.stem.startswith("00") else 2]
+    )
+    for node in ast.parse(folded[-1].source).body if len(folded) > 1 else ():
+        assert isinstance(node, ast.Import | ast.ImportFrom), "only imports are folded away"
+
+
 def test_no_notebook_without_a_source() -> None:
     made = {notebooks.target(source) for source in SOURCES}
     assert set(notebooks.SOURCES.parent.glob("*.ipynb")) <= made
@@ -211,17 +224,16 @@ def test_a_source_becomes_an_executed_clean_notebook_in_step(
     saved = nbformat.read(notebooks.target(series), as_version=4)
     kinds = [cell.cell_type for cell in saved.cells]
     assert kinds == ["markdown", "markdown", "code"] + ["markdown", "code"] * 3
-    assert saved.cells[2].source.startswith("REPO = ")
+    assert saved.cells[2].source.startswith("# @title Set-up\nREPO = ")
+    folded = {"jupyter": {"source_hidden": True}, "cellView": "form"}
+    assert saved.cells[2].metadata == {"tags": ["folded"], **folded}
+    assert saved.cells[4].metadata == {}
     assert saved.cells[2].outputs == []
     printed = saved.cells[4].outputs[0].text
     assert printed == "smoke ./notebooks 0x...\n"
     assert len(saved.cells[4].outputs) == 1, "the error stream is not saved"
     assert "careful" in capsys.readouterr().err, "but it is shown to whoever builds"
-    assert saved.cells[-1].metadata == {
-        "tags": ["solution"],
-        "jupyter": {"source_hidden": True},
-        "cellView": "form",
-    }
+    assert saved.cells[-1].metadata == {"tags": ["solution"], **folded}
     assert set(saved.metadata) == {"kernelspec", "language_info"}
     assert str(Path.home()) not in notebooks.target(series).read_text()
 
@@ -326,7 +338,7 @@ def test_code_without_a_reason_and_widget_metadata_are_faults() -> None:
     assert "not executed" in found
 
 
-def test_widgets_leave_a_line_and_progress_bars_nothing() -> None:
+def test_widgets_without_state_leave_a_line_and_progress_bars_nothing() -> None:
     notebook = made_with(
         {"data": {notebooks._WIDGET: {"model_id": "1"}, "text/plain": "HBox(children=())"}}
     )

@@ -9,13 +9,15 @@
 
 A notebook is executed in a scratch copy of the folder it belongs to, so that no run of it can
 change the repository's ledger. What is saved holds no widget state, no machine's paths and no
-timings.
+timings; a widget leaves a picture of its controls and what its output areas showed.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
+import copy
 import hashlib
 import os
 import re
@@ -37,6 +39,11 @@ from traitlets.config import Config
 
 from segnb.files import write_atomic
 
+if __package__:
+    from tools import widget_pictures
+else:  # started as a script, which finds its neighbours alone
+    import widget_pictures
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 SOURCES = REPOSITORY / "notebooks" / "src"
 SETUP = SOURCES / "_setup.py"
@@ -51,6 +58,7 @@ MACHINE_PATHS = re.compile(
 )
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
+_WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 _INTERACTIVE = "(interactive: run this cell to see it)"
 _PROGRESS = re.compile(r"\d+%\||\[\d+:\d+<|it/s\]")
 _ADDRESS = re.compile(r"\b0x[0-9a-f]{8,}\b")
@@ -142,7 +150,7 @@ def make(source: Path, setup: Path = SETUP) -> NotebookNode:
 
 def _cell_metadata(tags: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {"tags": list(tags)} if tags else {}
-    if "solution" in tags:
+    if {"folded", "solution"} & set(tags):
         found["jupyter"] = {"source_hidden": True}  # JupyterLab
         found["cellView"] = "form"  # Colab
     return found
@@ -202,7 +210,7 @@ def execute(notebook: NotebookNode, *, name: str, tier: str, timeout: int | None
             kernel_name="python3",
             record_timing=False,
             coalesce_streams=True,
-            # nbclient loses its way in Output widgets without; clean() takes it out again.
+            # nbclient loses its way in Output widgets without; clean() draws it and takes it out.
             store_widget_state=True,
             resources={"metadata": {"path": str(folder)}},
         )
@@ -234,36 +242,92 @@ def _own_paths(environment: Mapping[str, str]) -> dict[str, str]:
 def clean(notebook: NotebookNode, paths: Mapping[str, str]) -> None:
     """Take out of the outputs what belongs to one machine or one moment, in place.
 
-    Widgets leave a line in their place, since without their state no viewer can draw them;
-    progress bars and the error stream (warnings, with paths) leave nothing and are printed here.
+    A widget leaves a picture of its controls, and then what its Output widgets show. Progress bars
+    and the error stream (warnings, with paths) leave nothing; the latter is printed here.
 
     Args:
         notebook: An executed notebook.
-        paths: Places on this machine, and the word that takes the place of each.
+        paths: Paths on this machine, and the word that replaces each.
     """
+    widgets = notebook.metadata.get("widgets", {}).get(_WIDGET_STATE, {})
+    states = {
+        model_id: {**held, "state": _scrub_traits(held["state"], paths)}
+        for model_id, held in widgets.get("state", {}).items()
+    }
     for key in [key for key in notebook.metadata if key not in ("kernelspec", "language_info")]:
         del notebook.metadata[key]
     notebook.metadata["language_info"] = {"name": "python"}
     for cell in notebook.cells:
-        if cell.cell_type != "code":
+        if cell.cell_type == "code":
+            cell.metadata.pop("execution", None)
+            cell.outputs = _cleaned(cell.outputs, states, paths)
+
+
+def _cleaned(
+    outputs: Iterable[NotebookNode], states: Mapping[str, Any], paths: Mapping[str, str]
+) -> list[NotebookNode]:
+    own = []
+    for output in outputs:
+        if output.output_type == "stream" and output.name == "stderr":
+            if not _PROGRESS.search(output.text):
+                print(output.text.rstrip(), file=sys.stderr)
             continue
-        cell.metadata.pop("execution", None)
-        kept = []
-        for output in cell.outputs:
-            if output.output_type == "stream" and output.name == "stderr":
-                if not _PROGRESS.search(output.text):
-                    print(output.text.rstrip(), file=sys.stderr)
-                continue
-            if output.output_type == "stream":
-                output.text = _scrub(output.text, paths)
-            for kind in [kind for kind in output.get("data", {}) if kind.startswith("text/")]:
-                output.data[kind] = _scrub(output.data[kind], paths)
-            if _WIDGET in output.get("data", {}):
-                if _PROGRESS.search(output.data.get("text/plain", "")):
-                    continue
-                output.data = NotebookNode({"text/plain": _INTERACTIVE})
+        if output.output_type == "stream":
+            output.text = _scrub(output.text, paths)
+        data = output.get("data", {})
+        for kind in [kind for kind in data if kind.startswith("text/")]:
+            data[kind] = _scrub(data[kind], paths)
+        if _WIDGET not in data or not _PROGRESS.search(data.get("text/plain", "")):
+            own.append(output)
+    kept: list[NotebookNode] = []
+    for output in own:
+        if _WIDGET not in output.get("data", {}):
             kept.append(output)
-        cell.outputs = kept
+            continue
+        model_id = output.data[_WIDGET]["model_id"]
+        # Without the widget itself, which could be shown in its own Output widget.
+        others = {key: state for key, state in states.items() if key != model_id}
+        held = copy.deepcopy(widget_pictures.held_outputs(model_id, states))
+        shown = _cleaned(map(nbformat.from_dict, held), others, paths)
+        picture = widget_pictures.draw(model_id, states) if model_id in states else None
+        if picture is not None or not shown:
+            kept.append(_still(output, picture))
+        seen = [_content(other) for other in [*own, *kept]]
+        kept += [one for one in shown if _content(one) not in seen]
+    return kept
+
+
+def _content(output: NotebookNode) -> tuple[Any, Any]:
+    return output.get("data"), output.get("text")
+
+
+def _still(view: NotebookNode, picture: widget_pictures.WidgetPicture | None) -> NotebookNode:
+    """The output of a widget without the widget."""
+    view.data, view.metadata = NotebookNode({"text/plain": _INTERACTIVE}), NotebookNode()
+    if picture is not None:
+        view.data = NotebookNode(
+            {
+                "image/png": base64.b64encode(picture.png).decode("ascii"),
+                "text/plain": f"{_INTERACTIVE}\n{picture.alt}",
+            }
+        )
+        shown = {"alt": picture.alt, "width": picture.width, "height": picture.height}
+        view.metadata["image/png"] = NotebookNode(shown)
+    return view
+
+
+def _scrub_traits(value: Any, paths: Mapping[str, str]) -> Any:
+    """The state of a widget, scrubbed; what Output widgets hold is cleaned as outputs are."""
+    if isinstance(value, str):
+        return _scrub(value, paths)
+    if isinstance(value, list | tuple):
+        return [_scrub_traits(one, paths) for one in value]
+    if isinstance(value, Mapping):
+        return {
+            name: one if name == "outputs" else _scrub_traits(one, paths)
+            for name, one in value.items()
+        }
+    return value
 
 
 def _scrub(text: str, paths: Mapping[str, str]) -> str:

@@ -18,7 +18,8 @@
 # the *tier*, sets the size of everything. It is `quick` unless the environment variable
 # `SEGNB_TIER` says otherwise.
 
-# %%
+# %% tags=["folded"]
+# @title Imports
 import hashlib
 import itertools
 import tempfile

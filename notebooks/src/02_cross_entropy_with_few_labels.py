@@ -16,7 +16,8 @@
 # **What we need.** `segnb.training.finetune` is stage 2 of the paper. It is also the entire
 # baseline: cross-entropy on the network with a pixel classifier.
 
-# %%
+# %% tags=["folded"]
+# @title Imports
 from typing import Any
 
 import ipywidgets as widgets

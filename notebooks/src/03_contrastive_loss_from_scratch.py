@@ -52,7 +52,8 @@ CHANNELS = 256  # of an embedding, for the timings
 # %% [markdown]
 # We need `torch`, and `segnb`, whose losses this notebook explains.
 
-# %%
+# %% tags=["folded"]
+# @title Imports
 import math
 import time
 

@@ -45,7 +45,8 @@ SEED = 0
 # %% [markdown]
 # The imports. The stage itself is one function of `segnb.training`: `pretrain`.
 
-# %%
+# %% tags=["folded"]
+# @title Imports
 import math
 
 import ipywidgets

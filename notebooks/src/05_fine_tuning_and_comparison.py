@@ -18,7 +18,8 @@
 # **Imports.** `segnb.experiments.runs.run` trains a recipe, evaluates it and keeps everything in
 # one folder. A run that is already there is not trained again.
 
-# %%
+# %% tags=["folded"]
+# @title Imports
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence

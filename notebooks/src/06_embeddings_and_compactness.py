@@ -47,7 +47,8 @@ SEED = 0  # of the runs trained here
 # **Imports.** `segnb.metrics.compactness` computes the numbers; `segnb.report` reads what a run has
 # saved.
 
-# %%
+# %% tags=["folded"]
+# @title Imports
 from collections import Counter
 
 import numpy as np

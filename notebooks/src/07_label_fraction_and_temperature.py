@@ -19,7 +19,8 @@
 # **Imports.** `segnb.widgets.explorer` holds the sliders and the plain functions they call.
 # `segnb.widgets.training` runs a training in its own thread, so that the Stop button works.
 
-# %%
+# %% tags=["folded"]
+# @title Imports
 import dataclasses
 import math
 from collections.abc import Sequence

@@ -16,7 +16,8 @@
 # **Imports.** The stages are plain functions that take a network and a set of images, so a second
 # round simply means calling them again.
 
-# %%
+# %% tags=["folded"]
+# @title Imports
 import dataclasses
 
 import ipywidgets as widgets

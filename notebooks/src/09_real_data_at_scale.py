@@ -19,7 +19,8 @@
 # **Imports.** Working at scale needs nothing new: a recipe names the data set and the tier, and
 # `run` does the rest.
 
-# %%
+# %% tags=["folded"]
+# @title Imports
 import dataclasses
 import shlex
 import shutil

@@ -18,7 +18,8 @@
 # **Imports.** The wrong code is written out in the cells below. The right code is what the rest of
 # this project uses.
 
-# %%
+# %% tags=["folded"]
+# @title Imports
 import math
 from collections.abc import Callable, Sequence
 

@@ -2,7 +2,8 @@
 # **Set-up.** On Colab the next cell fetches this repository and installs `segnb`, leaving Colab's
 # torch, numpy and pandas as they are. In JupyterLab it does nothing.
 
-# %%
+# %% tags=["folded"]
+# @title Set-up
 REPO = ""  # owner/name on GitHub
 
 import sys
