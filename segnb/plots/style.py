@@ -182,14 +182,16 @@ def panel_grid(
     return figure, panels
 
 
-def panel_title(text: str, share: float) -> str:
+def panel_title(text: str, share: float, *, size: float = 9.5) -> str:
     """A title broken into lines that fit above a panel.
 
     Args:
         text: The title.
         share: Width of the panel as a share of :data:`WIDTH`.
+        size: Type size in points.
     """
-    return textwrap.fill(text, round(_TITLE_LETTERS * share), break_on_hyphens=False)
+    letters = round(_TITLE_LETTERS * share * 9.5 / size)
+    return textwrap.fill(text, letters, break_on_hyphens=False)
 
 
 def bare(axes: Axes) -> Axes:
@@ -288,7 +290,8 @@ def legend_columns(names: Sequence[str], width: float, *, letter: float, sample:
     for columns in range(len(names), 1, -1):
         longest = [max(map(len, column)) for column in np.array_split(names, columns)]
         if letter * sum(longest) + sample * columns <= width:
-            return columns
+            lines = -(-len(names) // columns)
+            return -(-len(names) // lines)  # no more columns than those lines need
     return 1
 
 
