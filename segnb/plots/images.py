@@ -215,7 +215,7 @@ class _Page:
         gap: float = _GAP,
     ) -> None:
         """Add a row; its first images are photos, the others masks."""
-        titles = [panel_title(title, self.panel / WIDTH, size=8.5) for title in titles]
+        titles = [panel_title(title, self.panel / WIDTH, letters=110) for title in titles]
         if titles:
             self.height += 0.22 + 0.14 * max(title.count("\n") for title in titles)
         # As tall as its tallest image; an upright one is made narrower than its panel.

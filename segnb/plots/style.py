@@ -28,8 +28,6 @@ from segnb.results.table import summarise
 
 #: Width of a figure in inches; a notebook shows 100 pixels per inch.
 WIDTH = 7.2
-#: Letters of a title that fit above a figure of that width.
-_TITLE_LETTERS = 78
 #: Pixels per inch of a PNG: sharp on a dense screen, small enough for a notebook.
 PIXELS = 160
 #: The same for pages of photographs, which compress badly.
@@ -182,16 +180,15 @@ def panel_grid(
     return figure, panels
 
 
-def panel_title(text: str, share: float, *, size: float = 9.5) -> str:
+def panel_title(text: str, share: float, *, letters: int = 78) -> str:
     """A title broken into lines that fit above a panel.
 
     Args:
         text: The title.
         share: Width of the panel as a share of :data:`WIDTH`.
-        size: Type size in points.
+        letters: How many letters fit in that width.
     """
-    letters = round(_TITLE_LETTERS * share * 9.5 / size)
-    return textwrap.fill(text, letters, break_on_hyphens=False)
+    return textwrap.fill(text, round(letters * share), break_on_hyphens=False)
 
 
 def bare(axes: Axes) -> Axes:
