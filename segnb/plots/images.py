@@ -20,6 +20,7 @@ from segnb.plots.style import (
     bare,
     legend_columns,
     new_figure,
+    panel_title,
     styled,
 )
 
@@ -195,12 +196,11 @@ def views(images: Sequence[Any], others: Mapping[str, Sequence[Any]]) -> Picture
 
 
 class _Page:
-    """Rows of panels of one width from top to bottom, in inches; the last call is `picture`."""
+    """Rows of panels of equal width, in inches; the figure's height is known at the end."""
 
     def __init__(self, columns: int) -> None:
         self.width = max(WIDTH, 1.5 * columns)
         self.panel = (self.width - _GAP * (columns - 1)) / max(columns, 2)
-        self.letters = int(max(WIDTH / columns, 1.5) / 0.075)
         self.height = 0.0
         self.figure = new_figure(self.width, WIDTH, tight=False, pixels=PHOTO_PIXELS)
         self.boxes: dict[Axes, tuple[float, float, float]] = {}
@@ -215,7 +215,7 @@ class _Page:
         gap: float = _GAP,
     ) -> None:
         """Add a row; its first images are photos, the others masks."""
-        titles = [_in_two(title) if len(title) > self.letters else title for title in titles]
+        titles = [panel_title(title, self.panel / WIDTH, letters=110) for title in titles]
         if titles:
             self.height += 0.22 + 0.14 * max(title.count("\n") for title in titles)
         # As tall as its tallest image; an upright one is made narrower than its panel.
@@ -279,15 +279,6 @@ def _share_right(guess: Bytes, truth: Bytes) -> str:
     if not counted.any():
         return "–"
     return f"{100 * float((guess == truth)[counted].mean()):.0f}"
-
-
-def _in_two(title: str) -> str:
-    """A title broken at the space nearest to its middle."""
-    breaks = [i for i, letter in enumerate(title) if letter == " "]
-    if not breaks:
-        return title
-    middle = min(breaks, key=lambda i: abs(i - len(title) / 2))
-    return title[:middle] + "\n" + title[middle + 1 :]
 
 
 def as_array(values: Any) -> npt.NDArray[Any]:

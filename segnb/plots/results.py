@@ -126,10 +126,7 @@ def gain(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
     widths = _panel_widths([_ticks(lines) for lines in panels.values()])
     with styled():
         figure, drawn = panel_grid(
-            [
-                panel_title(f"over {name}", width)
-                for name, width in zip(panels, widths, strict=True)
-            ],
+            [*map(panel_title, (f"over {baseline}" for baseline in panels), widths)],
             height=4.3,
             columns=len(panels),
             sharey=True,

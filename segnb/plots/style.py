@@ -28,8 +28,6 @@ from segnb.results.table import summarise
 
 #: Width of a figure in inches; a notebook shows 100 pixels per inch.
 WIDTH = 7.2
-#: Letters of a title that fit above a figure of that width.
-_TITLE_LETTERS = 78
 #: Pixels per inch of a PNG: sharp on a dense screen, small enough for a notebook.
 PIXELS = 160
 #: The same for pages of photographs, which compress badly.
@@ -182,14 +180,15 @@ def panel_grid(
     return figure, panels
 
 
-def panel_title(text: str, share: float) -> str:
+def panel_title(text: str, share: float, *, letters: int = 78) -> str:
     """A title broken into lines that fit above a panel.
 
     Args:
         text: The title.
         share: Width of the panel as a share of :data:`WIDTH`.
+        letters: How many letters fit in that width.
     """
-    return textwrap.fill(text, round(_TITLE_LETTERS * share), break_on_hyphens=False)
+    return textwrap.fill(text, round(letters * share), break_on_hyphens=False)
 
 
 def bare(axes: Axes) -> Axes:
@@ -288,7 +287,8 @@ def legend_columns(names: Sequence[str], width: float, *, letter: float, sample:
     for columns in range(len(names), 1, -1):
         longest = [max(map(len, column)) for column in np.array_split(names, columns)]
         if letter * sum(longest) + sample * columns <= width:
-            return columns
+            lines = -(-len(names) // columns)
+            return -(-len(names) // lines)  # no more columns than those lines need
     return 1
 
 
