@@ -16,7 +16,7 @@ from segnb.plots import Picture
 from segnb.recipe import DatasetName, Tier
 from segnb.results import ledger, table
 from segnb.results.method import Method, recipe_of
-from segnb.results.overview import comparable
+from segnb.results.overview import comparable, main_methods
 from segnb.results.step_map import step_map
 from segnb.training.log import read_log
 
@@ -144,8 +144,11 @@ def ledger_figures(
     Raises:
         ConfigError: No row is of the preset's own recipe.
     """
-    rows = comparable(held, dataset=dataset, tier=tier)
-    with_temperatures = comparable(held, dataset=dataset, tier=tier, varied=("temperature",))
+    every = comparable(held, dataset=dataset, tier=tier)
+    rows = main_methods(every)
+    with_temperatures = main_methods(
+        comparable(held, dataset=dataset, tier=tier, varied=("temperature",))
+    )
     compared = table.most_compared(rows)
     figures: dict[str, Picture] = {}
     for measure in get_args(table.Measure):
@@ -169,7 +172,7 @@ def ledger_figures(
     return {
         **figures,
         "cost": plots.cost(table.beside_baselines(table.one_device(rows))),
-        "compactness": plots.compactness_scatter(rows),
+        "compactness": plots.compactness_scatter(every),
         "compactness_stages": plots.compactness_stages(compared),
         **comparison(compared, results, root=root),
     }

@@ -6,7 +6,7 @@ import pytest
 
 from segnb.errors import ConfigError
 from segnb.recipe import Recipe, Stage, preset
-from segnb.results.overview import comparable, tables
+from segnb.results.overview import comparable, main_methods, tables
 
 
 def row(recipe: Recipe, miou: float = 30.0, precision: str = "fp32") -> dict[str, Any]:
@@ -106,3 +106,24 @@ def test_tables_of_classes_are_of_the_split_that_was_asked_for() -> None:
     assert "| 60 | 60 |" in tables([camvid, voc], classes="val")
     with pytest.raises(ConfigError, match="none of these runs has miou_test"):
         tables([voc], classes="test")
+
+
+def test_the_main_methods_are_three_and_the_loss_is_the_one_most_runs_have() -> None:
+    official = BASE.replace(form="official")
+    kept = [
+        row(BASE.replace(method="ce")),
+        row(BASE.replace(method="ce_long")),
+        row(official),
+        row(official.replace(seed=1)),
+    ]
+    variants = [
+        row(BASE),
+        row(official.replace(loss_size=(24, 24))),
+        row(official.replace(loss_size=(24, 24), seed=1)),
+        row(official.replace(loss_size=(24, 24), seed=2)),
+        row(BASE.replace(method="ce_long", distortion=0)),
+        row(BASE.replace(method="ce_double")),
+        row(BASE.replace(method="pseudo")),
+    ]
+    assert main_methods([*variants, *kept]) == kept
+    assert main_methods(kept[:1]) == kept[:1]

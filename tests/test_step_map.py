@@ -134,6 +134,16 @@ def test_the_arithmetic_with_most_cells_makes_the_map() -> None:
     assert held.values("ce", *CELL, measure="miou_val") == {0: 20.0, 1: 21.0, 2: 19.0}
 
 
+def test_a_stage_1_with_one_length_of_stage_2_is_no_line() -> None:
+    lone = made_sweep.made_row(recipe("contrastive", pretrain=2, finetune=SHORT))
+    held = step_map(
+        [*made_rows(), lone | {"miou_val": 31.0, "precision": "bf16"}],
+        dataset="shapes",
+        tier="smoke",
+    )
+    assert held.axis(1) == (LONG,)
+
+
 def test_without_two_lengths_there_is_no_map() -> None:
     rows = [row for row in made_rows() if row["recipe"]["finetune"]["steps"] == SHORT]
     with pytest.raises(ConfigError, match=r"no map of steps for shapes.*segnb sweep --vary"):

@@ -264,14 +264,12 @@ Markdown(findings.compactness_found(rows[-1]))
 # %%
 held = ledger.read(RESULTS / "ledger.jsonl")
 needed = {"ce", "ce_long", "contrastive"}
-official = {Method(kind="ce"), Method(kind="ce_long")}
-official |= {Method(kind="contrastive", form="official", scope="cross")}
 try:
     plain = overview.comparable(held, dataset=LEDGER_DATASET)
 except ConfigError:
     plain = []
 if not ALL_METHODS:
-    plain = [row for row in plain if Method.of(row) in official]
+    plain = overview.main_methods(plain)
 if not needed <= {row["method"] for row in plain}:
     print(f"The ledger holds no complete comparison on {LEDGER_DATASET} yet.")
     print("The short runs above stand in for it below, one seed each.")

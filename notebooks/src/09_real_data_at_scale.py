@@ -296,9 +296,9 @@ for name, size in sorted({(r["dataset"], r["tier"]) for r in rows}):
         continue  # only studies that change more than the method
     display(Markdown(f"**{name}, {size} tier**"))
     figures = {
-        plots.label_curve: plain,
-        plots.gain: plain,
-        plots.temperature_curve: heated,
+        plots.label_curve: overview.main_methods(plain),
+        plots.gain: overview.main_methods(plain),
+        plots.temperature_curve: overview.main_methods(heated),
         plots.cost: table.beside_baselines(table.one_device(plain)),
         plots.compactness_scatter: plain,
     }

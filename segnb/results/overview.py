@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 from segnb import datasets
 from segnb.errors import ConfigError
 from segnb.recipe import Recipe, preset
 from segnb.results import ledger
-from segnb.results.method import recipe_of
+from segnb.results.method import Method, recipe_of
 from segnb.results.table import (
     MEASURE_NAMES,
     Measure,
@@ -117,6 +118,23 @@ def comparable(
     if not chosen:
         raise ConfigError("the ledger holds no runs for this; `segnb sweep` adds some")
     return each_run_once(chosen)
+
+
+def main_methods(rows: Sequence[ledger.Row]) -> list[ledger.Row]:
+    """The rows of cross-entropy, of the same with equal compute, and of the contrastive method.
+
+    The contrastive method is the one form and scope that most rows have, the preset's map of the
+    loss with it. Variants of the loss and of the baselines are left to the tables: figures of all
+    of them can't be read.
+    """
+    contrastive = Counter(
+        method
+        for method in map(Method.of, rows)
+        if method.kind == "contrastive"
+        and method == Method(kind=method.kind, form=method.form, scope=method.scope)
+    )
+    shown = {Method(kind="ce"), Method(kind="ce_long"), *dict(contrastive.most_common(1))}
+    return [row for row in rows if Method.of(row) in shown]
 
 
 def _is_preset(recipe: Recipe, varied: Collection[str]) -> bool:

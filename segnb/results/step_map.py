@@ -152,6 +152,11 @@ def step_map(rows: Iterable[Row], *, dataset: str, tier: Tier) -> StepMap:
         if arithmetic and row.get("precision") == arithmetic[0][0]:
             runs.setdefault(position, {})[int(row["seed"])] = row
             fractions[position[1]] = float(row["fraction"])
+    # One length of stage 2 alone is no line of a map.
+    lengths: dict[tuple[int, int], set[int]] = {}
+    for _, labelled, pretrain, finetune in runs:
+        lengths.setdefault((labelled, pretrain), set()).add(finetune)
+    runs = {one: held for one, held in runs.items() if len(lengths[one[1:3]]) > 1}
     found = StepMap(runs, fractions)
     if len(found.axis(2)) < 2:
         raise ConfigError(
