@@ -443,9 +443,10 @@ print(f"\nKey {strength.argmin()} pushes hardest.")
 # %% [markdown]
 # **How to read it.** The nearest negative pushes hardest, and the one opposite hardly at all: in the
 # softmax, a key that is far away has almost no share. The loss finds the hard negatives by itself;
-# nobody has to select them. The positives together pull exactly as hard as the negatives together
-# push (each column of weights adds up to 0), so an anchor whose negatives have no share left stands
-# still.
+# nobody has to select them. Of the positives, the nearest pulls least, because its share is already
+# close to $1/|P_p|$. The first column of numbers adds up to 0: together, the positives pull exactly
+# as hard as the negatives push. So once the negatives have no share left, all that remains is to
+# even out the positives.
 
 # %% [markdown]
 # ### The cross-image loss

@@ -264,13 +264,13 @@ Picture(
 )
 
 # %% [markdown]
-# **How to read it.** The hardest negative is neither very near, nor at 90°, nor opposite: at a small
-# $\tau$ it is about as far from the anchor as the positive. A negative on top of the anchor has the
-# largest share, but its push points straight at the anchor and can't turn it. One far away could
-# turn it, but has no share left. A large $\tau$ evens out the shares, and the peak moves towards
-# 90°, where the sine is largest. At a small $\tau$ the share works like a switch: negatives nearer
-# than the positive have it all, those farther away nothing. So the loss spends its force on the
-# pixels that it might confuse with a positive, and with a smaller $\tau$ on fewer of them.
+# **How to read it.** The hardest negative is neither very near, nor at 90°, nor opposite: at a
+# small $\tau$ it is about as far from the anchor as the positive. A negative on top of the anchor
+# has the largest share, but it pushes along the anchor's own direction and can't turn it. One far
+# away could turn it, but has no share left. A large $\tau$ evens out the shares, and the peak moves
+# towards 90°, where the sine is largest. At a small $\tau$ the share works like a switch: negatives
+# nearer than the positive have it all, those farther away nothing. So the loss spends its force on
+# the pixels that it might confuse with a positive, and with a smaller $\tau$ on fewer of them.
 
 # %% [markdown]
 # ### Exercise 2 · another image

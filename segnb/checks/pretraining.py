@@ -31,8 +31,8 @@ def check_hardest_negative(answer: Answer) -> None:
         )
         need(
             found > 0.06,
-            "the angle is almost 0. There the negative's share is largest, but its push points "
-            "straight at the anchor. Which part of a push turns the anchor?",
+            "the angle is almost 0. There the negative's share is largest, but it pushes along the "
+            "anchor's own direction. Which part of a push turns the anchor?",
         )
         need(
             found < math.pi - 0.06,
