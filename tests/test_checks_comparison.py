@@ -3,53 +3,77 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from segnb.checks import Answer, Hint
-from segnb.checks.comparison import check_gain_by_class, check_paired_gain
+from segnb.checks.comparison import check_paired_gain, check_unfair_because
+
+Facts = dict[str, Any]
 
 
-def shares(ours: list[float | None], baseline: list[float | None], *, drop: bool = False) -> Any:
-    """Right; or, with ``drop``, without the classes that one of the two has no IoU for."""
-    if drop:
-        common = [None not in pair for pair in zip(ours, baseline, strict=True)]
-        ours = [a if both else None for a, both in zip(ours, common, strict=True)]
-        baseline = [b if both else None for b, both in zip(baseline, common, strict=True)]
-    here, there = (sum(value is not None for value in each) for each in (ours, baseline))
-    return [(a or 0) / here - (b or 0) / there for a, b in zip(ours, baseline, strict=True)]
+def reasons(ours: Facts, baseline: Facts, **other: Callable[[Facts, Facts], bool]) -> set[str]:
+    """Right; or with another rule for one reason, its words joined by underscores."""
+    rules: dict[str, Callable[[Facts, Facts], bool]] = {
+        "fewer_image_passes": lambda a, b: a["image_passes"] > b["image_passes"],
+        "another_distortion": lambda a, b: a["distortion"] != b["distortion"],
+        "other_labels": lambda a, b: sorted(a["labelled"]) != sorted(b["labelled"]),
+        "tuned_on_the_reported_split": lambda a, b: (
+            a["chosen_on"] == a["reported_on"] or b["chosen_on"] == b["reported_on"]
+        ),
+        "one_seed": lambda a, b: sum(seed in b["seeds"] for seed in a["seeds"]) < 2,
+    }
+    return {
+        name.replace("_", " ") for name, holds in (rules | other).items() if holds(ours, baseline)
+    }
 
 
-def naive(ours: list[float | None], baseline: list[float | None]) -> Any:
-    return [((a or 0) - (b or 0)) / len(ours) for a, b in zip(ours, baseline, strict=True)]
-
-
-def shifted(ours: list[float | None], baseline: list[float | None]) -> Any:
-    """Sums to the right number, but gives the absent class a part of it."""
-    found = shares(ours, baseline)
-    if (ours[1] is None) != (baseline[1] is None):
-        found[1], found[0] = found[0], found[1]
-    return found
+def with_rule(**other: Callable[[Facts, Facts], bool]) -> Answer:
+    return lambda ours, baseline: reasons(ours, baseline, **other)
 
 
 @pytest.mark.parametrize(
     ("answer", "hint"),
     [
-        (lambda ours, baseline: None, "returns nothing"),
-        (lambda ours, baseline: 1.0, "one number a class"),
-        (lambda ours, baseline: [a - b for a, b in zip(ours, baseline, strict=True)], "weigh"),
-        (lambda ours, baseline: shares(baseline, ours), "sign"),
-        (lambda ours, baseline: [0.0, 1.0, 2.0], "every class has an IoU"),
-        (naive, "neither method"),
-        (lambda ours, baseline: shares(ours, baseline, drop=True), "Over how many classes"),
-        (shifted, "the sum is right"),
+        (with_rule(fewer_image_passes=lambda a, b: False), "2400 images"),
+        (with_rule(fewer_image_passes=lambda a, b: a["image_passes"] != b["image_passes"]),
+         "no disadvantage"),
+        (with_rule(another_distortion=lambda a, b: False), "without the colour distortion"),
+        (with_rule(another_distortion=lambda a, b: a["distortion"] > b["distortion"]),
+         "none in ours"),
+        (with_rule(other_labels=lambda a, b: a["labelled"] != b["labelled"]), "another order"),
+        (with_rule(other_labels=lambda a, b: len(a["labelled"]) != len(b["labelled"])),
+         "not the same three"),
+        (with_rule(other_labels=lambda a, b: bool(set(b["labelled"]) - set(a["labelled"]))),
+         "fewer labelled"),
+        (with_rule(tuned_on_the_reported_split=lambda a, b: b["chosen_on"] == b["reported_on"]),
+         "our settings"),
+        (with_rule(tuned_on_the_reported_split=lambda a, b: a["chosen_on"] == a["reported_on"]),
+         "the baseline's settings"),
+        (with_rule(tuned_on_the_reported_split=lambda a, b: "test" in (a["chosen_on"],
+                                                                       b["chosen_on"])),
+         "by its name"),
+        (with_rule(one_seed=lambda a, b: False), "next seed"),
+        (with_rule(one_seed=lambda a, b: len(a["seeds"]) < 2), "How many pairs"),
+        (with_rule(one_seed=lambda a, b: min(len(a["seeds"]), len(b["seeds"])) < 2),
+         "without its partner"),
+        (lambda *both: set(sorted(reasons(*both))[:1]), "not only the first"),
+        (lambda *both: {"one seed"}, "should be empty"),
+        (lambda *both: {"cheating"}, "'cheating' is none of the reasons"),
+        (lambda *both: {7}, "7 is none of the reasons"),
+        (lambda *both: "one seed", "yours is a str"),
+        (lambda *both: list(reasons(*both)), "yours is a list"),
+        (lambda *both: {}, "yours is a dict"),
+        (lambda *both: None, "returns nothing"),
+        (lambda ours, baseline: {ours["steps"]}, "KeyError"),
     ],
-)
-def test_gains_shared_out_wrongly(answer: Answer, hint: str) -> None:
+)  # fmt: skip
+def test_unfair_comparisons_overlooked(answer: Answer, hint: str) -> None:
     with pytest.raises(Hint, match=hint):
-        check_gain_by_class(answer)
+        check_unfair_because(answer)
 
 
 def gain(ours: dict[int, float], baseline: dict[int, float], t: float | None = None) -> Any:
@@ -95,5 +119,5 @@ def test_gains_taken_wrongly(answer: Answer, hint: str) -> None:
 
 
 def test_right_answers_pass() -> None:
-    check_gain_by_class(shares)
+    check_unfair_because(reasons)
     check_paired_gain(gain)

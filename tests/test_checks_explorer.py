@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from segnb.checks import Answer, Hint
-from segnb.checks.explorer import check_labels_needed, check_temperature_choice
+from segnb.checks.explorer import check_limits, check_temperature_choice
 
 Rows = Sequence[dict[str, Any]]
 
@@ -36,45 +37,64 @@ def test_temperatures_chosen_wrongly(answer: Answer, hint: str) -> None:
         check_temperature_choice(answer)
 
 
-def needed(
-    counts: Sequence[int],
-    mious: Sequence[float],
-    target: float,
-    *,
-    linear: bool = False,
-    above: float = math.inf,
-    last: bool = False,
-) -> float:
-    if mious[0] >= target:
-        return counts[0]
-    places = [i for i in range(1, len(counts)) if mious[i - 1] < target <= mious[i]]
-    if not places:
-        return above
-    i = places[-1 if last else 0]
-    share = (target - mious[i - 1]) / (mious[i] - mious[i - 1])
-    if linear:
-        return counts[i - 1] + share * (counts[i] - counts[i - 1])
-    return float(counts[i - 1] ** (1 - share) * counts[i] ** share)
+Array = np.ndarray
+
+
+def at(similarities: Array, positive: Array, temperature: float) -> float:
+    """The loss of one anchor at some temperature."""
+    scores = similarities / temperature
+    return float(np.logaddexp.reduce(scores) - scores[positive].mean())
+
+
+def tried(similarities: Array, positive: Array) -> tuple[float, float]:
+    """Both limits, by trying a very small and a very large temperature."""
+    return 1e-5 * at(similarities, positive, 1e-5), at(similarities, positive, 1e6)
+
+
+def limit(
+    low: Callable[[Array, Array], float] = lambda s, p: s.max() - s[p].mean(),
+    high: Callable[[Array, Array], float] = lambda s, p: math.log(len(s)),
+) -> Answer:
+    return lambda similarities, positive: (
+        low(similarities, positive),
+        high(similarities, positive),
+    )
 
 
 @pytest.mark.parametrize(
     ("answer", "hint"),
     [
-        (lambda *a: needed(*a, linear=True), "half a doubling"),
-        (lambda *a: needed(*a, above=128.0), "math.inf"),
-        (lambda c, m, t: next((n for n, y in zip(c, m, strict=True) if y >= t), math.inf), "log2"),
-        (lambda c, m, t: needed(c, m, t) if t >= m[0] else 0, "fewest labels"),
-        (
-            lambda c, m, t: needed(c, m, t) if list(m) == sorted(m) else math.inf,
-            "first crossing|finite",
-        ),
+        (limit(low=lambda s, p: s[~p].max() - s[p].mean()), "among the negatives"),
+        (limit(low=lambda s, p: s.max() - s[p].max()), "most similar positive"),
+        (limit(low=lambda s, p: s.max() - s[p].min()), "least similar positive"),
+        (limit(low=lambda s, p: s.max() - s[p].sum()), "positives are added up"),
+        (limit(low=lambda s, p: s[p].mean() - s.max()), "first limit is right except for the sign"),
+        (limit(low=lambda s, p: s.mean() - s[p].mean()), "mean of the keys"),
+        (limit(low=lambda s, p: s.sum() - s[p].mean()), "adds up the similarities"),
+        (limit(low=lambda s, p: s.max()), "leaves the positives out"),
+        (limit(low=lambda s, p: s.max() - s.mean()), "mean of all keys"),
+        (limit(low=lambda s, p: math.inf), "Multiply by τ"),
+        (limit(low=lambda s, p: math.nan), "not finite"),
+        (limit(low=lambda s, p: 0.0), "first limit is wrong"),
+        (limit(high=lambda s, p: math.log((~p).sum())), "negatives alone"),
+        (limit(high=lambda s, p: math.log(p.sum())), "floor"),
+        (limit(high=lambda s, p: len(s)), "its logarithm"),
+        (limit(high=lambda s, p: -math.log(len(s))), "second limit is right except for the sign"),
+        (limit(high=lambda s, p: math.log2(len(s))), "natural logarithms"),
+        (limit(high=lambda s, p: 0.0), "the second not"),
+        (lambda s, p: limit()(s, p)[::-1], "swapped"),
+        (lambda s, p: s, r"shape \(5,\).*two numbers"),
+        (lambda s, p: 0.5, "two numbers"),
+        (lambda s, p: "both", "not numbers"),
+        (lambda s, p: None, "returns nothing"),
     ],
 )
-def test_labels_counted_wrongly(answer: Answer, hint: str) -> None:
+def test_limits_taken_wrongly(answer: Answer, hint: str) -> None:
     with pytest.raises(Hint, match=hint):
-        check_labels_needed(answer)
+        check_limits(answer)
 
 
 def test_right_answers_pass() -> None:
     check_temperature_choice(chosen)
-    check_labels_needed(needed)
+    check_limits(limit())
+    check_limits(tried)

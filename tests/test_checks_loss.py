@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from segnb.checks import Hint
 from segnb.checks.loss import (
     WatchedTiles,
+    check_gradient_by_hand,
     check_loss_floor,
     check_streaming_logsumexp,
     check_within_image_loss,
@@ -101,6 +103,77 @@ def test_the_unchanged_variant_is_right() -> None:
 def test_mistakes_in_the_loss_are_named(wrong: Loss, hint: str) -> None:
     with pytest.raises(Hint, match=hint):
         check_within_image_loss(wrong)
+
+
+Array = np.ndarray
+
+
+def by_autograd(anchor: Array, keys: Array, positive: Array, temperature: float) -> Array:
+    free = torch.tensor(anchor, requires_grad=True)
+    scores = torch.tensor(keys) @ free / temperature
+    loss = scores.logsumexp(0) - scores[torch.tensor(positive)].mean()
+    return torch.autograd.grad(loss, free)[0].numpy()
+
+
+def gradient(
+    anchor: Array,
+    keys: Array,
+    positive: Array,
+    temperature: float,
+    *,
+    denominator: bool = True,
+    shift: bool = True,
+    divide: bool = True,
+) -> Array:
+    """The gradient with one thing changed."""
+    scores = keys @ anchor / (temperature if divide else 1.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        raised = np.exp(scores - scores.max() if shift else scores)
+        raised = raised if denominator else raised * ~positive
+        return (raised @ keys / raised.sum() - keys[positive].mean(0)) / temperature
+
+
+def tangent(anchor: Array, keys: Array, positive: Array, temperature: float) -> Array:
+    whole = gradient(anchor, keys, positive, temperature)
+    return whole - (whole @ anchor) * anchor
+
+
+def summed(anchor: Array, keys: Array, positive: Array, temperature: float) -> Array:
+    pull = keys[positive].sum(0) - keys[positive].mean(0)
+    return gradient(anchor, keys, positive, temperature) - pull / temperature
+
+
+def without_pull(anchor: Array, keys: Array, positive: Array, temperature: float) -> Array:
+    return gradient(anchor, keys, positive, temperature) + keys[positive].mean(0) / temperature
+
+
+@pytest.mark.parametrize("right", [by_autograd, gradient])
+def test_gradients_by_two_roads_are_right(right: Callable[..., Array]) -> None:
+    check_gradient_by_hand(right)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        (lambda a, k, p, t: gradient(a, k, p, t) * t, "factor 1 / temperature"),
+        (lambda a, k, p, t: -gradient(a, k, p, t), "sign"),
+        (lambda *args: gradient(*args, denominator=False), "missing from the softmax"),
+        (summed, "positives are added up"),
+        (lambda *args: gradient(*args, divide=False), "softmax of the scores"),
+        (without_pull, "pull of the positives is missing"),
+        (tangent, "right angles"),
+        (lambda a, k, p, t: gradient(a, k, p, 0.5), "written into the function"),
+        (lambda *args: gradient(*args, shift=False), "not finite.*overflows"),
+        (lambda a, k, p, t: k @ a, r"shape \(6,\), but it should have shape \(4,\)"),
+        (lambda *_: 1.0, "shape"),
+        (lambda *_: np.ones(4), "not the gradient yet"),
+        (lambda *_: "up", "not numbers"),
+        (lambda *_: None, "returns nothing"),
+    ],
+)
+def test_mistakes_in_the_gradient_are_named(wrong: Callable[..., object], hint: str) -> None:
+    with pytest.raises(Hint, match=hint):
+        check_gradient_by_hand(wrong)
 
 
 def floor(anchor_labels: Tensor, key_labels: Tensor) -> Tensor:

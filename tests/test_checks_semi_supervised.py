@@ -12,7 +12,6 @@ from segnb.checks import Answer, Hint
 from segnb.checks.semi_supervised import (
     check_confident_labels,
     check_pseudo_quality,
-    check_union_masks,
 )
 
 
@@ -70,37 +69,6 @@ def test_quality_measured_wrongly(answer: Answer, hint: str) -> None:
         check_pseudo_quality(answer)
 
 
-def union(true: Tensor, pseudo: Tensor, labelled: Tensor) -> Tensor:
-    masks = pseudo.clone()
-    masks[labelled] = true[labelled]
-    return masks
-
-
-def in_place(true: Tensor, pseudo: Tensor, labelled: Tensor) -> Tensor:
-    true[~labelled] = pseudo[~labelled]
-    return true
-
-
-def filled(true: Tensor, pseudo: Tensor, labelled: Tensor) -> Tensor:
-    masks = union(true, pseudo, labelled)
-    return masks.where(masks != 255, torch.zeros_like(masks))
-
-
-@pytest.mark.parametrize(
-    ("answer", "hint"),
-    [
-        (lambda true, pseudo, labelled: pseudo, "lost its true labels"),
-        (lambda true, pseudo, labelled: true, "cheating"),
-        (filled, "255 included"),
-        (in_place, "work on a copy"),
-    ],
-)
-def test_masks_brought_together_wrongly(answer: Answer, hint: str) -> None:
-    with pytest.raises(Hint, match=hint):
-        check_union_masks(answer)
-
-
 def test_right_answers_pass() -> None:
     check_confident_labels(confident)
     check_pseudo_quality(quality)
-    check_union_masks(union)

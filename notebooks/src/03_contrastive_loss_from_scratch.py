@@ -57,6 +57,7 @@ CHANNELS = 256  # of an embedding, for the timings
 import math
 import time
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from IPython.display import display
@@ -366,6 +367,88 @@ def within_image_loss(
 
 
 # %% [markdown]
+# ### Exercise 2 · the gradient by hand
+#
+# A loss acts through its gradient. What does this one do to a single anchor? Write it as
+#
+# $$ L_p = \log \sum_k \exp(f_p \cdot f_k / \tau)
+#    - \frac{1}{|P_p|} \sum_{q \in P_p} f_p \cdot f_q / \tau $$
+#
+# and differentiate with respect to $f_p$. The first term gives a weighted mean of the keys; you
+# have already met the weights. The keys are constants, and $f_p$ is a free vector: leave out the
+# normalisation that gave it length 1.
+#
+# **Predict first.** For anchor 0 above, which key will push hardest: the orange one nearest to it
+# or the one opposite?
+
+
+# %%
+# EXERCISE gradient_by_hand
+def gradient_by_hand(
+    anchor: np.ndarray, keys: np.ndarray, positive: np.ndarray, temperature: float
+) -> np.ndarray:
+    """Gradient [D] of an anchor's loss by the anchor: [D], [M, D], booleans [M] -> [D]."""
+    ...
+
+
+# %% [markdown]
+# Ask the checker.
+
+# %%
+judge(checks.check_gradient_by_hand, gradient_by_hand)
+
+# %% [markdown]
+# A solution, folded away.
+
+
+# %% tags=["solution"]
+# SOLUTION gradient_by_hand
+def gradient_by_hand(
+    anchor: np.ndarray, keys: np.ndarray, positive: np.ndarray, temperature: float
+) -> np.ndarray:
+    """Gradient [D] of an anchor's loss by the anchor: [D], [M, D], booleans [M] -> [D]."""
+    scores = keys @ anchor / temperature
+    share = np.exp(scores - scores.max())
+    share /= share.sum()
+    return (share @ keys - keys[positive].mean(axis=0)) / temperature
+
+
+# %% [markdown]
+# Does autograd agree? We let it differentiate the package's loss for anchor 0. Then we take your
+# gradient apart: gradient descent moves the anchor *against* the gradient, so key $k$ contributes
+# $(1/|P_p| - p_k) / \tau$ times its vector if it is a positive and $-p_k / \tau$ times its vector
+# if it is a negative, where $p_k$ is its share. Plus is a pull, minus a push. The last column is the
+# part at right angles to the anchor. Only this part turns the anchor; the normalisation undoes the
+# rest.
+
+# %%
+free = few_anchors[:1].clone().requires_grad_()
+loss = paper.within_image_loss(
+    free[None], few_keys[None], anchor_labels[None, :1], key_labels[None], temperature=tau
+)
+(by_autograd,) = torch.autograd.grad(loss, free)
+pulls = (key_labels == anchor_labels[0]).numpy()
+found = gradient_by_hand(few_anchors[0].numpy(), few_keys.numpy(), pulls, tau)
+print("by hand ", found)
+print("autograd", by_autograd[0].numpy())
+assert np.allclose(found, by_autograd[0].numpy(), rtol=0, atol=1e-12)
+
+strength = (pulls / pulls.sum() - np.array(shares)) / tau
+turning = strength * np.sqrt(1 - (few_keys @ few_anchors[0]).numpy() ** 2)
+print("\nkey  positive  pull (+) or push (-)  part that turns")
+for k in range(len(few_keys)):
+    print(f"{k:3}  {pulls[k]!s:8}  {strength[k]:+20.3f}  {turning[k]:+15.3f}")
+print(f"\nKey {strength.argmin()} pushes hardest.")
+
+# %% [markdown]
+# **How to read it.** The nearest negative pushes hardest, and the one opposite hardly at all: in the
+# softmax, a key that is far away has almost no share. The loss finds the hard negatives by itself;
+# nobody has to select them. Of the positives, the nearest pulls least, because its share is already
+# close to $1/|P_p|$. The first column of numbers adds up to 0: together, the positives pull exactly
+# as hard as the negatives push. So once the negatives have no share left, all that remains is to
+# even out the positives.
+
+# %% [markdown]
 # ### The cross-image loss
 #
 # Within one image, clusters form. But nothing says that the sand of one photograph must end up near
@@ -470,7 +553,7 @@ for name, value in ours.items():
 # nothing.) The official form leaves the other positives out of the denominator, so its floor is
 # near 0.
 #
-# ### Exercise 2 · compute the floor
+# ### Exercise 3 · compute the floor
 #
 # Use the labels alone. Watch out for 255 and for anchors without a positive, as before.
 
@@ -505,7 +588,7 @@ def loss_floor(anchor_labels: torch.Tensor, key_labels: torch.Tensor) -> float:
 # Can the loss reach its floor? Yes, and we don't even need training: just give each class its own
 # direction, at right angles to all others. Below we move from random embeddings ($t = 0$) to these
 # ideal ones ($t = 1$), with the labels of our image, and plot both forms along the way. The upper
-# dashed line is the function from exercise 2, which sees only the labels and none of these
+# dashed line is the function from exercise 3, which sees only the labels and none of these
 # embeddings.
 
 # %%
@@ -668,7 +751,7 @@ print(f"{int(alike.sum())} pairs, one by one: {pair_by_pair:.12f}")
 print(f"one product with the sum: {one_product:.12f}")
 
 # %% [markdown]
-# ### Exercise 3 · a streaming logsumexp
+# ### Exercise 4 · a streaming logsumexp
 #
 # `tiles` yields the matrix of scores a few columns at a time, as tensors `[N, m]`. You may loop
 # over it once and must not keep the tiles. Return $\log \sum_k \exp(s_{pk})$ for each row, `[N]`.

@@ -60,7 +60,15 @@ from segnb import checks, evaluation
 from segnb.checks import judge
 from segnb.experiments import runs
 from segnb.metrics import compactness
-from segnb.plots import contact_sheet, embedding_maps, tsne, views
+from segnb.plots import (
+    Picture,
+    contact_sheet,
+    embedding_maps,
+    new_figure,
+    styled,
+    tsne,
+    views,
+)
 from segnb.plots.lines import lines
 from segnb.recipe import Stage, preset
 from segnb.training import Session, contrastive_loss, make_accelerator, pretrain
@@ -169,20 +177,34 @@ display(contact_sheet(list(crops), list(coarse), val.info))
 # %% [markdown]
 # **How to read it.** The first sheet shows four crops from the first batch with their masks. Pale
 # grey marks whatever lies outside the image or has no label; it is neither anchor nor key. The
-# second sheet shows the same masks at the size the loss sees. These blocks are all the loss ever
-# learns about the labels, and anything smaller than a block may vanish.
+# second sheet shows the same masks at the size the loss sees. Each block takes the label of the
+# nearest pixel: corner blocks stand for corner pixels (aligned corners), the others lie evenly
+# between. These blocks are all the loss ever learns about the labels, and anything smaller than a
+# block may vanish.
 #
-# ### Exercise 1 · labels at the features' size
+# ### Exercise 1 · design a negative
 #
-# Write that step. The corner cells of the features correspond to the corner pixels of the image
-# (aligned corners), and the other cells lie evenly between them. Each cell takes the label of the
-# nearest pixel.
+# The labels decide *which* keys push an anchor away. How hard a key pushes depends on where it
+# lies. Take a circle as in notebook 03, with the anchor at angle 0, one positive at angle
+# $\varphi$ and a single negative at angle $\theta$. In the paper form, the negative pushes the
+# anchor along the circle with
+#
+# $$ \frac{1}{\tau} \, w(\theta) \sin \theta , \qquad
+#    w(\theta) = \frac{\exp(\cos \theta / \tau)}
+#    {\exp(\cos \theta / \tau) + \exp(\cos \varphi / \tau)} . $$
+#
+# $w$ is the negative's share of the softmax. The sine is the part of its push that turns the
+# anchor; the normalisation removes the rest. At which angle, between 0 and $\pi$, is the push
+# hardest? Searching a fine grid is enough.
+#
+# **Predict first.** Is it very near the anchor, at 90°, or opposite? And where does it move as
+# $\tau$ falls?
 
 
 # %%
-# EXERCISE labels_at
-def labels_at(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Labels [B, H, W] of integer type at another size [B, h, w]."""
+# EXERCISE hardest_negative
+def hardest_negative(temperature: float, positive_angle: float) -> float:
+    """Angle, in radians, at which a negative pushes an anchor at angle 0 hardest."""
     ...
 
 
@@ -190,20 +212,65 @@ def labels_at(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 # Ask the checker.
 
 # %%
-judge(checks.check_labels_at, labels_at)
+judge(checks.check_hardest_negative, hardest_negative)
 
 # %% [markdown]
 # A solution, folded away.
 
 
 # %% tags=["solution"]
-# SOLUTION labels_at
-def labels_at(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Labels [B, H, W] of integer type at another size [B, h, w]."""
-    rows = torch.linspace(0, masks.shape[1] - 1, size[0]).round().long()
-    columns = torch.linspace(0, masks.shape[2] - 1, size[1]).round().long()
-    return masks[:, rows][:, :, columns]
+# SOLUTION hardest_negative
+def hardest_negative(temperature: float, positive_angle: float) -> float:
+    """Angle, in radians, at which a negative pushes an anchor at angle 0 hardest."""
+    angles = np.linspace(0, np.pi, 10_001)
+    # exp(a) / (exp(a) + exp(b)) = 1 / (1 + exp(b - a))
+    share = 1 / (1 + np.exp((np.cos(positive_angle) - np.cos(angles)) / temperature))
+    return float(angles[np.argmax(share * np.sin(angles))])
 
+
+# %% [markdown]
+# Now look at the whole curve, at three temperatures, with the positive at 30°. The dots are your
+# function's answers.
+
+# %%
+positive_angle = math.radians(30)
+angles = np.linspace(0, np.pi, 361)
+answers = []
+with styled():
+    figure = new_figure(6.4, 3.0)
+    axes = figure.subplots()
+    for tau, look in zip((0.07, 0.2, 0.5), ("-", "--", ":"), strict=True):
+        share = 1 / (1 + np.exp((math.cos(positive_angle) - np.cos(angles)) / tau))
+        push = share * np.sin(angles) / tau
+        hardest = math.degrees(hardest_negative(tau, positive_angle))
+        (line,) = axes.plot(np.degrees(angles), push, look, label=f"τ = {tau:g}")
+        axes.plot(
+            hardest, np.interp(hardest, np.degrees(angles), push), "o", color=line.get_color()
+        )
+        answers.append(f"{hardest:.0f}° at τ = {tau:g}")
+    axes.axvline(30, color="#777777", linewidth=1)
+    axes.set(
+        xlabel="angle of the negative (degrees); the line is the positive",
+        ylabel="push along the circle",
+        xticks=range(0, 181, 30),
+    )
+    axes.legend()
+print("hardest:", ", ".join(answers))
+Picture(
+    figure,
+    "How hard a negative pushes the anchor along the circle, against its angle, with the positive "
+    f"at 30 degrees. Zero at 0 and at 180 degrees; hardest at {', '.join(answers)}. The smaller "
+    "the temperature, the higher and narrower the peak.",
+)
+
+# %% [markdown]
+# **How to read it.** The hardest negative is neither very near, nor at 90°, nor opposite: at a
+# small $\tau$ it is about as far from the anchor as the positive. A negative on top of the anchor
+# has the largest share, but it pushes along the anchor's own direction and can't turn it. One far
+# away could turn it, but has no share left. A large $\tau$ evens out the shares, and the peak moves
+# towards 90°, where the sine is largest. At a small $\tau$ the share works like a switch: negatives
+# nearer than the positive have it all, those farther away nothing. So the loss spends its force on
+# the pixels that it might confuse with a positive, and with a smaller $\tau$ on fewer of them.
 
 # %% [markdown]
 # ### Exercise 2 · another image

@@ -11,7 +11,7 @@
 # - move two sliders over finished runs, with curves, predictions and embeddings for each point,
 # - train a point yourself, stop in the middle and resume,
 # - press the cells of a map that says when stage 1 pays,
-# - choose a temperature the fair way, and count labels instead of points of mIoU.
+# - choose a temperature the fair way, and find what the loss becomes at both ends of τ.
 #
 # Time: a few minutes on two processor cores, nearly all of it for the one live run.
 
@@ -22,7 +22,6 @@
 # %% tags=["folded"]
 # @title Imports
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +29,7 @@ import numpy as np
 from IPython.display import Markdown, display
 
 from segnb import plots
-from segnb.checks import check_labels_needed, check_temperature_choice, judge
+from segnb.checks import check_limits, check_temperature_choice, judge
 from segnb.errors import ConfigError
 from segnb.notebook import project_path, tier
 from segnb.plots import Picture
@@ -38,7 +37,6 @@ from segnb.recipe import preset
 from segnb.results import ledger
 from segnb.results.method import Method
 from segnb.results.step_map import step_map
-from segnb.results.table import groups
 from segnb.widgets.explorer import (
     Explorer,
     answer,
@@ -256,49 +254,8 @@ def temperature_choice(rows: Sequence[dict[str, Any]]) -> float:
 judge(check_temperature_choice, temperature_choice)
 
 # %% [markdown]
-# ## Exercise 2: count labels, not points
-#
-# "Three points more" means little to someone who has to draw masks. "As good as the baseline with
-# twice the labels" means a lot. You get the baseline's curve: numbers of labelled images,
-# ascending, and the mIoU at each. How many labels does it need to reach a target mIoU? Interpolate
-# linearly between the points, on an axis of log2 of the labels; the first crossing counts. For a
-# target below the curve, return its smallest number of labels; above the curve, return `math.inf`.
-
-
-# %%
-# EXERCISE labels_needed
-def labels_needed(counts: Sequence[int], mious: Sequence[float], target: float) -> float:
-    """Labelled images that a baseline needs to reach the target."""
-    ...
-
-
-judge(check_labels_needed, labels_needed)
-
-# %% [markdown]
-# A solution, folded away.
-
-
-# %% tags=["solution"]
-# SOLUTION labels_needed
-def labels_needed(counts: Sequence[int], mious: Sequence[float], target: float) -> float:
-    """Labelled images that a baseline needs to reach the target."""
-    if mious[0] >= target:
-        return float(counts[0])
-    for i in range(1, len(counts)):
-        if mious[i] >= target:
-            share = (target - mious[i - 1]) / (mious[i] - mious[i - 1])
-            low, high = math.log2(counts[i - 1]), math.log2(counts[i])
-            return float(2 ** (low + share * (high - low)))
-    return math.inf
-
-
-judge(check_labels_needed, labels_needed)
-
-# %% [markdown]
-# **Your functions on the ledger.** Where the sweep has enough points, this cell applies both. It
-# shows the temperature that val would choose, separately for each form of the loss and number of
-# labelled images. And it shows how many labels cross-entropy, with the same compute and colour
-# distortion, would need to match the method.
+# **Your function on the ledger.** Where the sweep has enough points, this cell shows the temperature
+# that val would choose, separately for each form of the loss and number of labelled images.
 
 # %%
 contrastive = [r for r in sweep.rows if r["method"] == "contrastive"] if sweep else []
@@ -314,28 +271,73 @@ for (method, labelled), here in sorted(
 if not tried:
     print("The ledger holds at most one temperature: nothing to choose from yet.")
 
-same_compute = Method(kind="ce_long")
-baseline = [r for r in sweep.rows if Method.of(r) == same_compute] if contrastive else []
-at_default = [r for r in contrastive if r["temperature"] == TEMPERATURE]
-curve = [(group.labelled, group.summary.mean) for group in groups(baseline)] if baseline else []
-if len(curve) > 1 and at_default:
-    counts, mious = zip(*curve, strict=True)
-    for group in groups(at_default):
-        worth = labels_needed(counts, mious, group.summary.mean)
-        said = f"about {worth:.0f}"
-        if math.isinf(worth):
-            said = f"more than {counts[-1]}, the most tried"
-        elif group.summary.mean < mious[0]:
-            said = f"fewer than {counts[0]}, the fewest tried"
-        print(f"{group.method}, {group.labelled} images: as good as cross-entropy with {said}")
-else:
-    print("The ledger holds no label curve of cross-entropy with the same compute yet.")
+# %% [markdown]
+# **How to read it.** The choice rests on means, and means hide their uncertainty: look back at the
+# intervals in the curves before you trust a choice between temperatures.
 
 # %% [markdown]
-# **How to read it.** If cross-entropy needs more labels than the method had, that is a saving. If
-# it needs fewer, it would have done as well with less labelling. Both answers come from means, and
-# means hide their uncertainty: look back at the intervals in the curves before you trust a choice
-# between temperatures, or a number of labels.
+# ## Exercise 2: the two ends of τ
+#
+# The bars at the top of this notebook showed what τ does to the shares. What does it do to the loss?
+# Take one anchor with similarities $s_k$ to its keys (cosines, not yet divided by τ), some of them
+# positives $P$. In the paper form its loss is
+#
+# $$ L = \log \sum_k \exp(s_k / \tau) - \frac{1}{|P|} \sum_{q \in P} s_q / \tau . $$
+#
+# As τ → 0 the loss itself may grow without bound, but $\tau L$ tends to a finite value. As τ → ∞,
+# $L$ tends to a finite value too. Work both out on paper, and return the limit of $\tau L$ first,
+# then that of $L$.
+#
+# **Predict first.** Which keys still matter at the lower end? And at the upper end, what does the
+# loss still know about the embeddings?
+
+
+# %%
+# EXERCISE limits
+def limits(similarities: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
+    """Limits of τ · loss as τ → 0 and of the loss as τ → ∞: [M] and booleans [M]."""
+    ...
+
+
+judge(check_limits, limits)
+
+# %% [markdown]
+# A solution, folded away.
+
+
+# %% tags=["solution"]
+# SOLUTION limits
+def limits(similarities: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
+    """Limits of τ · loss as τ → 0 and of the loss as τ → ∞: [M] and booleans [M]."""
+    # τ log Σ exp(s / τ) tends to the largest s: the other exponentials vanish beside its own.
+    low = similarities.max() - similarities[positive].mean()
+    # s / τ tends to 0, so every exponential tends to 1.
+    return float(low), float(np.log(len(similarities)))
+
+
+judge(check_limits, limits)
+
+# %% [markdown]
+# **Your function against the formula.** These are the nine keys from the top. The positives are the
+# ones at 0.2 and 0.8, and the most similar key, at 1, is a negative.
+
+# %%
+positive = np.isin(np.arange(9), (4, 7))
+low, high = limits(cosines, positive)
+print("      τ   τ · loss      loss")
+for tau in (0.001, 0.01, 0.07, 0.2, 1, 10, 1000):
+    scores = cosines / tau
+    loss = np.logaddexp.reduce(scores) - scores[positive].mean()
+    print(f"{tau:7g} {tau * loss:10.4f} {loss:9.3f}")
+print(f"limits  {low:10.4f} {high:9.3f}")
+
+# %% [markdown]
+# **How to read it.** At a very small τ, one key of the denominator is left: the most similar one.
+# The loss becomes a margin, the lead of that key over the average positive, divided by τ. It is 0
+# only if all positives tie for the highest similarity. If the label of that one key is wrong, the
+# loss follows the mistake. At a very large τ every key has the same share, and the loss is the
+# logarithm of the number of keys, whatever the network does; its gradient fades like 1/τ. A useful
+# τ lies in between, where several hard keys matter and the easy ones don't.
 
 # %% [markdown]
 # ## Summary
@@ -346,7 +348,8 @@ else:
 #   by 1/τ.
 # - Make choices on validation images, by the mean of several seeds. The test images see only what
 #   was chosen.
-# - Read a label curve sideways as well as upwards: how many labels is the method worth?
+# - As τ → 0 the loss compares the most similar key with the average positive. As τ → ∞ it is the
+#   logarithm of the number of keys, whatever the embeddings.
 # - The ledger shows what was measured and says where nothing was; the Run button fills a gap.
 #
 # **Where to go next.** The unlabelled images have not been used at all so far: [08 ·

@@ -26,12 +26,7 @@ import torch
 from IPython.display import Markdown, display
 
 from segnb import evaluation, plots
-from segnb.checks import (
-    check_confident_labels,
-    check_pseudo_quality,
-    check_union_masks,
-    judge,
-)
+from segnb.checks import check_confident_labels, check_pseudo_quality, judge
 from segnb.datasets import IGNORE
 from segnb.errors import ConfigError
 from segnb.experiments.runs import initial_network, load_network, load_splits, run, run_folder
@@ -318,30 +313,15 @@ Picture(
 # sure of them, so in the union they become rarer still. In a recipe the threshold is called
 # `pseudo_threshold`, and like every other choice it must not be made on test images.
 #
-# ## Exercise 3: combine the two
+# ## Combine the two
 #
-# You get the true masks of all training images (those of the unlabelled images are off limits),
-# pseudo-masks of all, and a row of booleans that says which images are labelled. Return the masks
-# for training the second round, and leave the ones you were given untouched.
+# The second round trains on both kinds of labels: the true masks of the labelled images and the
+# pseudo-masks of all others. The true masks of those others exist in this data set, but they are
+# off limits. The function works on a copy, so the pseudo-masks stay as they are for another
+# threshold.
 
 
 # %%
-# EXERCISE union_masks
-def union_masks(
-    true_masks: torch.Tensor, pseudo_masks: torch.Tensor, labelled: torch.Tensor
-) -> torch.Tensor:
-    """True masks [N, H, W] of labelled images, pseudo-masks of the others."""
-    ...
-
-
-judge(check_union_masks, union_masks)
-
-# %% [markdown]
-# A solution, folded away.
-
-
-# %% tags=["solution"]
-# SOLUTION union_masks
 def union_masks(
     true_masks: torch.Tensor, pseudo_masks: torch.Tensor, labelled: torch.Tensor
 ) -> torch.Tensor:
@@ -350,8 +330,6 @@ def union_masks(
     masks[labelled] = true_masks[labelled]
     return masks
 
-
-judge(check_union_masks, union_masks)
 
 # %% [markdown]
 # ## Round two

@@ -1,56 +1,86 @@
-"""Checkers of notebook 05: a gain split by class, and a gain with its interval."""
+"""Checkers of notebook 05: an unfair comparison, and a gain with its interval."""
 
 from __future__ import annotations
 
 import math
-
-import numpy as np
+from typing import Any
 
 from segnb.checks import Answer, call, need, need_close, numbers
 
+_REASONS = (
+    "fewer image passes",
+    "another distortion",
+    "other labels",
+    "tuned on the reported split",
+    "one seed",
+)
 
-def check_gain_by_class(gain_by_class: Answer) -> None:
-    """Judge ``gain_by_class(ours, baseline) -> points of each class``; they sum to the gain."""
-    ours, baseline = [80.0, 50.0, 20.0], [71.0, 50.0, 26.0]
-    differences = np.subtract(ours, baseline)
-    found = numbers(
-        call(gain_by_class, ours, baseline), (3,), "one number a class, in the order of the classes"
-    )
-    mistakes = [
-        (differences, "those are the differences in IoU. They add up to more than the change in "
-         "mIoU: how much does one class weigh in a mean?"),
-        (-differences / 3, "right except for the sign: positive should mean that ours is better."),
+
+def check_unfair_because(unfair_because: Answer) -> None:
+    """Judge ``unfair_because(ours, baseline) -> set of reasons``."""
+    fair: dict[str, Any] = {
+        "labelled": ["a", "b", "c"],
+        "seeds": [0, 1, 2],
+        "image_passes": 5600,
+        "distortion": 1.0,
+        "chosen_on": "val",
+        "reported_on": "test",
+    }
+    passes, distortion, labels, tuned, seeds = _REASONS
+    # What differs from a fair comparison in our method, in the baseline; what is right; a hint.
+    cases: list[tuple[dict[str, Any], dict[str, Any], set[str], str]] = [
+        ({}, {}, set(),
+         "the two differ in nothing but the method, and your set should be empty."),
+        ({}, {"image_passes": 2400}, {passes},
+         "the baseline saw 2400 images, ours 5600. Training longer helps any method, so the gain "
+         "may come from that."),
+        ({}, {"image_passes": 8000}, set(),
+         "a baseline with more image passes than ours has no disadvantage. Which way round does "
+         "the first reason compare?"),
+        ({}, {"distortion": 0.0}, {distortion},
+         "the baseline trained without the colour distortion. It is an augmentation that may help "
+         "cross-entropy too."),
+        ({"distortion": 0.0}, {}, {distortion},
+         "the colour distortions differ, this time with none in ours."),
+        ({}, {"labelled": ["c", "a", "b"]}, set(),
+         "the same images in another order are the same labels."),
+        ({}, {"labelled": ["a", "b", "d"]}, {labels},
+         "both have three labelled images, but not the same three. Which images are labelled can "
+         "change the mIoU by more than the method does."),
+        ({}, {"labelled": ["a", "b"]}, {labels}, "the baseline has fewer labelled images."),
+        ({"chosen_on": "test"}, {}, {tuned},
+         "our settings were chosen on the test images that we report. The best of several numbers "
+         "flatters."),
+        ({}, {"chosen_on": "test"}, {tuned},
+         "the baseline's settings were chosen on the reported test images. That flatters too, just "
+         "the other side."),
+        ({"reported_on": "val"}, {"reported_on": "val"}, {tuned},
+         "here val is reported, and val is what the choices were made on. No split is good or bad "
+         "by its name: compare the two entries."),
+        ({"seeds": [0]}, {"seeds": [0]}, {seeds},
+         "one seed each: nobody knows what the next seed would say."),
+        ({}, {"seeds": [0]}, {seeds},
+         "ours has three seeds, the baseline one. How many pairs is that?"),
+        ({"seeds": [0, 1]}, {"seeds": [1, 2]}, {seeds},
+         "two seeds each, but only one of them was run for both. A seed without its partner gives "
+         "no gain."),
+        ({"seeds": [0]}, {"image_passes": 2400, "distortion": 0.0, "labelled": ["a"],
+          "chosen_on": "test"}, set(_REASONS),
+         "everything is wrong with this comparison. Return all reasons that hold, not only the "
+         "first."),
     ]  # fmt: skip
-    need_close(
-        found,
-        differences / 3,
-        "the numbers are wrong even where every class has an IoU. By how much would the mIoU "
-        "change if only this class did?",
-        mistakes=mistakes,
-    )
-    need_close(
-        call(gain_by_class, [80.0, None, 20.0], [60.0, None, 30.0]),
-        [10.0, 0.0, -5.0],
-        "a class for which neither method has an IoU adds nothing. It is in neither mean: does it "
-        "still count in what you divide by?",
-    )
-    # The second class occurs in no mask; one method predicts it all the same, so its IoU is 0.
-    predicted, absent = [80.0, 0.0, 40.0], [60.0, None, 40.0]
-    shares = np.array([80 / 3 - 60 / 2, 0.0, 40 / 3 - 40 / 2])
-    for first, second, right in ((predicted, absent, shares), (absent, predicted, -shares)):
-        parts = numbers(call(gain_by_class, first, second), (3,))
-        need_close(
-            parts.sum(),
-            right.sum(),
-            "where only one method has an IoU for a class, the parts do not add up to the "
-            "difference between the two mIoUs. Over how many classes is each mean taken?",
+    for of_ours, of_baseline, right, hint in cases:
+        found = call(unfair_because, fair | of_ours, fair | of_baseline)
+        need(
+            isinstance(found, set | frozenset),
+            f"return a set of reasons, such as {{'one seed'}}; yours is a {type(found).__name__}.",
         )
-        need_close(
-            parts,
-            right,
-            "the sum is right, but the classes' shares are not. What does each class add to the "
-            "one mean, and what to the other?",
+        strange = sorted(map(repr, found - set(_REASONS)))
+        need(
+            not strange,
+            f"{', '.join(strange)} is none of the reasons; those are {', '.join(_REASONS)}.",
         )
+        need(found == right, hint)
 
 
 def check_paired_gain(paired_gain: Answer) -> None:

@@ -1,10 +1,13 @@
-"""Checkers of notebook 07: a fair choice of temperature, and the labels that a method saves."""
+"""Checkers of notebook 07: a fair choice of temperature, and the loss at its two ends."""
 
 from __future__ import annotations
 
 import math
 
-from segnb.checks import Answer, call, need_cases, need_close
+import numpy as np
+import numpy.typing as npt
+
+from segnb.checks import Answer, call, need, need_close, numbers
 
 
 def check_temperature_choice(temperature_choice: Answer) -> None:
@@ -27,30 +30,79 @@ def check_temperature_choice(temperature_choice: Answer) -> None:
         need_close(found, right, hint)
 
 
-def check_labels_needed(labels_needed: Answer) -> None:
-    """Judge ``labels_needed(counts, mious, target) -> labelled images``."""
-    counts, mious = [16, 32, 64, 128], [20.0, 30.0, 40.0, 44.0]
-    need_close(
-        call(labels_needed, counts, mious, 30.0),
-        32,
-        "a target that a point of the curve meets exactly needs that point's number of labels.",
-    )
-    need_close(
-        call(labels_needed, counts, mious, 35.0),
-        32 * math.sqrt(2),
-        "between two points, follow the straight line of mIoU against log2 of the labels.",
-        mistakes=[
-            (48, "halfway between 32 and 64 labels is not 48: the axis of labels doubles with "
-             "every step, so go half a doubling."),
-        ],
-    )  # fmt: skip
-    cases = [
-        ((counts, mious, 15.0), 16,
-         "a target below the whole curve is met by the fewest labels tried; the curve says "
-         "nothing about fewer."),
-        ((counts, mious, 50.0), math.inf,
-         "a target that the curve never reaches has no number of labels; return math.inf."),
-        (([16, 32, 64], [20.0, 30.0, 25.0], 28.0), 2**4.8,
-         "a curve may fall again. The first crossing from the left is what counts."),
+def check_limits(limits: Answer) -> None:
+    """Judge ``limits(similarities [M], positive [M]) -> (limit of τ · loss, limit of loss)``."""
+    for similarities, positives in (
+        ([0.9, 0.2, 0.6, -0.3, 0.5], [1, 2]),
+        ([0.3, 0.95, 0.5, -0.2], [1, 2]),
+        ([0.3, 0.8, 0.1], [1]),
+    ):
+        values = np.array(similarities)
+        positive = np.isin(np.arange(len(values)), positives)
+        pull = values[positive].mean()
+        low, high = numbers(
+            call(limits, values, positive),
+            (2,),
+            "return two numbers, the limit of τ · loss as τ → 0 and of the loss as τ → ∞",
+        )
+        right_low, right_high = values.max() - pull, math.log(len(values))
+        need(
+            not math.isinf(low),
+            "the loss itself may grow without bound as τ → 0. Multiply by τ, then take the limit.",
+        )
+        both = np.allclose([low, high], [right_high, right_low], atol=1e-3)
+        need(not both, "both values are right, but swapped: τ → 0 comes first.")
+        need_close(
+            low,
+            right_low,
+            "the first limit is wrong. As τ → 0, which term of the sum of exponentials is left? "
+            "The limit is τ · log of that term, minus what the positives contribute.",
+            mistakes=_mistakes_at_zero(values, positive),
+            tolerance=1e-3,
+        )
+        base = "the second limit is right except for the base: the loss uses natural logarithms."
+        need_close(
+            high,
+            right_high,
+            "the first limit is right, the second not. As τ → ∞ all scores tend to 0: what is then "
+            "each exponential, and how many are added up?",
+            mistakes=[
+                (math.log((~positive).sum()), "the second limit counts the negatives alone. In the "
+                 "paper the denominator runs over all keys."),
+                (math.log(positive.sum()), "the logarithm of the number of positives is the floor "
+                 "of the loss. As τ → ∞ the negatives have the same share as the positives."),
+                (len(values), "the number of keys is the denominator; the loss is its logarithm."),
+                (-right_high, "the second limit is right except for the sign: -log(1 / M)."),
+                (math.log2(len(values)), base),
+                (math.log10(len(values)), base),
+            ],
+            tolerance=1e-3,
+        )  # fmt: skip
+
+
+def _mistakes_at_zero(
+    values: npt.NDArray[np.float64], positive: npt.NDArray[np.bool_]
+) -> list[tuple[float, str]]:
+    """Wrong limits of τ · loss as τ → 0, each with its hint."""
+    pull = values[positive].mean()
+    return [
+        (values[~positive].max() - pull, "the first limit looks for the most similar key among "
+         "the negatives. Here it is a positive, and in the paper the denominator runs over all "
+         "keys."),
+        (values.max() - values[positive].max(), "the first limit compares with the most similar "
+         "positive. The loss is a mean over the positives, so their mean similarity counts."),
+        (values.max() - values[positive].min(), "the first limit compares with the least similar "
+         "positive. The loss is a mean over the positives, so their mean similarity counts."),
+        (values.max() - values[positive].sum(), "in the first limit, the positives are added up: "
+         "take their mean."),
+        (pull - values.max(), "the first limit is right except for the sign: a loss of this form "
+         "can't be negative."),
+        (values.mean() - pull, "the first limit takes the mean of the keys. As τ → 0 the largest "
+         "exponential outgrows all others."),
+        (values.sum() - pull, "the first limit adds up the similarities of the keys. It is "
+         "exponentials that are added up; which is left as τ → 0?"),
+        (values.max(), "the first limit leaves the positives out: this is the limit of τ · log of "
+         "the denominator alone."),
+        (values.max() - values.mean(), "the first limit subtracts the mean of all keys; the loss "
+         "subtracts that of the positives."),
     ]  # fmt: skip
-    need_cases(labels_needed, cases)

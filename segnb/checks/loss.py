@@ -1,4 +1,4 @@
-"""Checkers of notebook 03: the contrastive loss, its floor, and a logsumexp that streams."""
+"""Checkers of notebook 03: the contrastive loss, its gradient and floor, a streaming logsumexp."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import math
 import weakref
 from collections.abc import Iterator
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from segnb.checks import Answer, call, need, need_cases, need_close
 from segnb.datasets.base import IGNORE
 from segnb.losses import paper
+
+Array = npt.NDArray[np.float64]
 
 _TEMPERATURE = 0.5
 
@@ -51,6 +55,70 @@ def check_within_image_loss(answer: Answer) -> None:
          "Is there a function that takes the logarithm of a sum of exponentials in one go?"),
     ):  # fmt: skip
         need_close(call(answer, *arguments), _within_image_loss(*arguments), hint)
+
+
+def check_gradient_by_hand(answer: Answer) -> None:
+    """``answer(anchor [D], keys [M, D], positive [M], temperature)``: the loss's gradient ``[D]``.
+
+    The paper's loss of one anchor by that anchor, a free vector; numpy arrays.
+    """
+    anchor, keys = _unit(1, 4)[0].double().numpy(), _unit(6, 5).double().numpy()
+    positive = np.array([True, False, False, True, True, False])
+    right, mistakes = _gradients(anchor, keys, positive, _TEMPERATURE)
+    need_close(
+        call(answer, anchor, keys, positive, _TEMPERATURE),
+        right,
+        "not the gradient yet. It is a difference, divided by the temperature: the mean of all "
+        "keys, each weighted by its share of the softmax, minus the plain mean of the positives.",
+        mistakes=mistakes,
+    )
+    alone = np.arange(6) == 3
+    small = 0.001
+    cases = [
+        ((anchor, keys, alone, 0.2), _gradients(anchor, keys, alone, 0.2)[0],
+         "right for three positives at temperature 0.5, wrong for one at 0.2. Is a number written "
+         "into the function that should come from its arguments?"),
+        ((keys[1], keys, positive, small), _gradients(keys[1], keys, positive, small)[0],
+         f"at temperature {small} the exponential of a score overflows. Subtract the largest score "
+         "from all of them first: the shares stay the same."),
+    ]  # fmt: skip
+    need_cases(answer, cases)
+
+
+def _gradients(
+    anchor: Array, keys: Array, positive: npt.NDArray[np.bool_], temperature: float
+) -> tuple[Array, list[tuple[Array, str]]]:
+    """The gradient of an anchor's loss, and those that common mistakes give."""
+
+    def mean(scores: Array) -> Array:
+        """The keys' mean, weighted by the softmax of the scores."""
+        weights = np.exp(scores - scores.max())
+        weighted: Array = weights @ keys / weights.sum()
+        return weighted
+
+    cosines = keys @ anchor
+    scores = cosines / temperature
+    everyone, pull = mean(scores), keys[positive].mean(axis=0)
+    right = (everyone - pull) / temperature
+    return right, [
+        (right * temperature, "right except for the factor 1 / temperature: the scores are divided "
+         "by the temperature, and the chain rule brings that out."),
+        (-right, "right except for the sign. This is the step that gradient descent takes; the "
+         "gradient points the other way."),
+        ((mean(np.where(positive, -np.inf, scores)) - pull) / temperature,
+         "the positives are missing from the softmax's denominator. In the paper it runs over all "
+         "keys."),
+        ((everyone - keys[positive].sum(axis=0)) / temperature,
+         "the positives are added up. The loss is a mean over the positives, and so is its "
+         "gradient."),
+        ((mean(cosines) - pull) / temperature,
+         "the shares are a softmax of the cosines. Divide by the temperature first: they are a "
+         "softmax of the scores."),
+        (everyone / temperature, "the pull of the positives is missing: this is the gradient of "
+         "the logarithm of the denominator alone."),
+        (right - (right @ anchor) * anchor, "this is the part at right angles to the anchor. It is "
+         "what the normalisation leaves; here the anchor is a free vector."),
+    ]  # fmt: skip
 
 
 def check_loss_floor(answer: Answer) -> None:

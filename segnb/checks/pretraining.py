@@ -1,52 +1,60 @@
-"""Checkers of notebook 04: labels at the features' size, and the pairing of images."""
+"""Checkers of notebook 04: the negative that pushes hardest, and the pairing of images."""
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
-import torch.nn.functional as F
 
 from segnb.checks import Answer, call, need, need_close, numbers
-from segnb.datasets.base import IGNORE
-from segnb.views import nearest_labels
 
 
-def check_labels_at(answer: Answer) -> None:
-    """``answer(masks [B, H, W], size)``: the labels at the features' size, corners aligned."""
-    generator = torch.Generator().manual_seed(0)
-    masks = torch.randint(0, 8, (2, 34, 41), generator=generator)
-    masks[:, 10:20, 5:30] = IGNORE
-    size = (5, 7)
-    value = numbers(call(answer, masks, size), (2, *size), "images, rows, columns")
-    new = sorted(set(value.ravel().tolist()) - set(masks.ravel().double().tolist()))
-    need(
-        not new,
-        f"the result holds the label {new[0] if new else ''}, which is not in the masks. Labels "
-        "are names: halfway between class 3 and class 5 there is no class 4. Pick, don't blend.",
-    )
-    right = nearest_labels(masks, size)
-    corners_fit = (value == right.numpy())[:, ::4, ::6].all()
-    need_close(
-        value,
-        right,
-        "the corners fit, but the labels between them are not the nearest ones: are the positions "
-        "rounded, or cut off?"
-        if corners_fit
-        else "the corners are not the mask's corners. The first row of features stands for pixel "
-        "row 0, the last for row H - 1, the others evenly between.",
-        mistakes=[
-            (
-                F.interpolate(masks[:, None].float(), size=size, mode=mode)[:, 0],
-                "each label is a true one, but of a slightly different pixel: the features' corner "
-                "cells lie at the image's corner pixels (aligned corners), these labels do not.",
-            )
-            for mode in ("nearest", "nearest-exact")
-        ],
-    )
-    need_close(
-        call(answer, masks, (34, 41)),
-        masks,
-        "at the masks' own size the result should be the masks themselves.",
-    )
+def check_hardest_negative(answer: Answer) -> None:
+    """``answer(temperature, positive_angle)``: the angle of the negative that pushes hardest.
+
+    The anchor lies at angle 0 of a circle; angles are in radians.
+    """
+    angles = np.linspace(0, np.pi, 100_001)
+
+    def hardest(temperature: float, positive_angle: float, tau_of_share: float) -> float:
+        gap = (math.cos(positive_angle) - np.cos(angles)) / tau_of_share
+        push = np.sin(angles) / (1 + np.exp(gap)) / temperature
+        return float(angles[push.argmax()])
+
+    for temperature, degrees in ((0.2, 30), (0.07, 30), (0.5, 30), (0.07, 60), (0.5, 120)):
+        positive_angle = math.radians(degrees)
+        found = float(numbers(call(answer, temperature, positive_angle), ()))
+        need(
+            0 <= found <= math.pi,
+            f"the answer is an angle between 0 and π, in radians; yours is {found:.4g}.",
+        )
+        need(
+            found > 0.06,
+            "the angle is almost 0. There the negative's share is largest, but it pushes along the "
+            "anchor's own direction. Which part of a push turns the anchor?",
+        )
+        need(
+            found < math.pi - 0.06,
+            "a negative opposite the anchor can't turn it, and its share is the smallest of all. "
+            "Do you take the largest value of the push, or the least?",
+        )
+        need_close(
+            found,
+            hardest(temperature, positive_angle, temperature),
+            f"not the hardest for τ = {temperature:g} and the positive at {degrees}°. Compute "
+            "share · sin / τ for many angles; the share's denominator has two terms, the negative "
+            "and the positive.",
+            mistakes=[
+                (math.pi / 2, "90° is where the sine is largest. But the push is a product: how "
+                 "large is the negative's share there?"),
+                (hardest(temperature, positive_angle, 1.0), "the shares are those of τ = 1: divide "
+                 "the cosines by the temperature before the exponential."),
+                (positive_angle, "that is the positive's angle. The hardest negative is near it "
+                 "at some temperatures, but not exactly there."),
+            ],
+            tolerance=0.015,
+        )  # fmt: skip
 
 
 def check_other_images(answer: Answer) -> None:

@@ -1,10 +1,10 @@
-"""Checkers of notebook 08: confident pseudo-labels, their quality, and both kinds together."""
+"""Checkers of notebook 08: confident pseudo-labels and their quality."""
 
 from __future__ import annotations
 
 import torch
 
-from segnb.checks import Answer, call, need, need_cases, need_close, numbers
+from segnb.checks import Answer, call, need_cases, need_close, numbers
 from segnb.datasets import IGNORE
 
 
@@ -51,33 +51,3 @@ def check_pseudo_quality(pseudo_quality: Answer) -> None:
     coverage, accuracy = numbers(call(pseudo_quality, nothing, truth), (2,), shares)
     need_close(coverage, 0, "without any pseudo-label, coverage is 0.")
     need_close(accuracy, 0, "without any pseudo-label there is nothing to divide by; return 0.")
-
-
-def check_union_masks(union_masks: Answer) -> None:
-    """Judge ``union_masks(true_masks, pseudo_masks, labelled) -> masks``."""
-    true = torch.arange(4)[:, None, None].expand(4, 2, 2).to(torch.uint8).contiguous()
-    pseudo = torch.full((4, 2, 2), 7, dtype=torch.uint8)
-    pseudo[1, 0, 0] = IGNORE
-    labelled = torch.tensor([True, False, True, False])
-    found = call(union_masks, true, pseudo, labelled)
-    need_close(
-        found[labelled],
-        true[labelled],
-        "a labelled image lost its true labels. Pseudo-labels are for images that have none.",
-    )
-    need(
-        not bool((found[~labelled] == true[~labelled]).any()),
-        "an unlabelled image got its true labels: that is cheating, nobody has drawn them.",
-    )
-    need_close(
-        found[~labelled],
-        pseudo[~labelled],
-        "an unlabelled image should keep its pseudo-labels as they are, 255 included.",
-    )
-    kept = true.clone()
-    union_masks(kept, pseudo, labelled)
-    need(
-        bool((kept == true).all()),
-        "the masks passed in have changed. The next threshold would start from them: work on a "
-        "copy.",
-    )
