@@ -89,10 +89,10 @@ def test_names() -> None:
     assert name(freeze=True) == "contrastive (paper, cross), frozen"
     assert name(freeze_statistics=True) == "contrastive (paper, cross), frozen statistics"
     assert name(loss_size=(24, 12), form="official", freeze=True) == (
-        "contrastive (official, cross), 24x12 places, frozen"
+        "contrastive (official, cross), 24x12 cells, frozen"
     )
     assert name(tier="paper", loss_size=(65, 65)) == "contrastive (paper, cross)"
-    assert name(tier="paper").endswith("(paper, cross), places of the feature map")
+    assert name(tier="paper").endswith("(paper, cross), cells of the feature map")
     assert name(method="ce", loss_size=(24, 12)) == "cross-entropy"
     assert [fraction_name(f) for f in (1 / 32, 1 / 3, 1.0, None)] == ["1/32", "1/3", "all", ""]
 

@@ -1,7 +1,7 @@
 """Draw the controls of a saved widget, for readers who can't run the cell.
 
 GitHub and most viewers show no widget. What a reader would see in JupyterLab is drawn here with
-matplotlib from the widget state that an executed notebook carries, and told in words as alternative
+matplotlib from the widget state that an executed notebook carries, and described in words as alternative
 text. The state is that of the Jupyter widget schema: of every model its name, its traits, and its
 binary buffers.
 """
@@ -529,8 +529,8 @@ def _slider(model: _Model, room: float) -> _Piece:
     words = (many + model.label, f"at {readout} of {ends[0]} … {ends[1]}{model.off}")
 
     def make(width: float) -> _Piece:
-        told = max(_READOUT, _text_width(readout) + 12) if model["readout"] else 0
-        track = max(width - told - 16, 60)
+        room = max(_READOUT, _text_width(readout) + 12) if model["readout"] else 0
+        track = max(width - room - 16, 60)
 
         def draw(pen: _Pen, x: float, y: float) -> None:
             middle, start = y + _ROW / 2, x + 8
@@ -540,10 +540,10 @@ def _slider(model: _Model, room: float) -> _Piece:
                 pen.box(first, middle - 2, last - first, 4, _BUTTONS["primary"], rounding=0)
             for knob in knobs:
                 pen.knob(start + track * knob, middle)
-            if told:
+            if room:
                 pen.text(start + track + 18, middle, readout, colour=model.ink)
 
-        return _Piece(track + 16 + told, _ROW, (words,), draw)
+        return _Piece(track + 16 + room, _ROW, (words,), draw)
 
     return _labelled(model, room, make)
 
@@ -864,16 +864,16 @@ def _prose(lines: Sequence[Sequence[tuple[str, _Style]]], model: _Model, room: f
                 left += _text_width(text, style.size, bold=style.bold)
             top += tall
 
-    told = " / ".join("".join(word for word, _ in line).strip() for line in lines)
-    return _Piece(fixed or widest, height, (("Text", f"'{told.rstrip('.')}'"),), draw)
+    text = " / ".join("".join(word for word, _ in line).strip() for line in lines)
+    return _Piece(fixed or widest, height, (("Text", f"'{text.rstrip('.')}'"),), draw)
 
 
-def _wrapped(line: Sequence[tuple[str, _Style]], room: float) -> Iterator[list[tuple[str, _Style]]]:
-    """Words put together into runs of one style, in lines of at most ``room``."""
+def _wrapped(line: Sequence[tuple[str, _Style]], text: float) -> Iterator[list[tuple[str, _Style]]]:
+    """Words put together into runs of one style, in lines of at most ``text``."""
     runs: list[tuple[str, _Style]] = []
     used = 0.0
     for word, style in line:
-        if not runs or used + _text_width(word.rstrip(), style.size, bold=style.bold) > room:
+        if not runs or used + _text_width(word.rstrip(), style.size, bold=style.bold) > text:
             if runs:
                 yield runs
             runs, used, word = [], 0.0, word.lstrip()
@@ -889,7 +889,7 @@ _KINDS: Mapping[str, Callable[[_Model, float], _Piece]] = {
     **dict.fromkeys(("Box", "HBox"), _box),
     "VBox": _vbox,
     "GridBox": _grid,
-    "Output": lambda model, room: _Piece(0, 0),
+    "Output": lambda model, text: _Piece(0, 0),
     **dict.fromkeys(("IntSlider", "FloatSlider", "FloatLogSlider", "SelectionSlider"), _slider),
     **dict.fromkeys(("IntRangeSlider", "FloatRangeSlider", "SelectionRangeSlider"), _slider),
     "Dropdown": _dropdown,

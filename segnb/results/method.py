@@ -96,7 +96,7 @@ class Method:
         name = self.short_name
         if self.loss_map is not None:
             size = "x".join(map(str, self.loss_map))
-            name += f", {size} places" if size else ", places of the feature map"
+            name += f", {size} cells" if size else ", cells of the feature map"
         if self.frozen:
             name += ", frozen" if self.frozen == "network" else ", frozen statistics"
         if self.undistorted:
