@@ -1,8 +1,8 @@
 """Draw the controls of a saved widget, for readers who can't run the cell.
 
 GitHub and most viewers show no widget. What a reader would see in JupyterLab is drawn here with
-matplotlib from the widget state that an executed notebook carries, and described in words as alternative
-text. The state is that of the Jupyter widget schema: of every model its name, its traits, and its
+matplotlib from the widget state that an executed notebook carries, and described in words as
+alternative text. The state is that of the Jupyter widget schema: of every model its name, its traits, and its
 binary buffers.
 """
 
@@ -864,8 +864,8 @@ def _prose(lines: Sequence[Sequence[tuple[str, _Style]]], model: _Model, room: f
                 left += _text_width(text, style.size, bold=style.bold)
             top += tall
 
-    text = " / ".join("".join(word for word, _ in line).strip() for line in lines)
-    return _Piece(fixed or widest, height, (("Text", f"'{text.rstrip('.')}'"),), draw)
+    whole = " / ".join("".join(word for word, _ in line).strip() for line in lines)
+    return _Piece(fixed or widest, height, (("Text", f"'{whole.rstrip('.')}'"),), draw)
 
 
 def _wrapped(line: Sequence[tuple[str, _Style]], text: float) -> Iterator[list[tuple[str, _Style]]]:
