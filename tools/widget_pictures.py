@@ -2,8 +2,8 @@
 
 GitHub and most viewers show no widget. What a reader would see in JupyterLab is drawn here with
 matplotlib from the widget state that an executed notebook carries, and described in words as
-alternative text. The state is that of the Jupyter widget schema: of every model its name, its traits, and its
-binary buffers.
+alternative text. The state is that of the Jupyter widget schema: of every model its name, its
+traits, and its binary buffers.
 """
 
 from __future__ import annotations
