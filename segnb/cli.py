@@ -429,6 +429,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Errors that a user can fix are one line on standard error, without a traceback.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        # Code pages of Windows lack τ or ±, and file names may hold bytes that are no text. A
+        # question mark is better than an error after hours of work.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     # If several processes do the same, only the first one prints.
     silent = contextlib.redirect_stdout(io.StringIO())
     first = os.environ.get("RANK", "0") == "0"

@@ -85,10 +85,13 @@ def comparison(
         "iou_per_class": plots.iou_per_class(rows, info),
     }
     first = next((row for row in shown if row["method"] == "contrastive"), None)
-    if first is not None:
-        points = embedding_points(read_preview(first, results))
+    if first is not None and (points := embedding_points(read_preview(first, results))):
         figures["embeddings"] = plots.embedding_maps(points, info)
     return figures
+
+
+#: Fewer pixels have no neighbours to be placed by.
+_FEWEST_PIXELS = 4
 
 
 def embedding_points(
@@ -104,6 +107,8 @@ def embedding_points(
     for stage, title in titles.items():
         if f"embeddings_{stage}" in preview:
             embeddings = preview[f"embeddings_{stage}"].astype(np.float32)
+            if len(embeddings) < _FEWEST_PIXELS:
+                continue
             perplexity = min(perplexity, (len(embeddings) - 1) / 3)
             positions = plots.tsne(embeddings, seed=seed, perplexity=perplexity)
             points[title] = (positions, preview["labels"])

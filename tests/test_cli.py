@@ -18,6 +18,8 @@ from segnb.experiments import runs
 from segnb.recipe import Stage, preset
 from segnb.results import ledger
 
+REPOSITORY = Path(__file__).resolve().parent.parent
+
 pytest_plugins = ["tiny"]
 pytestmark = pytest.mark.usefixtures("one_thread", "places")
 
@@ -169,6 +171,20 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(cli.Doctor, "__call__", stop)
     assert cli.main(["doctor"]) == 130
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "cp932", "ascii"])
+@pytest.mark.parametrize("words", [["run", "--help"], ["table", "--dataset", "camvid"]])
+def test_a_console_without_tau_or_plus_minus_is_written_to(words: list[str], encoding: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "segnb", *words],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert len(done.stdout) > 1000
 
 
 def test_a_preset_is_the_ground_that_flags_change() -> None:

@@ -220,6 +220,12 @@ def test_tsne_started_at_random_depends_on_the_seed() -> None:
     assert not np.allclose(first, other, atol=1.0)
 
 
+def test_tsne_of_points_all_alike_is_one_point() -> None:
+    """Its solver would crash the process, and with it a notebook's kernel."""
+    for embeddings in (np.ones((40, 8)), np.zeros((40, 8)), 3.0 * np.ones((40, 1))):
+        np.testing.assert_array_equal(tsne(embeddings), np.zeros((40, 2)))
+
+
 def test_tsne_refuses_with_a_reason() -> None:
     with pytest.raises(ValueError, match="at most 5000"):
         tsne(np.zeros((5001, 2)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +13,11 @@ import torch
 from test_resume import train
 from tiny import STEPS, Finished, tiny_recipe
 
+from segnb import report
+from segnb.evaluation import EmbeddingSample
 from segnb.experiments import probe, runs
 from segnb.experiments.probe import Probe
+from segnb.methods import MethodName
 from segnb.recipe import Stage
 from segnb.training import Session, make_accelerator
 
@@ -113,3 +118,34 @@ def test_damage_is_measured_again(tmp_path: Path, measured: list[int], damage: s
     assert again is not None
     assert len(measured) == 4
     assert again["compactness"]["initial"] == whole["compactness"]["initial"]
+
+
+@pytest.mark.parametrize("method", ["ce", "contrastive"])
+def test_points_that_leave_no_labelled_cell_do_not_end_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: MethodName
+) -> None:
+    """Scribbles and points: whole images whose few labels fall between the measured cells."""
+    recipe = tiny_recipe(method)
+    true = runs.load_splits
+
+    def sparse(*parts: Any, **options: Any) -> runs.Splits:
+        splits = true(*parts, **options)
+        masks = torch.full_like(splits.train.masks, 255)
+        masks[:, 5:9, 5:9] = splits.train.masks[:, 5:9, 5:9]
+        return dataclasses.replace(splits, train=splits.train.with_masks(masks))
+
+    monkeypatch.setattr(runs, "load_splits", sparse)
+    monkeypatch.setattr(
+        probe.evaluation,
+        "sample_embeddings",
+        lambda network, data, **_: EmbeddingSample(
+            torch.empty(0, network.feature_channels), torch.empty(0, dtype=torch.int64)
+        ),
+    )
+    row = train(recipe, tmp_path)
+    assert row is not None
+    assert row["fisher"] is None
+    assert row["probe_miou"] is None
+    assert row["miou_val"] is not None
+    with np.load(runs.run_folder(recipe, tmp_path) / "preview.npz") as preview:
+        assert report.embedding_points(dict(preview)) == {}

@@ -23,7 +23,7 @@ from segnb.errors import ConfigError, DataError, SegnbError
 from segnb.experiments import runs
 from segnb.methods import MethodName
 from segnb.recipe import Recipe, Stage
-from segnb.training import Session, TrainingStopped, checkpoint, stages
+from segnb.training import Session, TrainingStopped, checkpoint, loop, stages
 from segnb.training.log import TrainingLog, read_log
 
 pytest_plugins = ["tiny"]
@@ -194,7 +194,8 @@ def run_from_the_command_line(words: list[str], errors: Path) -> None:
         os._exit(cli.main(words))
 
 
-def test_control_c_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_signal_leaves_a_run_that_goes_on(tmp_path: Path, sent: signal.Signals) -> None:
     recipe = tiny_recipe("ce", finetune=Stage(steps=100_000, batch=4))
     words = [*recipe.command().split()[1:], "--cpu", "--quiet", "--runs", str(tmp_path)]
     errors = tmp_path / "errors"
@@ -202,7 +203,7 @@ def test_control_c_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     folder = runs.run_folder(recipe, tmp_path)
     while child.is_alive() and not read_log(folder / "log.jsonl"):
         time.sleep(0.02)
-    os.kill(child.pid, signal.SIGINT)
+    os.kill(child.pid, sent)
     child.join(timeout=60)
     assert child.exitcode == 130, errors.read_text()
     said = errors.read_text()
@@ -211,6 +212,30 @@ def test_control_c_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     assert step >= 1
     with pytest.raises(TrainingStopped, match=f"stopped at step {step + 2} of"):
         train(recipe, tmp_path, stop_after=2)
+
+
+def test_a_handler_that_was_set_outside_python_is_left_in_charge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host such as R sets one in C: Python calls it None and can't set it again."""
+    true = signal.getsignal
+    monkeypatch.setattr(
+        loop.signal, "getsignal", lambda one: None if one == signal.SIGINT else true(one)
+    )
+    before = true(signal.SIGINT)
+    assert train(tiny_recipe("ce"), tmp_path) is not None
+    assert true(signal.SIGINT) is before
+
+
+def test_the_environment_of_accelerate_changes_no_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: Callable[..., Finished]
+) -> None:
+    whole = finished("ce")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    row = train(tiny_recipe("ce"), tmp_path)
+    assert row is not None
+    assert same_weights(tiny_recipe("ce"), tmp_path, whole.folder)
+    assert row["miou_test"] == whole.row["miou_test"]
 
 
 # --- checkpoints that are not what they should be --------------------------------------------

@@ -19,7 +19,7 @@ from segnb import evaluation
 from segnb.datasets import WorkingSet
 from segnb.device import describe
 from segnb.files import atomic_path
-from segnb.metrics.compactness import compactness
+from segnb.metrics.compactness import UNMEASURED, compactness
 from segnb.models import SegmentationNetwork
 from segnb.training import Session
 
@@ -94,6 +94,13 @@ class Probe:
             evaluation.sample_embeddings(network, data, session=self._session)
             for data in (self._labelled, self._val)
         )
+        if not (len(fitted.labels) and len(measured.labels)):
+            # Points and scribbles may leave no labelled cell. A report never ends a training.
+            return {
+                "values": np.array(json.dumps(UNMEASURED.as_dict())),
+                "embeddings": np.empty((0, network.feature_channels), "f2"),
+                "labels": np.empty(0, "u1"),
+            }
         values = compactness(
             *measured,
             fit_embeddings=fitted.embeddings,

@@ -65,6 +65,12 @@ class Compactness:
         return dataclasses.asdict(self)
 
 
+#: The measures of a sample without pixels.
+UNMEASURED = Compactness(
+    intra=None, inter=None, fisher=None, silhouette=None, knn_miou=None, probe_miou=None
+)
+
+
 def pixel_positions(
     masks: Tensor, size: tuple[int, int], *, per_class: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:

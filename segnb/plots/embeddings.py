@@ -19,6 +19,9 @@ from segnb.plots.style import FAINT, WIDTH, Picture, panel_grid, styled
 #: More points make the picture no clearer and t-SNE slow.
 MOST_POINTS = 5000
 
+#: Unit vectors that differ less than this in every direction are one point.
+_NO_SPREAD = 1e-9
+
 #: Lightest colour of a class name, 0 is black and 1 white.
 _LIGHTEST = 0.33
 
@@ -46,7 +49,7 @@ def tsne(
             seed, or from random positions.
 
     Returns:
-        float64 ``[M, 2]``.
+        float64 ``[M, 2]``; all in one point where the embeddings are all alike.
 
     Raises:
         ValueError: There are too many points or too few, or values that are not finite.
@@ -58,7 +61,7 @@ def tsne(
     if points.ndim != 2 or len(points) > MOST_POINTS:
         raise ValueError(
             f"embeddings are {points.shape}; they must be [M, D] with M of at most {MOST_POINTS} "
-            "(draw a sample with segnb.metrics.sample_pixels)"
+            "(take a sample of the pixels)"
         )
     if not perplexity < len(points):
         raise ValueError(f"perplexity is {perplexity}; it must be below the {len(points)} points")
@@ -66,6 +69,9 @@ def tsne(
         raise ValueError("embeddings hold values that are not finite; did the training diverge?")
     length = np.linalg.norm(points, axis=1, keepdims=True)
     unit = points / np.where(length > 0, length, 1.0)
+    if unit.std(axis=0).max() < _NO_SPREAD:
+        # t-SNE has nothing to spread, and its solver crashes the process: one point it is.
+        return np.zeros((len(unit), 2))
     solver = TSNE(init=start, perplexity=perplexity, max_iter=1000, random_state=seed)
     positions: npt.NDArray[np.float64] = solver.fit_transform(unit).astype(np.float64)
     return positions

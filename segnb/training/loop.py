@@ -253,13 +253,19 @@ def _prepared(
 
 @contextlib.contextmanager
 def _held_interrupt() -> Iterator[Callable[[], bool]]:
-    """Delay Ctrl-C until the step is finished; a second Ctrl-C interrupts at once."""
+    """Delay Ctrl-C and SIGTERM until the step is finished; a second one interrupts at once."""
     if threading.current_thread() is not threading.main_thread():
         # Only the main thread receives signals; other threads are stopped by ``should_stop``.
         yield lambda: False
         return
     seen = False
-    original = signal.getsignal(signal.SIGINT)
+    # A machine that is taken away sends SIGTERM first. ``None`` is a handler that was not set from
+    # Python, which Python can't put back, so it is left in charge.
+    originals = {
+        one: handler
+        for one in (signal.SIGINT, signal.SIGTERM)
+        if (handler := signal.getsignal(one)) is not None
+    }
 
     def note(signum: int, frame: object) -> None:
         nonlocal seen
@@ -267,8 +273,10 @@ def _held_interrupt() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         seen = True
 
-    signal.signal(signal.SIGINT, note)
+    for one in originals:
+        signal.signal(one, note)
     try:
         yield lambda: seen
     finally:
-        signal.signal(signal.SIGINT, original)
+        for one, handler in originals.items():
+            signal.signal(one, handler)

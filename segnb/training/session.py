@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 
 from segnb.device import ResolvedPrecision, choose_precision
 from segnb.recipe import Precision
@@ -88,4 +88,10 @@ def make_accelerator(precision: Precision = "auto", *, cpu: bool = False) -> Acc
     device = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[patience]).device
     chosen = choose_precision(precision, device)
     AcceleratorState._reset_state()
-    return Accelerator(mixed_precision={"fp32": "no"}.get(chosen, chosen), cpu=cpu)
+    return Accelerator(
+        mixed_precision={"fp32": "no"}.get(chosen, chosen),
+        cpu=cpu,
+        # Given as a plug-in, because the environment would overrule a number: the recipe alone
+        # decides a result.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+    )

@@ -370,6 +370,8 @@ def _embedding_maps(results: str, recipe_hash: str, dataset: str, command: str) 
     # Cached, because t-SNE takes seconds and a reader moves the sliders back and forth.
     preview = report.read_preview({"recipe_hash": recipe_hash, "command": command}, Path(results))
     labels = preview["labels"]
+    if len(labels) == 0:
+        raise DataError(f"no map: no labelled pixel was measured in the run `{command}`")
     kept = np.concatenate([np.flatnonzero(labels == c)[:SHOWN_PIXELS] for c in np.unique(labels)])
     thinned = {name: values[kept] for name, values in preview.items() if len(values) == len(labels)}
     return plots.embedding_maps(report.embedding_points(thinned), datasets.info(dataset))
