@@ -206,7 +206,8 @@ def test_a_sweep_over_stage_2_trains_stage_1_once(
     assert [row["stage1"]["shared"] for row in rows] == [False, True, True, True]
     assert {row["stage1"]["key"] for row in rows} == {stored(tmp_path).name}
     assert len({row["stages"]["pretrain"]["seconds"] for row in rows}) == 1
-    assert rows[3]["seconds"] >= rows[3]["stage1"]["seconds"] > 0
+    # A row gives its seconds to a tenth.
+    assert rows[3]["seconds"] + 0.05 >= rows[3]["stage1"]["seconds"] > 0
     short = base.replace(finetune=SHORT)
     check_like(held[short.hash], short, tmp_path, finished(method, finetune=SHORT))
     # Nothing is left in the store but the result.
