@@ -206,11 +206,11 @@ plots.training_gap(gaps)
 
 # %%
 gap = {method.kind: known - unseen for method, (known, unseen) in gaps.items()}
+narrower = gap["ce"] - gap["contrastive"]
+verdict = "narrows it" if narrower > 3 else "widens it" if narrower < -3 else "hardly changes it"
 Markdown(
     f"The gap is {gap['ce']:.0f} points for cross-entropy, {gap['contrastive']:.0f} after stage 1 "
-    f"and {gap['ce_long']:.0f} for cross-entropy with the same compute. Stage 1 "
-    + ("narrows" if gap["contrastive"] < gap["ce"] - 1 else "does not narrow")
-    + " it here."
+    f"and {gap['ce_long']:.0f} for cross-entropy with the same compute. Stage 1 {verdict} here."
 )
 
 # %% [markdown]
