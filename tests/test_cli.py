@@ -253,8 +253,12 @@ def test_predict_names_what_it_wrote(
     assert all(Path(line).exists() for line in told)
 
 
-def test_a_fraction_may_be_given_as_it_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["sweep", "--dry-run", "--fractions", "1/8", "0.5"]) == 0
+def test_a_fraction_may_be_given_as_it_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A ledger of its own: the project's may come to hold these recipes.
+    words = ["sweep", "--dry-run", "--results", str(tmp_path), "--fractions", "1/8", "0.5"]
+    assert cli.main(words) == 0
     told = capsys.readouterr().out
     assert "--fraction 0.125\n" in told
     assert "--fraction 0.5\n" in told
