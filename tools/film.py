@@ -21,7 +21,7 @@ import torch
 from segnb import circle, evaluation
 from segnb.experiments.runs import initial_network, load_splits
 from segnb.files import write_atomic
-from segnb.plots.circle import Film, circle_film
+from segnb.plots import Film, circle_film
 from segnb.plots.gathering import Gathering, gathering_film
 from segnb.recipe import Recipe, preset
 from segnb.training import Session, make_accelerator, pretrain

@@ -6,10 +6,11 @@ shows itself in Jupyter; :func:`save` writes it as PNG or SVG.
 
 from __future__ import annotations
 
-from segnb.plots.circle import Film, circle_film, circle_forces
+from segnb.plots.circle import circle_film, circle_forces
 from segnb.plots.curves import iou_per_class, loss_curves
 from segnb.plots.drawings import network_drawing, pairs_drawing
 from segnb.plots.embeddings import embedding_maps, tsne
+from segnb.plots.film import Film
 from segnb.plots.gap import training_gap
 from segnb.plots.images import colour_mask, contact_sheet, overlay, predictions, views
 from segnb.plots.results import (

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from matplotlib.axes import Axes
 from segnb import circle
 from segnb.circle import Scene
 from segnb.methods import BLUE, GREEN, ORANGE, PINK
+from segnb.plots.film import Film, animated
 from segnb.plots.style import (
     FAINT,
     PULL,
@@ -41,25 +40,6 @@ _SHORT: dict[circle.Loss, str] = {
 }
 
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Film:
-    """An animated PNG with its alternative text, which plays in Jupyter and on GitHub.
-
-    Attributes:
-        png: The file's content.
-        alt: What it shows, in words.
-        size: Width and height on a page, in pixels.
-    """
-
-    png: bytes
-    alt: str
-    size: tuple[int, int]
-
-    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        shown = {"width": self.size[0], "height": self.size[1], "alt": self.alt}
-        return {"image/png": self.png, "text/plain": self.alt}, {"image/png": shown}
 
 
 def circle_forces(
@@ -153,14 +133,12 @@ def circle_film(
     Raises:
         ValueError: There are no films, or they differ in length.
     """
-    from PIL import Image
-
     lengths = {len(scenes) for _, scenes in films}
     if len(lengths) != 1:
         raise ValueError(f"films need one length, got {sorted(lengths) or 'none'}")
     shown = np.unique((np.linspace(0, 1, frames) ** 2 * (lengths.pop() - 1)).round().astype(int))
     width, height = 2.35 * len(films), 2.75
-    pictures = []
+    figures = []
     for index in shown:
         with styled():
             figure = new_figure(width, height, tight=False, pixels=90)
@@ -171,15 +149,7 @@ def circle_film(
                 _draw_circle(axes, scene, vectors=loss == "cross-entropy", total=total)
                 axes.set_title(f"{_SHORT[loss]}\nFisher ratio {_ratio(scene)}", fontsize=8.5)
             figure.text(0.995, 0.01, f"step {index}", ha="right", color=QUIET, fontsize=8)
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png")
-        pictures.append(Image.open(buffer).convert("RGB").quantize(64, dither=Image.Dither.NONE))
-    times = [milliseconds] * len(pictures)
-    times[0], times[-1] = 6 * milliseconds, 14 * milliseconds
-    made = io.BytesIO()
-    pictures[0].save(
-        made, format="PNG", save_all=True, append_images=pictures[1:], duration=times, loop=0
-    )
+        figures.append(figure)
     first, last = (
         ", ".join(f"{_SHORT[loss]} {_ratio(scenes[i])}" for loss, scenes in films) for i in (0, -1)
     )
@@ -188,7 +158,7 @@ def circle_film(
         f"classes on a circle, {shown[-1]} steps of training. Fisher ratio at first {first}; "
         f"at the end {last}."
     )
-    return Film(made.getvalue(), alt, (round(100 * width), round(100 * height)))
+    return animated(figures, alt, milliseconds=milliseconds)
 
 
 def _ratio(scene: Scene) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from PIL import Image
 
 from segnb.datasets.base import DatasetInfo
-from segnb.plots.circle import Film
+from segnb.plots.film import Film, animated
 from segnb.plots.style import FAINT, QUIET, new_figure, styled
 
 Points = npt.NDArray[np.float64]
@@ -77,7 +75,7 @@ def gathering_film(gatherings: Sequence[Gathering], *, milliseconds: int = 140) 
     if len(lengths) != 1:
         raise ValueError(f"all panels need as many moments, got {sorted(lengths) or 'no panel'}")
     placed = [one.in_plane() for one in gatherings]
-    pictures = []
+    figures = []
     for index in range(lengths.pop()):
         with styled():
             width = _WIDTH * len(gatherings)
@@ -87,22 +85,14 @@ def gathering_film(gatherings: Sequence[Gathering], *, milliseconds: int = 140) 
                 step, points = moments[index]
                 _draw(axes, one, points, limit=max(np.abs(p).max() for _, p in moments))
                 axes.set_title(f"{one.title}, step {step}", fontsize=9)
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png")
-        pictures.append(Image.open(buffer).convert("RGB").quantize(96, dither=Image.Dither.NONE))
-    times = [milliseconds] * len(pictures)
-    times[0], times[-1] = 6 * milliseconds, 16 * milliseconds
-    made = io.BytesIO()
-    pictures[0].save(
-        made, format="PNG", save_all=True, append_images=pictures[1:], duration=times, loop=0
-    )
+        figures.append(figure)
     said = "; ".join(
         f"{one.title}: mean cosine of two pixels of one class {one.tightness(0):.2f} at step "
         f"{one.moments[0][0]}, {one.tightness(-1):.2f} at step {one.moments[-1][0]}"
         for one in gatherings
     )
     alt = f"Animation: pixel embeddings gather by class during stage 1. {said}."
-    return Film(made.getvalue(), alt, (round(100 * width), round(100 * _HEIGHT)))
+    return animated(figures, alt, milliseconds=milliseconds)
 
 
 def _draw(axes: Axes, one: Gathering, points: Points, *, limit: float) -> None:
