@@ -125,9 +125,16 @@ def page(browser: Any, tmp_path: Path) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": 1300, "height": 1000})
     context.set_default_timeout(PATIENCE)
     found = context.new_page()
+    # JupyterLab asks at times (which kernel? on a busy machine it may start late): take what it proposes.
+    found.add_locator_handler(found.locator("dialog.jp-Dialog"), _agree)
     yield found
     found.screenshot(path=tmp_path / "last.png")
     context.close()
+
+
+def _agree(dialog: Any) -> None:
+    print("JupyterLab asked:", dialog.first.inner_text())
+    dialog.first.locator(".jp-mod-accept").click()
 
 
 def open_and_run(page: Any, lab: str, name: str) -> None:
