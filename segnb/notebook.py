@@ -11,27 +11,74 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast, get_args
 
-from segnb import installed
-from segnb.errors import ConfigError
-from segnb.recipe import Tier
+from segnb import datasets, installed
+from segnb.errors import ConfigError, DataError
+from segnb.recipe import Recipe, Tier
 
 #: Colab's own packages that are never replaced: the rest of its image depends on them.
 KEPT = ("torch", "torchvision", "torchaudio", "numpy", "pandas")
 
 
-def tier(default: Tier = "quick") -> Tier:
-    """The size a notebook runs at: the environment variable ``SEGNB_TIER``, else ``default``.
+def tier() -> Tier:
+    """The size a notebook runs at: ``gpu`` where torch sees a GPU, else ``quick``.
+
+    The environment variable ``SEGNB_TIER`` overrides it.
 
     Raises:
         ConfigError: The variable names no tier.
     """
-    name = os.environ.get("SEGNB_TIER") or default
+    import torch
+
+    name = os.environ.get("SEGNB_TIER") or ("gpu" if torch.cuda.is_available() else "quick")
     if name not in get_args(Tier):
         raise ConfigError(f"SEGNB_TIER is {name!r}; set it to one of {', '.join(get_args(Tier))}")
     return cast(Tier, name)
+
+
+def live_dataset(tier: Tier) -> str:
+    """The data set that a notebook trains on: photographs for a GPU, drawn scenes otherwise.
+
+    Args:
+        tier: The notebook's tier.
+
+    Returns:
+        ``camvid``, else ``voc``, at the tier ``gpu`` if it is in the data folder; else ``shapes``.
+    """
+    if tier == "gpu":
+        for name in ("camvid", "voc"):
+            try:
+                datasets.load(name, "train")
+            except DataError:
+                continue
+            return name
+    return "shapes"
+
+
+def announce(recipes: Mapping[str, Recipe]) -> None:
+    """Print where and how long the cells below will train, before they do.
+
+    A few steps of every recipe are timed, which takes seconds.
+
+    Args:
+        recipes: What will be trained, by the name to print.
+    """
+    from segnb.device import describe
+    from segnb.experiments.cost import estimate_cost, readable_seconds
+
+    first = next(iter(recipes.values()))
+    height, width = first.size
+    print(f"Tier {first.tier} on {describe()}.")
+    print(f"Images: {first.dataset}, at {height}x{width} pixels.")
+    costs = {name: estimate_cost(recipe) for name, recipe in recipes.items()}
+    wide = max(map(len, costs))
+    for name, cost in costs.items():
+        print(f"{name:{wide}}  {cost}")
+    total = sum(cost.seconds for cost in costs.values())
+    print(f"Training takes about {readable_seconds(total)} in all, if nothing else is running.")
 
 
 def project_path(name: str) -> Path:

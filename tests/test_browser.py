@@ -125,7 +125,7 @@ def page(browser: Any, tmp_path: Path) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": 1300, "height": 1000})
     context.set_default_timeout(PATIENCE)
     found = context.new_page()
-    # JupyterLab asks at times (which kernel? on a busy machine it may start late): take what it proposes.
+    # JupyterLab may ask something on a busy machine, such as which kernel: take its proposal.
     found.add_locator_handler(found.locator("dialog.jp-Dialog"), _agree)
     yield found
     found.screenshot(path=tmp_path / "last.png")

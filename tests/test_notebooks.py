@@ -22,10 +22,13 @@ from typing import Any
 
 import nbformat
 import pytest
+import torch
+from PIL import Image
 
 from segnb import installed
 from segnb import notebook as helpers
 from segnb.errors import ConfigError
+from segnb.recipe import preset
 from tools import notebooks
 from tools.notebooks import NotebookError
 
@@ -481,13 +484,36 @@ def test_set_up_on_colab_without_an_address_says_what_to_do(
 
 def test_tier_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SEGNB_TIER", raising=False)
-    assert helpers.tier() == "quick"
-    assert helpers.tier("colab") == "colab"
+    for gpu, expected in ((False, "quick"), (True, "gpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
+        assert helpers.tier() == expected
     monkeypatch.setenv("SEGNB_TIER", "smoke")
-    assert helpers.tier("colab") == "smoke"
+    assert helpers.tier() == "smoke"
     monkeypatch.setenv("SEGNB_TIER", "huge")
     with pytest.raises(ConfigError, match=r"'huge'.*smoke, quick"):
         helpers.tier()
+
+
+def test_a_gpu_trains_on_photographs_once_they_are_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGNB_DATA", str(tmp_path))
+    assert helpers.live_dataset("gpu") == "shapes"
+    for folder, mode in (("train", "RGB"), ("trainannot", "L")):
+        (tmp_path / "CamVid" / folder).mkdir(parents=True)
+        Image.new(mode, (8, 6)).save(tmp_path / "CamVid" / folder / "a.png")
+    assert helpers.live_dataset("gpu") == "camvid"
+    assert helpers.live_dataset("quick") == "shapes"
+
+
+def test_a_notebook_announces_what_it_will_train(capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = preset("shapes", "smoke")
+    helpers.announce({method: recipe.replace(method=method) for method in ("ce", "contrastive")})
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("Tier smoke on ")
+    assert told[1] == "Images: shapes, at 48x64 pixels."
+    assert [line.split()[0] for line in told[2:4]] == ["ce", "contrastive"]
+    assert told[4].startswith("Training takes about ")
 
 
 def test_project_path_finds_the_repository_from_its_notebooks(

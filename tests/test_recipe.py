@@ -211,6 +211,18 @@ def test_long_cross_entropy_has_the_passes_of_both_stages(recipe: Recipe) -> Non
         assert 0 <= passes[method] - passes[matched] < recipe.finetune.batch
 
 
+@given(recipes, st.integers(min_value=1, max_value=100))
+def test_a_shorter_recipe_differs_in_steps_alone(recipe: Recipe, factor: int) -> None:
+    short = recipe.shorter(factor)
+    for name in ("pretrain", "finetune"):
+        long, stage = getattr(recipe, name), getattr(short, name)
+        assert min(4, long.steps) <= stage.steps <= long.steps
+        assert stage.steps * factor <= max(long.steps, 4 * factor)
+        assert stage == dataclasses.replace(long, steps=stage.steps, warmup=stage.warmup)
+    assert short.replace(pretrain=recipe.pretrain, finetune=recipe.finetune) == recipe
+    assert recipe.shorter(1) == recipe
+
+
 @pytest.mark.parametrize(("dataset", "tier"), EVERY_PRESET)
 def test_presets_compare_at_exactly_the_same_compute(dataset: str, tier: Tier) -> None:
     recipe = preset(dataset, tier)

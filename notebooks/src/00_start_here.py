@@ -125,10 +125,9 @@ from segnb import evaluation, plots
 from segnb.checks import check_fair_steps, check_verdict, judge
 from segnb.datasets import WorkingSet
 from segnb.device import describe
-from segnb.experiments.cost import estimate_cost
 from segnb.experiments.runs import initial_network, load_network, load_splits, run, run_folder
 from segnb.models import SegmentationNetwork
-from segnb.notebook import project_path, tier
+from segnb.notebook import announce, live_dataset, project_path, tier
 from segnb.recipe import preset
 from segnb.results.method import Method
 from segnb.results.table import results_table, summarise
@@ -142,15 +141,17 @@ from segnb.views import colour_distortion, nearest_labels, normalise
 #
 # Every setting you may want to change is in this cell. A *recipe* holds everything that can affect
 # a result: `preset` returns one, and `replace` changes parts of it. Training is short here, so that
-# everything runs in minutes.
+# everything runs in minutes. With a GPU, the network and the images are larger, and once CamVid or
+# VOC is in your data folder (notebook 09 fetches them), this notebook trains on photographs.
 
 # %%
-TINY = tier() == "smoke"  # the tests run this notebook in seconds, far too short to learn
+TIER = tier()  # "quick", or "gpu" where there is one ("smoke" is for tests and learns nothing)
+DATASET = live_dataset(TIER)
 SEED = 0
 FRACTION = 1 / 32  # share of the training images whose masks may be used
-PRETRAIN_STEPS, FINETUNE_STEPS = (4, 4) if TINY else (300, 500)
+PRETRAIN_STEPS, FINETUNE_STEPS = {"smoke": (4, 4), "quick": (300, 500)}.get(TIER, (800, 1500))
 
-preset_recipe = preset("shapes", "smoke" if TINY else "quick")
+preset_recipe = preset(DATASET, TIER)
 recipe = preset_recipe.replace(
     seed=SEED,
     fraction=FRACTION,
@@ -277,8 +278,7 @@ for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
 # %%
 METHODS = ("ce", "contrastive", "ce_long")
 names = {method: Method.of(recipe.replace(method=method)) for method in METHODS}
-for method in METHODS:
-    print(f"{method:12} {estimate_cost(recipe.replace(method=method))}")
+announce({str(names[method]): recipe.replace(method=method) for method in METHODS})
 
 # %% [markdown]
 # Now train all three. Each starts from the same weights and learns from the same labelled images.

@@ -31,7 +31,7 @@ from segnb.datasets import IGNORE, WorkingSet
 from segnb.experiments.runs import initial_network, load_splits
 from segnb.metrics.segmentation import ConfusionScore, score_confusion
 from segnb.models import SegmentationNetwork
-from segnb.notebook import tier
+from segnb.notebook import announce, live_dataset, tier
 from segnb.plots import Picture
 from segnb.recipe import Recipe, Stage, preset
 from segnb.training import Session, finetune, make_accelerator
@@ -40,21 +40,24 @@ from segnb.training import Session, finetune, make_accelerator
 # **The knobs.** Every setting is here and nowhere else.
 
 # %%
-TINY = tier() == "smoke"  # the tests run this notebook in seconds, far too short to learn
+TIER = tier()  # "quick", or "gpu" where there is one ("smoke" is for tests and learns nothing)
+DATASET = live_dataset(TIER)
 SEED = 0
 FEW, MORE = 1 / 32, 1 / 4  # fractions of the training images that are labelled
-STEPS = 4 if TINY else 400
-LOOK_EVERY = 2 if TINY else 40  # steps between looks at the network
+STEPS = {"smoke": 4, "quick": 400}.get(TIER, 1500)
+LOOK_EVERY = {"smoke": 2, "quick": 40}.get(TIER, 150)  # steps between looks at the network
 
-base = preset("shapes", "smoke" if TINY else "quick")
-recipe = base.replace(
+# A smaller network on smaller images, so that a CPU can train while you watch.
+small = {
+    "smoke": {"size": (48, 64), "crop": (48, 48), "encoder_depth": 3},
+    "quick": {"size": (72, 96), "crop": (64, 64), "encoder_depth": 3},
+}.get(TIER, {})
+recipe = preset(DATASET, TIER).replace(
+    **small,
     method="ce",
     seed=SEED,
     fraction=FEW,
-    size=(48, 64) if TINY else (72, 96),
-    crop=(48, 48) if TINY else (64, 64),
     scale=(0.5, 2.0),
-    encoder_depth=3,
     finetune=Stage(steps=STEPS, batch=8, lr=0.05, schedule="poly"),
 )
 
@@ -73,6 +76,7 @@ splits = load_splits(recipe)
 labelled, val = splits.labelled_set, splits.evaluated["val"][1]
 info = val.info
 print(f"{len(labelled)} labelled images, {len(val)} for validation, {info.num_classes} classes")
+announce({"cross-entropy": recipe})
 print(f"loss when knowing nothing: log {info.num_classes} = {np.log(info.num_classes):.2f}")
 
 # %% [markdown]

@@ -27,17 +27,17 @@
 # Every setting you may want to change is in this cell.
 
 # %%
-from segnb.notebook import tier
+from segnb.notebook import announce, live_dataset, tier
 
-TIER = tier()  # "smoke" for seconds, "quick" for minutes; SEGNB_TIER overrides
-DATASET = "shapes"
+TIER = tier()  # "quick", or "gpu" where there is one ("smoke" is for tests and learns nothing)
+DATASET = live_dataset(TIER)
 STRENGTH = 1.0  # of the colour distortion; 0 is none, 1 is SimCLR's
 FORM, SCOPE = "paper", "cross"  # or "official"; or "within", "batch"
 TEMPERATURE = 0.07
-STEPS = {"smoke": 4, "quick": 450}.get(TIER, 4000)
+STEPS = {"smoke": 4, "quick": 450}.get(TIER, 1500)
 BATCH = {"smoke": 4}.get(TIER, 8)
 SNAPSHOTS = {"smoke": (1, 4), "quick": (10, 50, 150, 300, 450)}.get(
-    TIER, (10, 100, 500, 1500, 4000)
+    TIER, (10, 100, 300, 700, 1500)
 )  # steps after which to look: 1, multiples of 10, or the last
 PIXELS_PER_CLASS = {"smoke": 10}.get(TIER, 60)  # in a snapshot
 SEED = 0
@@ -101,6 +101,7 @@ splits = runs.load_splits(recipe)
 labelled, val = splits.labelled_set, splits.evaluated["val"][1]
 print(f"{len(labelled)} labelled images of {len(splits.train)}, {len(val)} validation images")
 print(recipe.command())
+announce({"stage 1": recipe.replace(finetune=Stage(steps=0))})
 
 # %% [markdown]
 # ## 2 · What the distortion does

@@ -20,7 +20,6 @@
 
 # %% tags=["folded"]
 # @title Imports
-import dataclasses
 import math
 from collections.abc import Mapping
 
@@ -35,7 +34,7 @@ from segnb.errors import ConfigError
 from segnb.experiments.runs import load_network, load_splits, run, run_folder
 from segnb.metrics.segmentation import ConfusionScore, score_confusion
 from segnb.models import SegmentationNetwork, count_parameters
-from segnb.notebook import project_path, tier
+from segnb.notebook import announce, live_dataset, project_path, tier
 from segnb.recipe import preset
 from segnb.results import findings, ledger, overview, table
 from segnb.results.method import Method
@@ -49,10 +48,11 @@ from segnb.widgets.step_map import StepMapExplorer, cell_parts
 # trainings take minutes; set it to 1 for a full-length run.
 
 # %%
-DATASET = "shapes"
+TIER = tier()  # "quick", or "gpu" where there is one ("smoke" is for tests and learns nothing)
+DATASET = live_dataset(TIER)
 FRACTION = 1 / 32  # share of the training images that are labelled
 SEED = 0
-SHORTER = 5
+SHORTER = 1 if TIER == "gpu" else 2
 LEDGER_DATASET = "camvid"  # compare the finished runs on this data set below
 ALL_METHODS = False  # also show variants of the loss and of the baselines
 RESULTS = project_path("results")  # the ledger to read; a notebook never writes to it
@@ -73,15 +73,8 @@ RUNS = project_path("runs") / "comparison"  # this notebook's own runs and small
 # the counting:
 
 # %%
-whole = preset(DATASET, tier()).replace(fraction=FRACTION, seed=SEED)
-short = whole.replace(
-    pretrain=dataclasses.replace(
-        whole.pretrain,
-        steps=max(whole.pretrain.steps // SHORTER, 4),
-        warmup=whole.pretrain.warmup // SHORTER,
-    ),
-    finetune=dataclasses.replace(whole.finetune, steps=max(whole.finetune.steps // SHORTER, 4)),
-)
+whole = preset(DATASET, TIER).replace(fraction=FRACTION, seed=SEED)
+short = whole.shorter(SHORTER)
 recipes = {method: short.replace(method=method) for method in ("ce", "ce_long", "contrastive")}
 for method, recipe in recipes.items():
     stage_one = recipe.pretrain.steps if recipe.uses_contrastive else 0
@@ -89,6 +82,7 @@ for method, recipe in recipes.items():
         f"{method:>12}: {stage_one:4} steps of stage 1, {recipe.cross_entropy_stage().steps:4} of "
         f"cross-entropy, {recipe.image_passes():6,} images through the network"
     )
+announce(recipes)
 
 # %% [markdown]
 # ## Stage 1, then a new head

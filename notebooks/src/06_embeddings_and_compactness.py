@@ -31,12 +31,12 @@
 # Everything you may want to change is in one cell.
 
 # %%
-from segnb.notebook import tier
+from segnb.notebook import announce, live_dataset, project_path, tier
 
-TIER = tier()  # "smoke" for seconds, "quick" for minutes; SEGNB_TIER overrides
-DATASET = "shapes"  # for the small pair of runs trained here
+TIER = tier()  # "quick", or "gpu" where there is one ("smoke" is for tests and learns nothing)
+DATASET = live_dataset(TIER)  # for the small pair of runs trained here
 USE_LEDGER = True  # draw the saved pixels of a ledger run, if any; otherwise those of the pair
-STEPS = {"smoke": (4, 4), "quick": (150, 80)}.get(TIER, (4000, 2000))  # of stages 1 and 2
+STEPS = {"smoke": (4, 4), "quick": (150, 80)}.get(TIER, (800, 800))  # of stages 1 and 2
 SEEDS = (0, 1, 2)  # for t-SNE
 PERPLEXITIES = {"smoke": (3, 5, 8)}.get(TIER, (5, 30, 100))
 PIXELS = {"smoke": 6}.get(TIER, 50)  # per class, in the t-SNE pictures
@@ -61,7 +61,6 @@ from segnb.datasets import DatasetInfo
 from segnb.errors import ConfigError, DataError
 from segnb.experiments import runs
 from segnb.metrics.compactness import compactness
-from segnb.notebook import project_path
 from segnb.plots import (
     compactness_scatter,
     compactness_stages,
@@ -90,6 +89,7 @@ recipe = preset(DATASET, TIER).replace(
     pretrain=Stage(steps=STEPS[0], batch=8, lr=0.1, warmup=min(30, STEPS[0] // 2)),
     finetune=Stage(steps=STEPS[1], batch=8, lr=0.05, schedule="poly"),
 )
+announce({method: recipe.replace(method=method) for method in ("contrastive", "ce")})
 own = project_path("runs/notebooks")
 trained = {
     method: runs.run(recipe.replace(method=method), runs=own, results=own)

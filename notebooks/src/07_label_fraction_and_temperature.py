@@ -21,7 +21,6 @@
 
 # %% tags=["folded"]
 # @title Imports
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,7 +30,7 @@ from IPython.display import Markdown, display
 from segnb import plots
 from segnb.checks import check_limits, check_temperature_choice, judge
 from segnb.errors import ConfigError
-from segnb.notebook import project_path, tier
+from segnb.notebook import live_dataset, project_path, tier
 from segnb.plots import Picture
 from segnb.recipe import preset
 from segnb.results import ledger
@@ -54,8 +53,9 @@ from segnb.widgets.training import train
 # full-length run.
 
 # %%
-DATASET = "shapes"  # for the live runs
-SHORTER = 5
+TIER = tier()  # "quick", or "gpu" where there is one ("smoke" is for tests and learns nothing)
+DATASET = live_dataset(TIER)  # for the live runs
+SHORTER = 1 if TIER == "gpu" else 5
 MAP_DATASET = "camvid"  # for the map of steps
 LEDGER_DATASET = None  # for the sweep shown; None takes the one with the most points
 FRACTION = 1 / 8  # the point shown without sliders
@@ -122,15 +122,8 @@ Markdown(sweep_overview(sweep))
 # Only one training runs at a time, and errors show up here in red.
 
 # %%
-whole = preset(DATASET, tier())
-live = whole.replace(
-    pretrain=dataclasses.replace(
-        whole.pretrain,
-        steps=max(whole.pretrain.steps // SHORTER, 4),
-        warmup=whole.pretrain.warmup // SHORTER,
-    ),
-    finetune=dataclasses.replace(whole.finetune, steps=max(whole.finetune.steps // SHORTER, 4)),
-)
+whole = preset(DATASET, TIER)
+live = whole.shorter(SHORTER)
 explorer = Explorer(sweep, live, results=RESULTS, runs=RUNS)
 explorer
 

@@ -18,7 +18,6 @@
 
 # %% tags=["folded"]
 # @title Imports
-import dataclasses
 
 import ipywidgets as widgets
 import numpy as np
@@ -30,7 +29,7 @@ from segnb.checks import check_confident_labels, check_pseudo_quality, judge
 from segnb.datasets import IGNORE
 from segnb.errors import ConfigError
 from segnb.experiments.runs import initial_network, load_network, load_splits, run, run_folder
-from segnb.notebook import project_path, tier
+from segnb.notebook import announce, live_dataset, project_path, tier
 from segnb.plots import Picture
 from segnb.recipe import preset
 from segnb.results import ledger, overview, table
@@ -43,11 +42,12 @@ from segnb.widgets.live import live
 # length.
 
 # %%
-DATASET = "shapes"
+TIER = tier()  # "quick", or "gpu" where there is one ("smoke" is for tests and learns nothing)
+DATASET = live_dataset(TIER)
 FRACTION = 1 / 16  # share of the training images that are labelled
 THRESHOLD = 0.7  # minimum confidence of a pseudo-label
 SEED = 0
-SHORTER = 4
+SHORTER = 1 if TIER == "gpu" else 4
 IMAGE = 0  # the unlabelled image to look at closely
 RESULTS = project_path("results")  # the ledger to read; a notebook never writes to it
 RUNS = project_path("runs") / "semi_supervised"  # this notebook's own runs and ledger
@@ -58,16 +58,9 @@ RUNS = project_path("runs") / "semi_supervised"  # this notebook's own runs and 
 # This is a `contrastive` run as in notebook 05, on the labelled images alone.
 
 # %%
-whole = preset(DATASET, tier()).replace(fraction=FRACTION, seed=SEED)
-first = whole.replace(
-    method="contrastive",
-    pretrain=dataclasses.replace(
-        whole.pretrain,
-        steps=max(whole.pretrain.steps // SHORTER, 4),
-        warmup=whole.pretrain.warmup // SHORTER,
-    ),
-    finetune=dataclasses.replace(whole.finetune, steps=max(whole.finetune.steps // SHORTER, 4)),
-)
+whole = preset(DATASET, TIER).replace(fraction=FRACTION, seed=SEED)
+first = whole.shorter(SHORTER).replace(method="contrastive")
+announce({"round one": first})
 splits = load_splits(first)
 train, info = splits.train, splits.train.info
 known = set(splits.labelled)

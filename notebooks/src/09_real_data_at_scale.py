@@ -52,6 +52,7 @@ WANTED = "camvid"  # if it is missing, shapes stands in
 FRACTION = 1 / 32  # share of the training images that are labelled
 SEED = 0
 SHORTER = 10
+TIER = tier()  # "quick", or "gpu" where there is one ("smoke" is for tests and learns nothing)
 KEEP_ON_DRIVE = False  # on Colab: keep runs on Google Drive, so that they outlive the session
 RESULTS = project_path("results")  # the ledger to read; a notebook never writes to it
 
@@ -102,15 +103,8 @@ print("runs are kept on Drive" if drive else "runs are kept on this machine")
 # that doesn't fit in memory fails here, before it starts.
 
 # %%
-whole = preset(DATASET, tier()).replace(fraction=FRACTION, seed=SEED)
-recipe = whole.replace(
-    pretrain=dataclasses.replace(
-        whole.pretrain,
-        steps=max(whole.pretrain.steps // SHORTER, 4),
-        warmup=whole.pretrain.warmup // SHORTER,
-    ),
-    finetune=dataclasses.replace(whole.finetune, steps=max(whole.finetune.steps // SHORTER, 4)),
-)
+whole = preset(DATASET, TIER).replace(fraction=FRACTION, seed=SEED)
+recipe = whole.shorter(SHORTER)
 estimated = estimate_cost(recipe)
 longer = whole.image_passes() / recipe.image_passes()
 print(f"this run: {estimated}")
@@ -274,7 +268,7 @@ if rows:
 else:
     print("The ledger is empty. These are the rows of this notebook's own small ledger:")
     rows = ledger.read(RUNS / "ledger.jsonl")
-    display(Markdown(table.results_table(table.select(rows, dataset=DATASET, tier=tier()))))
+    display(Markdown(table.results_table(table.select(rows, dataset=DATASET, tier=TIER))))
 
 # %% [markdown]
 # **How to read it.** Compare methods within one number of labelled images; between two numbers, two

@@ -100,6 +100,7 @@ CAMVID = Entry(
     presets={
         "smoke": {"size": (48, 64), "crop": (48, 48)},
         "quick": {"size": (96, 128), "crop": (96, 96)},
+        "gpu": {"size": (192, 256), "crop": (192, 192)},
         "colab": {"size": (360, 480), "crop": (320, 320)},
         "paper": {"size": (360, 480), "crop": (360, 360)},
     },

@@ -65,6 +65,7 @@ CITYSCAPES = Entry(
     presets={
         "smoke": {"size": (48, 96), "crop": (48, 48)},
         "quick": {"size": (96, 192), "crop": (96, 96)},
+        "gpu": {"size": (256, 512), "crop": (224, 224)},
         "colab": {"size": (512, 1024), "crop": (512, 512)},
         "paper": {"size": (1024, 2048), "crop": (769, 769)},
     },

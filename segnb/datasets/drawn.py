@@ -45,6 +45,13 @@ SHAPES = Entry(
             "pretrain": {"steps": 400},
             "finetune": {"lr": 0.1, "warmup": 50},
         },
+        "gpu": {
+            "size": (192, 256),
+            "crop": (192, 192),
+            "scale": (0.7, 1.4),
+            "distortion": 1.0,
+            "form": "official",
+        },
         "colab": {"size": (192, 256), "crop": (192, 192)},
         "paper": {"size": (384, 512), "crop": (384, 384)},
     },

@@ -19,6 +19,7 @@ Opener = Callable[[Path, Split, Size | None], SegmentationDataset]
 PHOTOGRAPHS: dict[str, dict[str, Any]] = {
     "smoke": {"size": (64, 64), "crop": (48, 48)},
     "quick": {"size": (128, 128), "crop": (96, 96)},
+    "gpu": {"size": (256, 256), "crop": (224, 224)},
     "colab": {"size": (320, 320), "crop": (320, 320)},
     "paper": {"size": (512, 512), "crop": (513, 513)},
 }
