@@ -129,6 +129,7 @@ from segnb.experiments.runs import initial_network, load_network, load_splits, r
 from segnb.models import SegmentationNetwork
 from segnb.notebook import announce, live_dataset, project_path, tier
 from segnb.recipe import preset
+from segnb.results import findings
 from segnb.results.method import Method
 from segnb.results.table import results_table, summarise
 from segnb.training import Session
@@ -312,8 +313,13 @@ plots.predictions(
 # %% [markdown]
 # **How to read it.** The number below each prediction is the share of pixels it got right. Look at
 # the toys: has the network found each one, and does it call it by the right name? Sky, sea and sand
-# are the easy part.
-#
+# are the easy part. Over all validation images, and class by class:
+
+# %%
+display(Markdown(findings.runs_found(rows.values())))
+display(Markdown(findings.classes_found(rows.values(), info.class_names, over="ce")))
+
+# %% [markdown]
 # ## 7 · Do the classes gather?
 #
 # We now follow one set of pixels: before training, after stage 1 and after stage 2. t-SNE lays them
@@ -372,6 +378,7 @@ for method in METHODS:
     ]
     cells = ["–" if value is None else f"{value:.2f}" for value in values]
     print(f"{names[method]!s:34}{cells[0]:>9}{cells[1]:>9}{cells[2]:>12}")
+Markdown(findings.compactness_found(rows["contrastive"]))
 
 # %% [markdown]
 # **How to read it.** Stage 1 gathers the classes before any classifier has seen them. But
@@ -392,8 +399,8 @@ display(Markdown(results_table(list(rows.values()))))
 display(
     Markdown(
         f"**With {len(labelled)} labelled images, the paper's two stages reach "
-        f"{rows['contrastive']['miou_test']:.1f} mIoU on test: {over_ce:+.1f} points compared with the same fine-tuning alone, and "
-        f"{over_long:+.1f} compared with cross-entropy given the same compute. This is one seed.**"
+        f"{rows['contrastive']['miou_test']:.1f} mIoU on test: {over_ce:+.1f} points compared with "
+        f"the same fine-tuning alone, and {over_long:+.1f} compared with cross-entropy given the same compute. This is one seed.**"
     )
 )
 

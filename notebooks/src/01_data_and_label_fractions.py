@@ -29,6 +29,7 @@ from pathlib import Path
 import ipywidgets as widgets
 import numpy as np
 import torch
+from IPython.display import Markdown
 from PIL import Image
 
 from segnb import datasets, plots
@@ -259,7 +260,19 @@ Picture(
 # *mIoU*. A black tick marks the class's share in all masks. Where the bar misses the tick, the
 # labelled images show that class more or less often than the full data set does. On the right, a
 # rare class shows up in only part of the labelled images, and in each of those it has only a few
-# pixels. No class is at zero, because the order of images covers all classes first.
+# pixels. No class is at zero, because the order of images covers all classes first. In a sentence:
+
+# %%
+small = np.argsort(share)[: max(1, info.num_classes - 3)]
+rarest, off = int(seen.argmin()), int(np.abs(share - everywhere).argmax())
+Markdown(
+    f"All but the three largest classes share {share[small].sum():.0f} % of the labelled pixels. "
+    f"The rarest, {info.class_names[rarest]}, is in {seen[rarest]} of {len(labelled)} labelled "
+    f"images. {info.class_names[off].capitalize()} is furthest from its share in all masks: "
+    f"{share[off]:.1f} % instead of {everywhere[off]:.1f} %."
+)
+
+# %% [markdown]
 #
 # To see how much is still down to luck, ask the same question for several seeds:
 

@@ -24,6 +24,7 @@ import ipywidgets as widgets
 import numpy as np
 import torch
 import torch.nn.functional as F
+from IPython.display import Markdown, display
 
 from segnb import evaluation, plots
 from segnb.checks import check_confusion_matrix, check_mean_iou, judge
@@ -206,9 +207,21 @@ Picture(
 # for all three methods.
 
 # %% [markdown]
-# Here are the numbers behind the curves:
+# In a sentence, and the numbers behind the curves:
 
 # %%
+gaps = {
+    name: seen[-1]["training"]["miou"] - seen[-1]["validation"]["miou"]
+    for name, seen in histories.items()
+}
+display(
+    Markdown(
+        "**After "
+        + f"{STEPS} steps, mIoU is higher on the training images than on new ones by "
+        + ", ".join(f"{gap:.0f} points with {name}" for name, gap in gaps.items())
+        + ".**"
+    )
+)
 for name, seen in histories.items():
     best = max(seen, key=lambda one: one["validation"]["miou"])
     last = seen[-1]
@@ -355,7 +368,17 @@ Picture(
 # frequent: sand first, and among the toys one that it has seen often. Only then look for pairs.
 # Balls and swim rings are both round; towels and kites both have four corners. Is a toy mistaken
 # for one with a similar outline *more often* than its row and column suggest?
-#
+# Here is the most frequent mistake:
+
+# %%
+wrong = fate - np.diag(np.diag(fate))
+true_class, taken_for = np.unravel_index(wrong.argmax(), wrong.shape)
+Markdown(
+    f"Of 100 pixels of {info.class_names[true_class]}, {wrong.max():.0f} are taken for "
+    f"{info.class_names[taken_for]} and {fate[true_class, true_class]:.0f} are right."
+)
+
+# %% [markdown]
 # The IoU of each class comes from the same matrix. (Its mIoU may differ by a tenth of a point from
 # the last look above. On hardware that trains in bf16, the looks during training used bf16 too, and
 # this one uses float32.)

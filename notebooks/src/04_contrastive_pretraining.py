@@ -53,7 +53,7 @@ import ipywidgets
 import numpy as np
 import torch
 import torch.nn.functional as F
-from IPython.display import display
+from IPython.display import Markdown, display
 from sklearn.decomposition import PCA
 
 from segnb import checks, evaluation
@@ -459,6 +459,14 @@ display(
         ylabel="squared distance of unit-length features",
     )
 )
+first, last = gathered[0], gathered[max(gathered)]
+display(
+    Markdown(
+        f"On images it never trained on, the distance between classes goes from "
+        f"{(first.fisher or math.nan):.2f} to {(last.fisher or math.nan):.2f} times the spread "
+        f"within them."
+    )
+)
 print("step       ", *(f"{step:6}" for step in gathered))
 print("inter/intra", *(f"{c.fisher or math.nan:6.2f}" for c in gathered.values()))
 
@@ -519,7 +527,10 @@ if len(steps) > 4:
     together = float(np.corrcoef(np.diff(losses), np.diff(floors))[0, 1])
     print(f"correlation of the two lines' jumps: {together:.2f}")
     print(f"share of the loss's jumps explained by the floor's (R²): {100 * together**2:.0f} %")
-print(f"loss above its floor: {gap[0]:.2f} at the first step, {gap[-1]:.2f} at the last")
+Markdown(
+    f"The loss ends {gap[-1]:.2f} above its floor, having started {gap[0]:.2f} above it"
+    + (f"; half-way it was {gap[len(gap) // 2]:.2f}." if len(gap) > 4 else ".")
+)
 
 # %% [markdown]
 # **How to read it.** With the floor removed, the curve finally answers our question: is the loss

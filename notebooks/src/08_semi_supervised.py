@@ -290,6 +290,19 @@ with plots.styled():
     plots.legend_below(figure, [left])
 at = int(np.abs(thresholds - THRESHOLD).argmin())
 shares = zip(info.class_names, per_class, strict=True)
+labelled_as = [c for c in range(info.num_classes) if (kept & (guess == c)).any()]
+display(
+    Markdown(
+        f"At threshold {THRESHOLD:g}, {quality[at, 0]:.0%} of the pixels keep a pseudo-label and "
+        f"{quality[at, 1]:.0%} of those are right"
+        + (
+            f"; {info.class_names[min(labelled_as, key=per_class.__getitem__)]} is trusted least "
+            f"({min(per_class[c] for c in labelled_as):.0f} % right)."
+            if labelled_as
+            else "."
+        )
+    )
+)
 Picture(
     figure,
     f"Coverage and accuracy of the pseudo-labels against the threshold; at {THRESHOLD:g} "
@@ -394,11 +407,11 @@ outcomes = {
 lines = ["| | images through the network | mIoU, val |", "| --- | ---: | ---: |"]
 lines += [f"| {n} | {r.image_passes():,} | {m:.1f} |" for n, (r, m) in outcomes.items()]
 display(Markdown("\n".join(lines)))
-for name, score in (
-    ("round one", first_row["miou_val"]),
-    ("cross-entropy with the compute of both", cost_row["miou_val"]),
-):
-    print(f"round two against {name}: {second_score.miou - score:+.1f} points")
+Markdown(
+    f"**The second round changes mIoU by {second_score.miou - first_row['miou_val']:+.1f} points "
+    f"from the first. Beside cross-entropy with the compute of both rounds it is "
+    f"{second_score.miou - cost_row['miou_val']:+.1f} points. This is one seed.**"
+)
 
 # %% [markdown]
 # **How to read it.** The first difference says whether the pseudo-labels did any good, the second
