@@ -57,6 +57,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     shutil.copy(notebooks.REPOSITORY / "pyproject.toml", folder.parent)
     shutil.copy(notebooks.REPOSITORY / "segnb" / "recipe.py", folder.parent / "segnb")
     made_sweep.write_sweep(folder.parent / "results")
+    made_sweep.write_step_map(folder.parent / "results")
     for source in notebooks.sources(["00", "07"]):
         nbformat.write(notebooks.make(source), folder / f"{source.stem}.ipynb")
     for name, text in SETTINGS.items():
@@ -263,3 +264,18 @@ def test_the_explorer_answers_its_sliders_and_trains(page: Any, lab: str, tmp_pa
     page.screenshot(path=tmp_path / "07-finished.png")
     handles.first.scroll_into_view_if_needed()
     page.screenshot(path=tmp_path / "07-after.png")
+
+    # The map of steps: another cell, and then the other rival.
+    cells = page.locator(".widget-vbox button.widget-button", has_text=re.compile(r"^[+−-]\d"))
+    assert cells.all_inner_texts() == ["+20.0", "+5.0", "+0.5"]
+    the_map = page.locator(".widget-vbox", has=cells.first).first
+    sentence = the_map.locator(".jp-RenderedMarkdown").first
+    assert "and 25 of stage 2" in sentence.inner_text()
+    cells.nth(1).scroll_into_view_if_needed()
+    cells.nth(1).click()
+    the_map.locator(".jp-RenderedMarkdown", has_text="and 100 of stage 2").first.wait_for()
+    page.screenshot(path=tmp_path / "07-map.png")
+    the_map.get_by_text("the same compute", exact=True).first.click()
+    the_map.locator("button.widget-button", has_text="+17.0").wait_for()
+    assert cells.all_inner_texts() == ["+17.0", "+2.0", "-2.5"]
+    page.screenshot(path=tmp_path / "07-map-compute.png")
