@@ -91,12 +91,16 @@ class StepMapExplorer:
         self.shown: dict[str, Picture | str] = {}
         self._results, self._root = results, root
         labels = found.axis(0)
+        whole_words = {"button_width": "initial", "description_width": "initial"}
         self.labelled = widgets.ToggleButtons(
             options=[(f"{count} images", count) for count in labels],
             value=max(labels, key=lambda count: len(found.axis(1, count))),
             description="labelled",
+            style=whole_words,
         )
-        self.over = widgets.ToggleButtons(options=RIVALS, description="gain over")
+        self.over = widgets.ToggleButtons(
+            options=RIVALS, description="gain over", style=whole_words
+        )
         measured = [
             (MEASURE_NAMES[measure], measure)
             for measure in get_args(Measure)
@@ -106,6 +110,7 @@ class StepMapExplorer:
             options=measured,
             value="miou_test" if "miou_test" in dict(measured).values() else measured[0][1],
             description="measured on",
+            style={"description_width": "initial"},
         )
         self.cell = self._best(self.labelled.value)
         self.buttons: dict[Cell, Any] = {}
