@@ -131,5 +131,6 @@ def writing_cache(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"cannot write the cache {path} ({error}); set SEGNB_CACHE to a writable folder"
+            f"cannot write the cache {path} ({error}); set SEGNB_CACHE to a folder on a local disk "
+            f"that you may write to"
         ) from error
