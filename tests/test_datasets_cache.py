@@ -181,7 +181,7 @@ def test_what_a_killed_build_left_is_cleared_away(tmp_path: Path) -> None:
     dataset = Made([(20, 30)] * 2)
     working_set(dataset, size=(16, 16), cache=tmp_path)
     (whole,) = (p for p in (tmp_path / "working").iterdir() if p.is_dir())
-    left = whole.with_name(f".{whole.name}.x1y2")
+    left = whole.with_name(f".{whole.name}.x1y2z3w4")
     whole.rename(left)
     assert len(working_set(dataset, size=(16, 16), cache=tmp_path)) == 2
     assert [p for p in (tmp_path / "working").iterdir() if p.is_dir()] == [whole]

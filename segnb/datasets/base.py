@@ -45,7 +45,7 @@ class DatasetInfo:
 
     def __post_init__(self) -> None:
         if len(self.palette) != len(self.class_names):
-            raise ValueError(
+            raise DataError(
                 f"{self.name}: {len(self.palette)} colours for {len(self.class_names)} classes"
             )
 

@@ -185,7 +185,7 @@ def _names_of_files(folder: Path) -> frozenset[str]:
     except (FileNotFoundError, NotADirectoryError):
         return frozenset()
     except OSError as error:
-        raise DataError(f"the folder {folder} cannot be read ({error.strerror})") from error
+        raise DataError(f"the folder {folder} can't be read ({error.strerror})") from error
 
 
 def _ranges(values: Mapping[int, int]) -> str:

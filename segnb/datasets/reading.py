@@ -86,7 +86,7 @@ def read_mask(path: Path, *, colours: Mapping[int, Colour] | None = None) -> Byt
     low, high = int(numbers.min()), int(numbers.max())
     if low < 0 or high > IGNORE:
         raise DataError(
-            f"{path} cannot be read as a mask: it holds the value {low if low < 0 else high}; "
+            f"{path} can't be read as a mask: it holds the value {low if low < 0 else high}; "
             f"class ids are 0 to {IGNORE - 1}, and void is {IGNORE}"
         )
     return numbers.astype(np.uint8, copy=False)
@@ -173,7 +173,7 @@ def visible_files(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> l
     try:
         names = os.listdir(folder)
     except OSError as error:
-        raise DataError(f"the folder {folder} cannot be read ({_reason(error)})") from error
+        raise DataError(f"the folder {folder} can't be read ({_reason(error)})") from error
     return [
         folder / name
         for name in sorted(names)
@@ -204,7 +204,7 @@ def _telling(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise DataError(f"{path} cannot be read as {what}: {_reason(error)}") from error
+        raise DataError(f"{path} can't be read as {what}: {_reason(error)}") from error
 
 
 @contextlib.contextmanager
