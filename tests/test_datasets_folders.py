@@ -300,6 +300,28 @@ def test_cityscapes_maps_label_ids_to_train_ids(tmp_path: Path) -> None:
     assert len(datasets.load("cityscapes", "val", root=tmp_path)) == 2
 
 
+def test_cityscapes_passes_over_the_notes_of_a_mac(tmp_path: Path) -> None:
+    folder = make_cityscapes(tmp_path, striped(7))
+    for path in list(folder.rglob("*.png")):
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7" + bytes(200))
+    train = datasets.load("cityscapes", "train", root=tmp_path)
+    assert len(train) == 4
+    assert len({sample.id for sample in (train[i] for i in range(4))}) == 4
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_voc_lists_from_windows(tmp_path: Path, encoding: str) -> None:
+    masks = {name: striped(0, 15) for name in ("my photo", "my photo 2", "2007_000032")}
+    folder = make_voc(tmp_path, masks, train=["x"], val=["x"])
+    lists = folder / "ImageSets" / "Segmentation"
+    (lists / "train.txt").write_text("my photo 2\r\n2007_000032  1\r\n", encoding=encoding)
+    train = datasets.load("voc", "train", root=tmp_path)
+    assert train.ids == ("my photo 2", "2007_000032")
+    (lists / "train.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(DataError, match=r"train\.txt can't be read .*save it as UTF-8"):
+        datasets.load("voc", "train", root=tmp_path)
+
+
 def test_cityscapes_refuses_a_label_beyond_33(tmp_path: Path) -> None:
     make_cityscapes(tmp_path, striped(7, 34))
     with pytest.raises(DataError, match=r"labelIds\.png holds the label 34.*0-33, 255"):

@@ -32,7 +32,7 @@ def read_lines(path: Path) -> list[str]:
     except FileNotFoundError:
         raise DataError(f"there is no list {path}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the list {path} cannot be read ({error}); save it as UTF-8") from error
+        raise DataError(f"the list {path} can't be read ({error}); save it as UTF-8") from error
     if "\0" in text:
         raise DataError(f"the list {path} is not a text file; save it as UTF-8")
     lines = [line.strip() for line in text.splitlines()]
