@@ -141,7 +141,7 @@ def _need_classes(labels: Mapping[int, int], info: DatasetInfo) -> None:
             raise DataError(
                 f"{info.name}: labels map the mask value {value} to {label!r}, but its "
                 f"{info.num_classes} classes are numbered from 0 to {info.num_classes - 1}, and "
-                f"void is {IGNORE}"
+                f"void is {IGNORE}; map the first class to 0"
             )
 
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -55,6 +56,7 @@ _LOSSLESS = frozenset(
 )
 _TIFF_SUBFILE, _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT = 254, 258, 262, 339
 _ORIENTATION = 0x0112
+_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
 Colour = tuple[int, int, int]
 
@@ -330,7 +332,12 @@ def _check_palette(
 def _upright(pixels: npt.NDArray[Any], picture: Image.Image) -> npt.NDArray[Any]:
     """The pixels ``[H, W, ...]``, turned as the picture's orientation flag asks for."""
     # Pillow has turned a TIFF and dropped its flag by now.
-    flag = picture.getexif().get(_ORIENTATION, 1)
+    flag = picture.getexif().get(_ORIENTATION)
+    if flag is None:
+        # Older versions of Pillow do not look into the XMP block of a JPEG file.
+        blocks = b"".join(content for _, content in getattr(picture, "applist", ()))
+        found = _XMP_ORIENTATION.search(blocks)
+        flag = int(found[1]) if found else 1
     if flag in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if flag in (3, 4, 7, 8):
