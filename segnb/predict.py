@@ -8,19 +8,19 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from segnb import datasets, evaluation
 from segnb.datasets import IGNORE, DatasetInfo, Sample, WorkingSet
 from segnb.datasets.cache import letterbox
+from segnb.datasets.reading import IMAGE_SUFFIXES as ENDINGS
+from segnb.datasets.reading import read_image
 from segnb.errors import DataError
 from segnb.experiments.runs import load_network, read_recipe
 from segnb.files import atomic_path
 from segnb.plots import colour_mask, overlay
 from segnb.training import Session, make_accelerator
-
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def predict_folder(run: Path, images: Path, out: Path, *, cpu: bool = False) -> Iterator[Path]:
@@ -111,20 +111,6 @@ def _files(images: Path) -> list[Path]:
 
 
 def _read(path: Path) -> Sample:
-    try:
-        with Image.open(path) as picture:
-            image = np.asarray(_eight_bits(ImageOps.exif_transpose(picture)).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} can't be read as an image: {error}") from error
+    image = read_image(path)
     # There are no labels: all pixels are class 0, which is never used.
     return Sample(image, np.zeros(image.shape[:2], np.uint8), path.stem)
-
-
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """16-bit grey values scaled to 8 bits; PIL's own conversion clips them at 255."""
-    if picture.mode == "F":
-        raise ValueError("it has floating-point numbers of unknown scale; save it with 8 bits")
-    if not picture.mode.startswith("I"):
-        return picture
-    values = np.asarray(picture).clip(0, 65535) // 257
-    return Image.fromarray(values.astype(np.uint8))
