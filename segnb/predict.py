@@ -154,7 +154,7 @@ def _is_ours(path: Path) -> bool:
         return False
     try:
         with Image.open(path) as picture:
-            return picture.info.get("Software") == _SOFTWARE
+            return bool(picture.info.get("Software") == _SOFTWARE)
     except Exception:  # Pillow raises errors of many kinds over damaged files
         return False
 

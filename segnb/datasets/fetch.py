@@ -73,7 +73,7 @@ def fetch(entry: Entry, *, root: Path | None = None, say: Callable[[str], None] 
         for left in (folder / _DOWNLOADS).glob(f"{_HALF}*"):  # by a kill
             shutil.rmtree(left)
         if not (waits.said and _is_there(whole, folder)):
-            _get(entry.name, archive, folder, say)
+            _get(entry.name, archive, whole, folder, say)
     say(f"{entry.name} is ready: {whole.count(folder)}.")
     if entry.hint:
         say(f"{entry.hint}.")
@@ -100,14 +100,16 @@ def _is_there(entry: Entry, folder: Path) -> bool:
     return True
 
 
-def _get(name: str, archive: Archive, folder: Path, say: Callable[[str], None]) -> None:
+def _get(
+    name: str, archive: Archive, entry: Entry, folder: Path, say: Callable[[str], None]
+) -> None:
     """Unpack the archive put there by hand, else that of the first mirror that has it right."""
     placed = folder / archive.file
     if placed.is_file():
         say(f"Using {placed}.")
         if not _is_right(placed, archive):
             raise DataError(f"{placed} is not the right file: {_fault(archive)}; remove it")
-        _unpack(placed, archive, folder)
+        _unpack(placed, archive, entry, folder)
         return
     downloaded = folder / _DOWNLOADS / archive.file
     reasons: list[str] = []
@@ -117,7 +119,7 @@ def _get(name: str, archive: Archive, folder: Path, say: Callable[[str], None]) 
             if url:
                 _download_from(url, downloaded, archive, say)
             say(f"Unpacking {downloaded.name}.")
-            _unpack(downloaded, archive, folder)
+            _unpack(downloaded, archive, entry, folder)
             return
         except DataError as error:
             say(f"  no: {error}")
@@ -303,7 +305,7 @@ def _fault(archive: Archive) -> str:
     return f"its SHA-1 is not {archive.sha1}" if archive.sha1 else "it is no archive"
 
 
-def _unpack(path: Path, archive: Archive, folder: Path) -> None:
+def _unpack(path: Path, archive: Archive, entry: Entry, folder: Path) -> None:
     """Unpack into a temporary folder, check, then move each file; other files there are kept."""
     with tempfile.TemporaryDirectory(dir=folder / _DOWNLOADS, prefix=_HALF) as name:
         side = Path(name)
@@ -315,6 +317,10 @@ def _unpack(path: Path, archive: Archive, folder: Path) -> None:
             side /= outer[0]
         if archive.check is not None:
             archive.check(side)
+        try:
+            entry.count(side)
+        except DataError as error:
+            raise DataError(f"{path} is not complete: {error}") from error
         files = [path for path in side.rglob("*") if path.is_file()]
         # Lists last: without them, an interrupted move is not taken for a complete data set.
         for file in sorted(files, key=lambda path: (path.suffix == ".txt", path)):

@@ -14,6 +14,10 @@ IGNORED = torch.iinfo(torch.int64).min
 MIN_TEMPERATURE = 1e-4
 
 
+class NotFiniteError(ValueError):
+    """Features with NaN or infinite values."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pixels:
     """One set of pixels for each image.
@@ -93,7 +97,7 @@ def _pixel_set(
         and not torch.compiler.is_compiling()
         and not _all_finite(features.detach())
     ):
-        raise ValueError(f"{name} contain NaN or infinite values")
+        raise NotFiniteError(f"{name} contain NaN or infinite values")
     labels = labels.long()
     _check_labels(name, labels, ignore_index)
     return Pixels(
