@@ -27,9 +27,9 @@
 # Every setting you may want to change is in this cell.
 
 # %%
-from segnb.notebook import tier
+from segnb.notebook import command, project_path, tier
 
-TIER = tier()  # "smoke" for seconds, "quick" for minutes; SEGNB_TIER overrides
+TIER = tier()  # "smoke" for seconds, "quick" for minutes, "colab" on a GPU such as a T4; SEGNB_TIER overrides
 DATASET = "shapes"
 STRENGTH = 1.0  # of the colour distortion; 0 is none, 1 is SimCLR's
 FORM, SCOPE = "paper", "cross"  # or "official"; or "within", "batch"
@@ -82,7 +82,7 @@ from segnb.widgets.live import live
 #
 # A recipe holds everything that can change the result. Ours is the preset of this tier, with a
 # smaller network and smaller crops, so that a CPU can take a few hundred steps while you watch. The
-# printed command runs the same stage from a shell, followed by stage 2.
+# printed command, in a cell, runs the same stage, followed by stage 2.
 
 # %%
 small = {"encoder_depth": 3, "decoder_channels": 64} if TIER in ("smoke", "quick") else {}
@@ -100,7 +100,7 @@ recipe = preset(DATASET, TIER).replace(
 splits = runs.load_splits(recipe)
 labelled, val = splits.labelled_set, splits.evaluated["val"][1]
 print(f"{len(labelled)} labelled images of {len(splits.train)}, {len(val)} validation images")
-print(recipe.command())
+print(command(recipe.command(), runs=project_path("runs"), results=project_path("results")))
 
 # %% [markdown]
 # ## 2 · What the distortion does

@@ -31,9 +31,9 @@
 # Everything you may want to change is in one cell.
 
 # %%
-from segnb.notebook import tier
+from segnb.notebook import command, tier
 
-TIER = tier()  # "smoke" for seconds, "quick" for minutes; SEGNB_TIER overrides
+TIER = tier()  # "smoke" for seconds, "quick" for minutes, "colab" on a GPU such as a T4; SEGNB_TIER overrides
 DATASET = "shapes"  # for the small pair of runs trained here
 USE_LEDGER = True  # draw the saved pixels of a ledger run, if any; otherwise those of the pair
 STEPS = {"smoke": (4, 4), "quick": (150, 80)}.get(TIER, (4000, 2000))  # of stages 1 and 2
@@ -472,7 +472,11 @@ if not many:
     print(
         f"The ledger holds {places[0][1] if places else 0} runs of one data set and tier; a picture "
         f"needs at least {LEAST}. To add some, for example:\n"
-        f"  segnb sweep --dataset {DATASET} --tier {TIER} --fractions 0.0625 0.25 --seeds 0 1 2"
+        + command(
+            f"segnb sweep --dataset {DATASET} --tier {TIER} --fractions 0.0625 0.25 --seeds 0 1 2",
+            runs=project_path("runs"),
+            results=project_path("results"),
+        )
     )
 
 # %% [markdown]

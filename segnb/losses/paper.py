@@ -10,12 +10,10 @@ in memory.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor
 
 from segnb.losses.backends import Backend, Reduction, logsumexp_loss
-from segnb.losses.pixels import pixel_sets
+from segnb.losses.pixels import Pixels, pixel_sets
 
 
 def within_image_loss(
@@ -143,10 +141,11 @@ def batch_loss(
     (pixels,) = pixel_sets(
         features=(features, labels), temperature=temperature, ignore_index=ignore_index
     )
-    bag = replace(
-        pixels,
+    bag = Pixels(  # torch 2.6 can't compile dataclasses.replace
         features=pixels.features.flatten(0, 1)[None],
         labels=pixels.labels.flatten()[None],
+        temperature=pixels.temperature,
+        dtype=pixels.dtype,
     )
     loss = logsumexp_loss(bag, None, reduction=reduction, backend=backend)
     return loss if reduction == "mean" else loss.reshape(labels.shape)

@@ -66,7 +66,7 @@ class Threads:
         self._last = now
         if self._before is not None:
             self._judge(*self._before)
-        elif now - self._since >= WATCH and len(self._steps) >= TRIAL:
+        elif now - self._since >= WATCH and len(self._steps) > 1:
             busy = (self._lost() - self._lost_before) / (now - self._since) > LOST_CORES
             other = self.number
             if now >= self._next and busy and self.number > 1:
