@@ -17,6 +17,7 @@ class Machine:
     def __init__(self, most: int, seconds: dict[int, float], lost: float) -> None:
         self.now, self.gone = 0.0, 0.0
         self.seconds, self.lost = seconds, lost
+        self.crowded = False  # whether one thread loses its core as well
         self.number, self.history = most, [most]
         self.threads = Threads(
             most, use=self.use, clock=lambda: self.now, lost=lambda: int(self.gone)
@@ -33,7 +34,7 @@ class Machine:
             took = self.seconds[self.number]
             self.now += took
             # A process with one thread on a machine with two cores is left alone.
-            self.gone += took * self.lost * (self.number > 1)
+            self.gone += took * self.lost * (self.number > 1 or self.crowded)
             self.threads.after_step()
             steps += 1
         return steps / (self.now - begun)
@@ -57,6 +58,16 @@ def test_it_steps_down_while_another_program_runs_and_up_again() -> None:
     before = len(machine.history)
     machine.run(machine.now + 600)
     assert len(machine.history) == before
+
+
+def test_more_threads_are_not_tried_while_all_cores_are_taken() -> None:
+    machine = Machine(2, {2: 5.0, 1: 0.6}, lost=300)
+    machine.crowded = True
+    machine.run(900)
+    assert machine.history == [2, 1]
+    machine.seconds, machine.lost = {2: 0.06, 1: 0.1}, 0
+    machine.run(machine.now + 2 * threads.LATE)
+    assert machine.number == 2
 
 
 def test_it_stays_where_fewer_threads_are_no_faster() -> None:

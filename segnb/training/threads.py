@@ -24,17 +24,18 @@ LOST_CORES = 20.0
 WATCH, TRIAL = 1.0, 4
 
 #: A trial is won by steps this much shorter, and given up at one step this much longer.
-WON, HOPELESS = 0.9, 4.0
+WON, HOPELESS = 0.9, 2.5
 
 #: Seconds from one trial to the next: at first, and at most after trials that were lost.
-SOON, LATE = 5.0, 80.0
+SOON, LATE = 10.0, 160.0
 
 
 class Threads:
     """Watches the time of steps, and tries half or twice the threads where that may be faster.
 
-    Fewer threads are only tried if this process keeps losing its cores to others. So on a machine
-    of its own, the number never changes, and results repeat bit for bit.
+    Fewer threads are only tried while this process keeps losing its cores to others, and more only
+    while it does not. So on a machine of its own, the number never changes, and results repeat bit
+    for bit; else they agree up to rounding.
 
     Args:
         most: The number to start with, and the highest.
@@ -71,7 +72,7 @@ class Threads:
             other = self.number
             if now >= self._next and busy and self.number > 1:
                 other = self.number // 2
-            elif now >= self._next and self.number < self.most:
+            elif now >= self._next and not busy and self.number < self.most:
                 other = min(2 * self.number, self.most)
             if other != self.number:
                 self._before = self.number, statistics.median(self._steps)
