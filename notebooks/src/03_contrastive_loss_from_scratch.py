@@ -36,7 +36,7 @@
 # %%
 from segnb.notebook import tier
 
-TIER = tier()  # "smoke": seconds, "quick": minutes, "colab": on a GPU; SEGNB_TIER overrides
+TIER = tier()  # "smoke" for seconds, "quick" for minutes; SEGNB_TIER overrides
 DATASET = "shapes"  # or "camvid" or "voc"; notebook 09 shows how to get them
 IMAGE = 3  # which validation image
 ROW, COLUMN = 0.8, 0.62  # the anchor's position: 0 is top or left, 1 bottom or right

@@ -29,7 +29,7 @@
 # %%
 from segnb.notebook import command, project_path, tier
 
-TIER = tier()  # "smoke": seconds, "quick": minutes, "colab": on a GPU; SEGNB_TIER overrides
+TIER = tier()  # "smoke" for seconds, "quick" for minutes; SEGNB_TIER overrides
 DATASET = "shapes"
 STRENGTH = 1.0  # of the colour distortion; 0 is none, 1 is SimCLR's
 FORM, SCOPE = "paper", "cross"  # or "official"; or "within", "batch"

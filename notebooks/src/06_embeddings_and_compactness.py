@@ -33,7 +33,7 @@
 # %%
 from segnb.notebook import command, tier
 
-TIER = tier()  # "smoke": seconds, "quick": minutes, "colab": on a GPU; SEGNB_TIER overrides
+TIER = tier()  # "smoke" for seconds, "quick" for minutes; SEGNB_TIER overrides
 DATASET = "shapes"  # for the small pair of runs trained here
 USE_LEDGER = True  # draw the saved pixels of a ledger run, if any; otherwise those of the pair
 STEPS = {"smoke": (4, 4), "quick": (150, 80)}.get(TIER, (4000, 2000))  # of stages 1 and 2

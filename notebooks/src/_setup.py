@@ -77,5 +77,3 @@ if "google.colab" in sys.modules:
     install_missing()
     kept = f"; runs are kept in {drive / 'runs'}" if drive else ""
     print(f"Set-up is done: the project is in {home}{kept}.")
-    if shutil.which("nvidia-smi"):
-        print("With this GPU, os.environ['SEGNB_TIER'] = 'colab' in the next cell trains large.")
