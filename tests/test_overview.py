@@ -136,11 +136,11 @@ def test_runs_with_flags_of_their_own_are_told_with_the_flags() -> None:
         row(preset("shapes", "smoke")),
     ]
     words = not_compared(own)
-    assert words.startswith("2 of camvid at quick that differ from its preset, in crop, ")
+    assert words.startswith("2 of camvid at quick with other values than its preset for crop, ")
     assert "finetune.steps" in words
     assert "temperature" not in words, "cross-entropy has none"
     assert not_compared(own, dataset="shapes") == ""
-    with pytest.raises(ConfigError, match=r"no runs for this: 2 of camvid .* in crop"):
+    with pytest.raises(ConfigError, match=r"no runs for this: 2 of camvid .* for crop"):
         comparable(own, dataset="camvid")
     with pytest.raises(ConfigError, match="its 3 are of camvid at quick, shapes at smoke"):
         comparable(own, dataset="voc")

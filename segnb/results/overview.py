@@ -154,7 +154,7 @@ def not_compared(
             counts[where] += 1
             fields.setdefault(where, Counter()).update(_own_fields(recipe, varied))
     return "; ".join(
-        f"{counts[where]} of {where[0]} at {where[1]} that differ from its preset, in "
+        f"{counts[where]} of {where[0]} at {where[1]} with other values than its preset for "
         f"{', '.join(name for name, _ in fields[where].most_common())}"
         for where in sorted(counts)
     )
