@@ -268,8 +268,7 @@ def _check_passes(recipe: Recipe, network: SegmentationNetwork) -> None:
 def _passed(backbone: nn.Module, shape: tuple[int, int], device: str) -> Tensor:
     tensors = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
     # Two images, since BatchNorm cannot train on one. Neither weights nor random state change.
-    # The device is for torch 2.6, which imports its compiler here and can't do so on meta.
-    with torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
         values = {name: value.to(device) for name, value in tensors.items()}
         images = torch.zeros(2, 3, *shape, device=device)
         return cast(Tensor, torch.func.functional_call(backbone, values, (images,)))

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+import torch._dynamo  # torch 2.6 imports it at the first use, which fails on meta
 from tiny import tiny_recipe
 from torch import nn
 
