@@ -9,14 +9,20 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
 BENCH   := $(VENV)/.ready-bench
+FLOORS  := .venv-floors
+
+# What the versions of other packages can break: the losses, training, resuming, tables, commands.
+FLOOR_TESTS := $(addprefix tests/test_,losses.py losses_back_ends.py models.py training.py \
+	resume.py table.py cli.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lab bench notebooks badges clean
+.PHONY: help setup reproduce test test-floors lab bench notebooks badges clean
 
 help:
 	@echo "make reproduce  train the baselines and the contrastive method on the embedded data set,"
 	@echo "                print the table and draw the figures (minutes on two cores, no network)"
 	@echo "make test       linters, types and tests"
+	@echo "make test-floors  the main tests with the lowest versions of everything that segnb needs"
 	@echo "make lab        JupyterLab on notebooks/"
 	@echo "make notebooks  make notebooks/*.ipynb again from notebooks/src, executed"
 	@echo "make bench      time the loss against a peer"
@@ -52,8 +58,21 @@ test: $(READY)
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
 
+# An environment of its own, with uv: pip can't ask for the lowest versions. They were made for
+# Python 3.10 to 3.12.
+$(FLOORS)/.ready: pyproject.toml
+	@test -x $(FLOORS)/bin/pip || $(PYTHON) -m venv $(FLOORS)
+	$(FLOORS)/bin/python -m pip install --quiet uv
+	$(FLOORS)/bin/uv pip install --python $(FLOORS)/bin/python --resolution lowest-direct \
+	  --editable ".[dev]"
+	@touch $@
+
+test-floors: $(FLOORS)/.ready
+	OMP_NUM_THREADS=1 $(FLOORS)/bin/python -m pytest $(FLOOR_TESTS)
+
 lab: $(READY)
-	SEGNB_DATA="$${SEGNB_DATA:-$(CURDIR)/data}" $(BIN)/jupyter lab --notebook-dir=notebooks
+	PATH="$(CURDIR)/$(BIN):$$PATH" SEGNB_DATA="$${SEGNB_DATA:-$(CURDIR)/data}" \
+	  $(BIN)/jupyter lab --notebook-dir=notebooks
 
 bench: $(BENCH)
 	$(BIN)/python -m benchmarks.loss
@@ -66,5 +85,5 @@ badges: $(READY)
 	$(BIN)/python tools/notebooks.py badges "$(REPO)"
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FLOORS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -249,8 +249,15 @@ class Predict:
     cpu: Cpu = False
 
     def __call__(self) -> int:
-        from segnb.predict import predict_folder
+        from segnb.datasets.reading import IMAGE_SUFFIXES
+        from segnb.predict import left_out, predict_folder
 
+        if others := [path.name for path in left_out(self.images)]:
+            print(
+                f"segnb: left out: {', '.join(others)}; only {', '.join(IMAGE_SUFFIXES)} are read: "
+                "convert them first",
+                file=sys.stderr,
+            )
         for path in predict_folder(self.folder, self.images, self.out, cpu=self.cpu):
             print(path)
         return 0
@@ -282,7 +289,7 @@ class Table:
     def __call__(self) -> int:
         from segnb.errors import ConfigError
         from segnb.results import ledger
-        from segnb.results.overview import tables
+        from segnb.results.overview import not_compared, tables
         from segnb.results.step_map import step_map, step_table
 
         rows = ledger.read(ledger.ledger_path(self.results))
@@ -303,6 +310,8 @@ class Table:
             brief=self.brief,
         )
         print(text)
+        if others := not_compared(rows, dataset=self.dataset, tier=self.tier):
+            print(f"\nNot shown: {others}.", file=sys.stderr)
         return 0
 
 

@@ -114,6 +114,13 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def physical_cores() -> int:
+    """The machine's cores, counting those with two hardware threads once."""
+    import psutil
+
+    return psutil.cpu_count(logical=False) or usable_cores()
+
+
 def is_intel_processor() -> bool:
     """Whether Linux reports an Intel CPU; false on other systems."""
     return _cpuinfo("vendor_id") == "GenuineIntel"

@@ -70,7 +70,8 @@ def claimed(folder: Path, *, busy: Callable[[], None]) -> Iterator[None]:
             busy()
     try:
         for left in folder.glob(".*"):
-            if left.name != ".lock":
+            # Folders are none of ours; Jupyter makes some.
+            if left.name != ".lock" and not left.is_dir():
                 left.unlink()
         yield
     finally:

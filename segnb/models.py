@@ -6,6 +6,7 @@ classifier. The layers below come from segmentation-models-pytorch; the heads ar
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections import OrderedDict
@@ -153,7 +154,8 @@ def build_network(recipe: Recipe) -> SegmentationNetwork:
             weights.load_imagenet(model.encoder.model, recipe.encoder)
     layers = {"scale": scale, "encoder": model.encoder, "decoder": model.decoder}
     backbone = nn.Sequential(OrderedDict(layers))
-    network = SegmentationNetwork(backbone, model.segmentation_head[0].in_channels)
+    network = SegmentationNetwork(backbone, _feature_channels(recipe, model))
+    _check_passes(recipe, network)
     # Checked here, before stage 1 is trained, although only stage 2 freezes them.
     if recipe.freeze_statistics and not _batch_norms(network):
         raise ConfigError(
@@ -214,6 +216,62 @@ def _check_divisible(recipe: Recipe, model: Any) -> None:
                 f"{recipe.architecture} with output stride {divisor} needs sides divisible by "
                 f"{divisor}: {name} is {shape}, try {wanted}"
             )
+
+
+def _feature_channels(recipe: Recipe, model: Any) -> int:
+    try:
+        return int(model.segmentation_head[0].in_channels)
+    except (AttributeError, TypeError, IndexError) as error:
+        raise ConfigError(
+            f"{recipe.architecture} has a head of another kind than the networks here; choose "
+            "another architecture, such as DeepLabV3Plus or Unet"
+        ) from error
+
+
+#: Shapes of networks and images that have passed :func:`_check_passes` in this process.
+_PASSED: set[tuple[Any, ...]] = set()
+
+
+def _check_passes(recipe: Recipe, network: SegmentationNetwork) -> None:
+    """Pass images of the recipe's sizes through the network, without computing anything.
+
+    Raises:
+        ConfigError: The encoder and the decoder do not fit each other, or an image is too small.
+    """
+    for name in ("crop", "size"):
+        shape = getattr(recipe, name)
+        fields = ("architecture", "encoder", "encoder_depth", "output_stride", "atrous_rates")
+        key = (*(getattr(recipe, field) for field in fields), recipe.decoder_channels, shape)
+        if key in _PASSED:
+            continue
+        try:
+            try:
+                maps = _passed(network.backbone, shape, "meta")
+            except Exception:  # perhaps only because an operator knows no tensors without values
+                maps = _passed(copy.deepcopy(network.backbone), shape, "cpu")
+        except Exception as error:  # any, from the depths of a library
+            raise ConfigError(
+                f"{recipe.architecture} with encoder {recipe.encoder!r} (depth "
+                f"{recipe.encoder_depth}) can't take images of {name} {shape}: "
+                f"{str(error).strip().splitlines()[0] if str(error).strip() else error!r}; choose "
+                f"another architecture or encoder, or a larger {name}"
+            ) from error
+        if maps.dim() != 4 or maps.shape[1] != network.feature_channels:
+            raise ConfigError(
+                f"{recipe.architecture} with encoder {recipe.encoder!r} gives features of shape "
+                f"{tuple(maps.shape)}, not maps of {network.feature_channels} channels; choose "
+                "another architecture"
+            )
+        _PASSED.add(key)
+
+
+def _passed(backbone: nn.Module, shape: tuple[int, int], device: str) -> Tensor:
+    tensors = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
+    # Two images, since BatchNorm cannot train on one. Neither weights nor random state change.
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        values = {name: value.to(device) for name, value in tensors.items()}
+        images = torch.zeros(2, 3, *shape, device=device)
+        return cast(Tensor, torch.func.functional_call(backbone, values, (images,)))
 
 
 def _is_architecture(value: object) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -87,12 +88,36 @@ def project_path(name: str) -> Path:
     Args:
         name: Relative to the repository's root, such as ``results/ledger.jsonl``. Outside a
             checkout of segnb it is relative to the working folder.
+
+    Raises:
+        ConfigError: This is Colab, and the set-up cell was not run since the last restart.
     """
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "segnb" / "recipe.py").is_file() and (folder / "pyproject.toml").is_file():
             return folder / name
+    if in_colab():
+        # There the working folder is forgotten at a restart, and the ledger would seem empty.
+        raise ConfigError(
+            "the set-up cell was not run since the last start: run the cell 'Set-up' at the top "
+            "first, then this one again"
+        )
     return here / name
+
+
+def command(line: str, **folders: Path) -> str:
+    """A command as a cell of the running notebook takes it: copy it, paste it, run it.
+
+    Args:
+        line: The command from the project's folder, such as ``segnb run --dataset camvid``.
+        folders: The folders that it works in, by flag (``runs``, ``results``).
+
+    Returns:
+        The line behind an exclamation mark, with the folders' paths from the working folder.
+    """
+    flags = {name: os.path.relpath(path) for name, path in folders.items()}
+    words = [word for name, path in flags.items() for word in (f"--{name}", path)]
+    return " ".join([f"!{line}", shlex.join(words)]).strip()
 
 
 def in_colab() -> bool:
@@ -109,7 +134,8 @@ def mount_drive(folder: str = "segnb") -> Path | None:
         folder: The folder under ``MyDrive`` that segnb reads and writes; created if missing.
 
     Returns:
-        That folder; ``None`` outside Colab, where there is nothing to mount.
+        That folder; ``None`` outside Colab, where there is nothing to mount, and if the reader
+        declines.
     """
     if not in_colab():
         print("This is not Colab: nothing to mount, files stay on this machine.")
@@ -119,9 +145,13 @@ def mount_drive(folder: str = "segnb") -> Path | None:
         f"notebook can then see every file there. segnb uses only MyDrive/{folder}. If you "
         "decline, everything still works, but is lost when the session ends."
     )
-    importlib.import_module("google.colab.drive").mount("/content/drive")
     home = Path("/content/drive/MyDrive") / folder
-    home.mkdir(parents=True, exist_ok=True)
+    try:
+        importlib.import_module("google.colab.drive").mount("/content/drive")
+        home.mkdir(parents=True, exist_ok=True)
+    except Exception as error:  # Colab raises errors of its own, whose names it changes
+        print(f"Drive is not used ({error}); files stay in this session.")
+        return None
     return home
 
 

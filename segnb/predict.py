@@ -9,18 +9,29 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from segnb import datasets, evaluation
 from segnb.datasets import IGNORE, DatasetInfo, Sample, WorkingSet
 from segnb.datasets.cache import letterbox
-from segnb.datasets.reading import IMAGE_SUFFIXES as ENDINGS
-from segnb.datasets.reading import read_image
+from segnb.datasets.reading import IMAGE_SUFFIXES, read_image, visible_files
 from segnb.errors import DataError
 from segnb.experiments.runs import load_network, read_recipe
 from segnb.files import atomic_path
 from segnb.plots import colour_mask, overlay
 from segnb.training import Session, make_accelerator
+
+#: Endings of other pictures. They are not read, but the reader is told.
+_OTHER_PICTURES = (
+    *(".heic", ".heif", ".jxl", ".apng", ".svg", ".psd", ".tga"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"),
+)
+
+_KINDS = ("classes", "mask", "overlay")
+
+#: Marks the pictures written here: they are no photos, and may be written over.
+_SOFTWARE = "segnb predict"
 
 
 def predict_folder(run: Path, images: Path, out: Path, *, cpu: bool = False) -> Iterator[Path]:
@@ -28,7 +39,8 @@ def predict_folder(run: Path, images: Path, out: Path, *, cpu: bool = False) -> 
 
     For ``photo.jpg``, this writes ``photo.classes.png`` (class ids), ``photo.mask.png`` (colours)
     and ``photo.overlay.png`` into ``out``, at the image's own resolution, rotated as its EXIF data
-    say. A file that can't be read does not stop the others.
+    say. A file that can't be read does not stop the others. What it wrote earlier is written over,
+    and is not taken for photos; anything else is kept.
 
     Args:
         run: A run's folder.
@@ -40,11 +52,13 @@ def predict_folder(run: Path, images: Path, out: Path, *, cpu: bool = False) -> 
         The path of every overlay, once it is written.
 
     Raises:
-        DataError: No run or no images; or, after all others are done, files that can't be read.
+        DataError: No run or no images; a picture would take the place of somebody's own file; or,
+            after all others are done, files that can't be read.
     """
     recipe = read_recipe(run)
     info = datasets.info(recipe.dataset)
     files = _files(images)
+    _keep_others(files, out)
     network = load_network(run)
     session = Session(accelerator=make_accelerator(recipe.precision, cpu=cpu))
     unread: list[str] = []
@@ -57,15 +71,13 @@ def predict_folder(run: Path, images: Path, out: Path, *, cpu: bool = False) -> 
         data = _one_image(sample, recipe.size, info)
         _, scores = next(evaluation.score_maps(network, data, session=session))
         classes = _classes(scores, sample.mask.shape).cpu().numpy()
-        pictures = {
-            "classes": classes,
-            "mask": colour_mask(classes, info),
-            "overlay": overlay(sample.image, classes, info),
-        }
-        for kind, pixels in pictures.items():
-            with atomic_path(out / f"{path.stem}.{kind}.png") as side:
-                Image.fromarray(pixels).save(side, format="PNG")
-        yield out / f"{path.stem}.overlay.png"
+        pictures = (classes, colour_mask(classes, info), overlay(sample.image, classes, info))
+        mark = PngInfo()
+        mark.add_text("Software", _SOFTWARE)
+        for target, pixels in zip(_targets(path, out), pictures, strict=True):
+            with atomic_path(target) as side:
+                Image.fromarray(pixels).save(side, format="PNG", pnginfo=mark)
+        yield _targets(path, out)[-1]
     if unread:
         raise DataError("; ".join(unread))
 
@@ -99,15 +111,52 @@ def _files(images: Path) -> list[Path]:
         return [images]
     if not images.is_dir():
         raise DataError(f"{images} is not there; name a folder of images, or one image")
-    found = sorted(path for path in images.iterdir() if path.suffix.lower() in ENDINGS)
+    found = [path for path in visible_files(images) if not _is_ours(path)]
     if not found:
-        raise DataError(f"{images} contains no images; known endings are {', '.join(ENDINGS)}")
+        others = left_out(images)
+        held = f", only {', '.join(path.name for path in others[:5])}" if others else ""
+        raise DataError(
+            f"{images} contains no images that can be read{held}; known endings are "
+            f"{', '.join(IMAGE_SUFFIXES)}"
+        )
     by_stem: dict[str, Path] = {}
     for path in found:
         other = by_stem.setdefault(path.stem, path)
         if other != path:
             raise DataError(f"{other} and {path} would give the same output names; rename one")
     return found
+
+
+def left_out(images: Path) -> list[Path]:
+    """The pictures in a folder that :func:`predict_folder` does not read, such as HEIC files."""
+    if not images.is_dir():
+        return []
+    return visible_files(images, _OTHER_PICTURES)
+
+
+def _targets(path: Path, out: Path) -> list[Path]:
+    return [out / f"{path.stem}.{kind}.png" for kind in _KINDS]
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a picture was written here."""
+    if not path.name.endswith(tuple(f".{kind}.png" for kind in _KINDS)) or not path.is_file():
+        return False
+    try:
+        with Image.open(path) as picture:
+            return bool(picture.info.get("Software") == _SOFTWARE)
+    except Exception:  # Pillow raises errors of many kinds over damaged files
+        return False
+
+
+def _keep_others(files: list[Path], out: Path) -> None:
+    for path in files:
+        for target in _targets(path, out):
+            if target.exists() and not _is_ours(target):
+                raise DataError(
+                    f"{target} is in the way: it was not written by `segnb predict`, and the "
+                    f"prediction for {path} would replace it; choose another folder with --out"
+                )
 
 
 def _read(path: Path) -> Sample:

@@ -14,7 +14,7 @@ from segnb.errors import ConfigError, DataError
 from segnb.files import write_atomic
 from segnb.plots import Picture
 from segnb.recipe import DatasetName, Tier
-from segnb.results import ledger, table
+from segnb.results import ledger, previews, table
 from segnb.results.method import Method, recipe_of
 from segnb.results.overview import comparable, main_methods
 from segnb.results.step_map import step_map
@@ -25,13 +25,16 @@ def read_preview(row: table.Row, results: Path) -> Mapping[str, np.ndarray]:
     """The small arrays saved from a run: ``ids``, ``predictions``, ``labels``, ``embeddings_*``.
 
     Raises:
-        DataError: The file is missing.
+        DataError: A file is missing or damaged.
     """
-    path = results / "previews" / f"{row['recipe_hash']}.npz"
-    if not path.exists():
-        raise DataError(f"{path} is missing; run `{row['command']}` again")
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+    folder, name = results / "previews", str(row["recipe_hash"])
+    again = f"run `{row['command']}` again"
+    try:
+        return previews.read(folder, name)
+    except FileNotFoundError as error:
+        raise DataError(f"{error.filename} is missing; {again}") from error
+    except Exception as error:  # numpy, zipfile and zlib each raise their own
+        raise DataError(f"the preview {name} in {folder} is damaged ({error}); {again}") from error
 
 
 def predictions(

@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +21,10 @@ from PIL import Image
 
 from segnb import datasets
 from segnb.datasets import Archive, Entry, camvid, cityscapes, drawn, voc
+from segnb.datasets import fetch as fetching
 from segnb.datasets.fetch import download, extract, fetch
 from segnb.errors import DataError
+from tools import damage_downloads
 
 
 class Host:
@@ -141,9 +144,8 @@ def test_the_first_mirror_that_answers_is_enough(tmp_path: Path, host: Host) -> 
     assert "404" in text
     assert "1 train, 1 val" in text
     # Nothing but the data set stays: no archive, no half files, nothing that is not needed.
-    assert not list((tmp_path / ".downloads").iterdir())
+    assert [path.name for path in (tmp_path / ".downloads").iterdir()] == [".lock"]
     assert not (tmp_path / "VOCdevkit" / "VOC2012" / "Annotations").exists()
-    assert not list(tmp_path.glob(".unpack*"))
 
     host.asked.clear()
     said = get_voc(tmp_path, source)
@@ -437,3 +439,117 @@ def test_an_archive_of_something_else_is_named(tmp_path: Path) -> None:
     (tmp_path / VOC_ARCHIVE.file).write_bytes(data)
     with pytest.raises(DataError, match=r"holds none of VOCdevkit/VOC2012/JPEGImages/"):
         fetch(source, root=tmp_path, say=lambda _: None)
+
+
+# Hosts that misbehave and archives that are damaged
+
+
+def test_no_bad_answer_and_no_damage_ends_in_a_traceback() -> None:
+    """Some cases of ``tools/damage_downloads.py``, which has hundreds."""
+    ended = damage_downloads.campaign(45, seed=3)
+    assert not [f"{name}: {how}" for name, how in ended.items() if how.startswith("FAULT")]
+    assert {how.split(":")[0] for how in ended.values()} == {"ready", "said"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "status 403 Forbidden",
+        "status 416 Range Not Satisfiable",
+        "length 'abc'",
+        "length '10'",
+        "moved to 'http://[::1'",
+        "stalls",
+        "trickles",
+    ],
+)
+@pytest.mark.parametrize("begun", [False, True])
+def test_after_a_bad_answer_comes_the_next_mirror(name: str, begun: bool, tmp_path: Path) -> None:
+    answer = damage_downloads.ANSWERS[name]
+    host = damage_downloads.Host()
+    case = damage_downloads.Case(
+        name, damage_downloads.packed("tar"), answer, hashed=True, second=True, begun=begun
+    )
+    try:
+        with damage_downloads.quick():
+            assert damage_downloads.outcome(case, host, tmp_path) == "ready"
+    finally:
+        host.close()
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"flag": 1}, "encrypted"),
+        ({"method": 9}, "compression method is not supported"),
+    ],
+)
+def test_a_zip_that_python_cannot_open_is_told(
+    tmp_path: Path, fields: dict[str, int], words: str
+) -> None:
+    path = tmp_path / "again.zip"
+    path.write_bytes(damage_downloads.zip_fields(damage_downloads.packed("zip"), **fields))
+    with pytest.raises(DataError, match=f"{words}.*make an ordinary zip file of it") as error:
+        extract(path, tmp_path / "into", ("VOCdevkit/*",))
+    assert "\n" not in str(error.value)
+
+
+def test_an_archive_that_lacks_a_part_is_not_unpacked(tmp_path: Path) -> None:
+    whole = damage_downloads.files()
+    data = packed({name: one for name, one in whole.items() if not name.endswith("val.txt")})
+    (tmp_path / VOC_ARCHIVE.file).write_bytes(data)
+    with pytest.raises(DataError, match="is not complete"):
+        fetch(voc_source("http://127.0.0.1:9/", data=data), root=tmp_path, say=lambda _: None)
+    assert not (tmp_path / "VOCdevkit").exists()
+
+
+def test_the_twins_of_a_mac_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "mac.tar"
+    path.write_bytes(packed({"__MACOSX/a/._x.png": b"twin", "a/._x.png": b"twin", "a/x.png": b"x"}))
+    extract(path, tmp_path / "into", ("*/*",))
+    assert files_below(tmp_path / "into") == ["a/x.png"]
+
+
+def test_what_a_kill_left_is_swept(tmp_path: Path, host: Host) -> None:
+    data = voc_tar()
+    host.files["voc.tar"] = data
+    left = tmp_path / ".downloads" / "unpack.killed" / "VOCdevkit" / "half.jpg"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    # Killed before it was checked: what is there is tried, then fetched anew.
+    (tmp_path / ".downloads" / VOC_ARCHIVE.file).write_bytes(data[:5000])
+    get_voc(tmp_path, voc_source(host.url("voc.tar"), data=data))
+    assert [path.name for path in (tmp_path / ".downloads").iterdir()] == [".lock"]
+
+
+def test_of_two_fetches_one_waits(
+    tmp_path: Path, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = voc_tar()
+    host.files["voc.tar"] = data
+    source = voc_source(host.url("voc.tar"), data=data)
+    said: list[str] = []
+    waits, goes_on = threading.Event(), threading.Event()
+    true = fetching._get
+
+    def slow(*parts: Any) -> None:
+        waits.set()
+        assert goes_on.wait(20)
+        true(*parts)
+
+    monkeypatch.setattr(fetching, "_get", slow)
+    monkeypatch.setattr(fetching, "_WAIT", 0.02)
+    first = threading.Thread(target=fetch, args=(source,), kwargs={"root": tmp_path, "say": str})
+    first.start()
+    assert waits.wait(20)
+
+    def say(line: str) -> None:
+        said.append(line)
+        if "waiting" in line:
+            goes_on.set()
+
+    fetch(source, root=tmp_path, say=say)
+    first.join()
+    assert len(host.asked) == 1
+    assert [line for line in said if "Another process is fetching" in line]
+    assert "voc is ready: 1 train, 1 val." in said

@@ -705,3 +705,33 @@ def test_operators_keep_the_library_contract(operator, sets, arguments):
         (*tensors, *arguments),
         test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
     )
+
+
+# Labels below zero, which mark void pixels elsewhere
+
+
+@pytest.mark.parametrize("kind", ["official", "paper within", "paper cross", "batch", "supcon"])
+@pytest.mark.parametrize("void", [-1, -100])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8])
+def test_a_negative_label_is_void_only_if_it_is_said_to_be(
+    kind: str, void: int, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    f = F.normalize(torch.randn(2, 30, 8, generator=generator), dim=2)
+    true = torch.randint(3, (2, 30), generator=generator)
+    marked = torch.arange(30).expand(2, 30) % 4 == 0
+
+    def loss(label: int, labels_of: torch.dtype, **options: int) -> Tensor:
+        y = true.masked_fill(marked, label).to(labels_of)
+        call = {
+            "official": lambda: official.within_image_loss(f, y, **options),
+            "paper within": lambda: paper.within_image_loss(f, f, y, y, **options),
+            "paper cross": lambda: paper.cross_image_loss(f, f, f, y, y, y, **options),
+            "batch": lambda: paper.batch_loss(f, y, **options),
+            "supcon": lambda: supcon_loss(f, y, **options),
+        }
+        return call[kind]()
+
+    with pytest.raises(ValueError, match=rf"hold {void}, and ignore_index is 255: .*={void}\)"):
+        loss(void, dtype)
+    assert torch.equal(loss(void, dtype, ignore_index=void), loss(IGNORE, torch.int64))

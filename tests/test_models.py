@@ -6,10 +6,11 @@ from typing import Any, get_args
 
 import pytest
 import torch
+import torch._dynamo  # torch 2.6 imports it at the first use, which fails on meta
 from tiny import tiny_recipe
 from torch import nn
 
-from segnb import datasets
+from segnb import datasets, models
 from segnb.errors import ConfigError
 from segnb.methods import KINDS
 from segnb.models import (
@@ -208,9 +209,12 @@ def test_frozen_statistics_leave_every_weight_to_train() -> None:
 
 
 def test_a_network_without_statistics_has_none_to_freeze() -> None:
-    changes = {"architecture": "FPN", "encoder": "tu-convnext_atto", "encoder_depth": 4}
+    changes = {
+        **{"architecture": "FPN", "encoder": "mit_b0", "encoder_depth": 5},
+        **{"size": (64, 64), "crop": (64, 64)},
+    }
     build_network(tiny_recipe(**changes))
-    with pytest.raises(ConfigError, match="'tu-convnext_atto' has no BatchNorm layers"):
+    with pytest.raises(ConfigError, match="'mit_b0' has no BatchNorm layers"):
         build_network(tiny_recipe(freeze_statistics=True, **changes))
 
 
@@ -219,3 +223,35 @@ def test_every_smp_architecture_is_offered() -> None:
         build_network(tiny_recipe(architecture="?"))
     for name in ("Unet", "FPN", "PSPNet", "Segformer", "DeepLabV3"):
         assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "encoder", "depth", "words"),
+    [
+        ("DPT", "tu-vit_tiny_patch16_224", 4, "DPT"),
+        ("FPN", "tu-convnext_atto", 4, "FPN with encoder 'tu-convnext_atto'"),
+        ("PAN", "resnet18", 5, r"can't take images of crop \(64, 64\).*larger crop"),
+    ],
+)
+def test_parts_that_do_not_fit_are_told_before_training(
+    architecture: str, encoder: str, depth: int, words: str
+) -> None:
+    changes = {"architecture": architecture, "encoder": encoder, "encoder_depth": depth}
+    recipe = tiny_recipe(**changes, output_stride=16, size=(64, 64), crop=(64, 64))
+    with pytest.raises(ConfigError, match=words) as error:
+        build_network(recipe)
+    assert "\n" not in str(error.value)
+
+
+def test_trying_a_network_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def built() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        torch.manual_seed(0)
+        network = build_network(tiny_recipe(architecture="Unet"))
+        return network.state_dict(), torch.rand(3)
+
+    models._PASSED.clear()
+    tried, after = built()
+    monkeypatch.setattr(models, "_check_passes", lambda *_: None)
+    untried, after_none = built()
+    assert torch.equal(after, after_none)
+    assert all(torch.equal(tried[name], value) for name, value in untried.items())

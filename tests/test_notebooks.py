@@ -431,8 +431,18 @@ def colab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list
 
 
 def copy_repository(to: Path) -> None:
-    (to / "notebooks").mkdir(parents=True)
-    shutil.copy(notebooks.REPOSITORY / "pyproject.toml", to)
+    for name in ("notebooks", "segnb"):
+        (to / name).mkdir(parents=True)
+    for name in ("pyproject.toml", "segnb/recipe.py"):
+        shutil.copy(notebooks.REPOSITORY / name, to / name)
+
+
+def zipped(path: Path) -> Path:
+    """A zip of the project as GitHub makes it: in one outer folder."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("pyproject.toml", "segnb/recipe.py", "notebooks/x"):
+            archive.writestr(f"segnb-main/{name}", "")
+    return path
 
 
 def setup_code(content: Path, repo: str) -> str:
@@ -450,9 +460,12 @@ def test_set_up_does_nothing_elsewhere(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_set_up_on_colab_clones_and_installs_without_dependencies(
-    tmp_path: Path, colab: list[list[str]]
+    tmp_path: Path, colab: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     exec(setup_code(tmp_path, "ann/segnb"), {})
+    told = capsys.readouterr().out
+    assert "Fetching github.com/ann/segnb" in told
+    assert f"Set-up is done: the project is in {tmp_path / 'segnb'}" in told
     clone, install = colab
     assert "https://github.com/ann/segnb" in clone
     assert "--no-deps" in install
@@ -462,9 +475,7 @@ def test_set_up_on_colab_clones_and_installs_without_dependencies(
 
 
 def test_set_up_on_colab_prefers_an_uploaded_copy(tmp_path: Path, colab: list[list[str]]) -> None:
-    with zipfile.ZipFile(tmp_path / "my-segnb-main.zip", "w") as archive:
-        archive.writestr("segnb-main/pyproject.toml", "")
-        archive.writestr("segnb-main/notebooks/x", "")
+    zipped(tmp_path / "my-segnb-main.zip")
     exec(setup_code(tmp_path, ""), {})
     (install,) = colab
     assert install[-1] == str(tmp_path / "segnb" / "segnb-main")
@@ -474,9 +485,100 @@ def test_set_up_on_colab_prefers_an_uploaded_copy(tmp_path: Path, colab: list[li
 def test_set_up_on_colab_without_an_address_says_what_to_do(
     tmp_path: Path, colab: list[list[str]]
 ) -> None:
-    with pytest.raises(RuntimeError, match=r"Upload.*segnb\.zip"):
+    with pytest.raises(RuntimeError, match=r"Download ZIP.*upload it"):
         exec(setup_code(tmp_path, ""), {})
     assert colab == []
+
+
+@pytest.mark.parametrize("kind", ["empty", "cut", "other"])
+def test_an_upload_that_is_no_good_is_named_and_may_be_replaced(
+    tmp_path: Path, colab: list[list[str]], capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    path = zipped(tmp_path / "segnb.zip")
+    if kind == "other":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("other/pyproject.toml", "")
+    else:
+        path.write_bytes(path.read_bytes()[:60] if kind == "cut" else b"")
+    with pytest.raises(RuntimeError, match="upload it"):
+        exec(setup_code(tmp_path, ""), {})
+    assert f"{path} does not hold the whole project" in capsys.readouterr().out
+    assert not (tmp_path / "segnb").exists()
+    zipped(path)
+    exec(setup_code(tmp_path, ""), {})
+    assert Path.cwd() == tmp_path / "segnb" / "segnb-main" / "notebooks"
+
+
+def test_an_address_that_cannot_be_reached_is_told_and_an_upload_asked_for(
+    tmp_path: Path,
+    colab: list[list[str]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(command: Sequence[object], check: bool) -> None:
+        (tmp_path / "segnb" / "half").mkdir(parents=True)
+        raise subprocess.CalledProcessError(128, [str(word) for word in command])
+
+    monkeypatch.setattr(subprocess, "run", fails)
+    with pytest.raises(RuntimeError, match="upload it"):
+        exec(setup_code(tmp_path, "ann/gone"), {})
+    assert "github.com/ann/gone can't be reached" in capsys.readouterr().out
+    assert not (tmp_path / "segnb").exists()
+
+
+class Drive(types.ModuleType):
+    """A Drive that is mounted by making its folder, or declined."""
+
+    def __init__(self, declined: bool) -> None:
+        super().__init__("google.colab.drive")
+        self.declined = declined
+
+    def mount(self, place: str) -> None:
+        if self.declined:
+            raise ValueError("mount failed")
+        (Path(place) / "MyDrive" / "segnb").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("declined", [False, True])
+def test_with_drive_the_copy_is_looked_for_there_and_runs_are_kept_there(
+    tmp_path: Path, colab: list[list[str]], capsys: pytest.CaptureFixture[str], declined: bool
+) -> None:
+    sys.modules["google.colab"].drive = Drive(declined)  # type: ignore[attr-defined]
+    zipped(tmp_path / "segnb.zip")
+    own = tmp_path / "drive" / "MyDrive" / "segnb"
+    if not declined:
+        Drive(False).mount(str(tmp_path / "drive"))
+        zipped(own / "segnb.zip")
+        sys.modules["google.colab"].drive.mount = lambda place: None  # type: ignore[attr-defined]
+    exec(setup_code(tmp_path, "").replace("DRIVE = False", "DRIVE = True"), {})
+    told = capsys.readouterr().out
+    runs = Path.cwd().parent / "runs"
+    if declined:
+        assert "Drive is not used (mount failed)" in told
+        assert f"Unpacking {tmp_path / 'segnb.zip'}" in told
+        assert not runs.exists()
+    else:
+        assert f"Unpacking {own / 'segnb.zip'}" in told
+        assert runs.resolve() == own / "runs"
+        assert f"runs are kept in {own / 'runs'}" in told
+
+
+def test_a_restart_without_set_up_is_told(
+    tmp_path: Path, colab: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="set-up cell was not run"):
+        helpers.project_path("results/ledger.jsonl")
+    copy_repository(tmp_path)
+    assert helpers.project_path("results") == tmp_path / "results"
+
+
+def test_declining_drive_is_no_error(
+    colab: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "google.colab.drive", Drive(declined=True))
+    assert helpers.mount_drive() is None
+    assert "Drive is not used (mount failed)" in capsys.readouterr().out
 
 
 # segnb.notebook

@@ -6,7 +6,7 @@ import pytest
 
 from segnb.errors import ConfigError
 from segnb.recipe import Recipe, Stage, preset
-from segnb.results.overview import comparable, main_methods, tables
+from segnb.results.overview import comparable, main_methods, not_compared, tables
 
 
 def row(recipe: Recipe, miou: float = 30.0, precision: str = "fp32") -> dict[str, Any]:
@@ -127,3 +127,22 @@ def test_the_main_methods_are_three_and_the_loss_is_the_one_most_runs_have() -> 
     ]
     assert main_methods([*variants, *kept]) == kept
     assert main_methods(kept[:1]) == kept[:1]
+
+
+def test_runs_with_flags_of_their_own_are_told_with_the_flags() -> None:
+    own = [
+        row(BASE.replace(crop=(64, 64), finetune=Stage(steps=7, batch=4))),
+        row(BASE.replace(crop=(64, 64), method="ce", temperature=0.5)),
+        row(preset("shapes", "smoke")),
+    ]
+    words = not_compared(own)
+    assert words.startswith("2 of camvid at quick with other values than its preset for crop, ")
+    assert "finetune.steps" in words
+    assert "temperature" not in words, "cross-entropy has none"
+    assert not_compared(own, dataset="shapes") == ""
+    with pytest.raises(ConfigError, match=r"no runs for this: 2 of camvid .* for crop"):
+        comparable(own, dataset="camvid")
+    with pytest.raises(ConfigError, match="its 3 are of camvid at quick, shapes at smoke"):
+        comparable(own, dataset="voc")
+    with pytest.raises(ConfigError, match="the ledger holds no runs;"):
+        comparable([])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tiny import Finished
 
 from segnb import datasets
 from segnb.errors import DataError
-from segnb.predict import _classes, _read, predict_folder
+from segnb.predict import _classes, _read, left_out, predict_folder
 
 pytest_plugins = ["tiny"]
 pytestmark = pytest.mark.usefixtures("one_thread", "places")
@@ -135,3 +136,55 @@ def test_classes_one_by_one_are_those_of_all_at_once() -> None:
     scores[:, 0] = 0  # a tie, which goes to the first
     full = F.interpolate(scores[None], size=(31, 29), mode="bilinear", align_corners=False)
     assert torch.equal(_classes(scores, (31, 29)), full[0].argmax(0).byte())
+
+
+def test_into_the_folder_of_the_photos_again_and_again(
+    photos: Path, finished: Callable[..., Finished]
+) -> None:
+    run = finished("ce").folder
+    first = list(predict_folder(run, photos, photos, cpu=True))
+    held = {path.name for path in photos.iterdir()}
+    assert list(predict_folder(run, photos, photos, cpu=True)) == first
+    assert {path.name for path in photos.iterdir()} == held
+
+
+@pytest.mark.parametrize("kind", ["classes", "mask", "overlay"])
+@pytest.mark.parametrize("beside", [True, False])
+def test_somebodys_own_file_is_never_replaced(
+    photos: Path, tmp_path: Path, finished: Callable[..., Finished], kind: str, beside: bool
+) -> None:
+    out = photos if beside else tmp_path / "masks"
+    out.mkdir(exist_ok=True)
+    own = out / f"wide.{kind}.png"
+    Image.new("L", (70, 50)).save(own)
+    before = own.read_bytes(), len(list(out.iterdir()))
+    with pytest.raises(DataError, match=rf"wide\.{kind}\.png is in the way.*--out"):
+        list(predict_folder(finished("ce").folder, photos, out, cpu=True))
+    assert (own.read_bytes(), len(list(out.iterdir()))) == before
+
+
+def test_pictures_of_other_kinds_are_named_and_hidden_files_passed_over(
+    photos: Path, tmp_path: Path, finished: Callable[..., Finished]
+) -> None:
+    for name in ("IMG_2.HEIC", "b.jxl", "c.svg", "._wide.jpg", ".DS_Store", "notes.txt"):
+        (photos / name).write_bytes(b"x")
+    assert [path.name for path in left_out(photos)] == ["IMG_2.HEIC", "b.jxl", "c.svg"]
+    assert left_out(photos / "wide.jpg") == []
+    assert len(list(predict_folder(finished("ce").folder, photos, tmp_path / "o", cpu=True))) == 3
+    for path in ("wide.jpg", "tall.PNG", "grey.webp"):
+        (photos / path).unlink()
+    with pytest.raises(DataError, match=r"no images that can be read, only IMG_2\.HEIC, b\.jxl"):
+        list(predict_folder(finished("ce").folder, photos, tmp_path / "o", cpu=True))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+def test_a_pipe_or_a_link_to_nothing_is_not_waited_for(
+    photos: Path, tmp_path: Path, finished: Callable[..., Finished]
+) -> None:
+    os.mkfifo(photos / "pipe.png")
+    (photos / "link.png").symlink_to("/nowhere/x.png")
+    (photos / "folder.png").mkdir()
+    told = []
+    with pytest.raises(DataError, match=r"folder\.png.*link\.png.*pipe\.png can't be read"):
+        told.extend(predict_folder(finished("ce").folder, photos, tmp_path / "out", cpu=True))
+    assert len(list((tmp_path / "out").glob("*.overlay.png"))) == 3

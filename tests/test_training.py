@@ -16,7 +16,7 @@ from tiny import STEPS, Finished, tiny_recipe
 from torch import Tensor
 
 from segnb.datasets import IGNORE, WorkingSet
-from segnb.errors import ConfigError
+from segnb.errors import ConfigError, SegnbError
 from segnb.experiments import runs
 from segnb.experiments.runs import initial_network, load_splits
 from segnb.losses import official, paper
@@ -480,3 +480,43 @@ def test_a_step_draws_the_same_numbers_whenever_it_runs() -> None:
     assert torch.equal(once, again)
     for other in ((1, "pretrain", 7, 0), (0, "finetune", 7, 0), (0, "pretrain", 8, 0)):
         assert not torch.equal(once, torch.rand(3, generator=step_generator(*other)))
+
+
+# --- what is told -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["paper", "official"])
+def test_stage_1_without_a_positive_pair_says_so_once(
+    form: Any, splits: runs.Splits, session: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = Stage(steps=21, batch=4, lr=0.05)
+    recipe = tiny_recipe(form=form, pretrain=long)
+    data = splits.labelled_set
+    empty = data.with_masks(torch.full_like(data.masks, IGNORE))
+    rows = pretrain(initial_network(recipe), empty, recipe, session=session)
+    assert {row["loss"] for row in rows} == {0.0}
+    told = capsys.readouterr().out
+    assert told.count("has seen no positive pair in its first 10 steps") == 1
+    pretrain(initial_network(recipe), data, recipe, session=session)
+    assert "positive pair" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", ["paper", "official"])
+def test_stage_1_that_diverges_is_told_as_stage_2_is(
+    form: Any, splits: runs.Splits, session: Session
+) -> None:
+    wild = Stage(steps=40, batch=4, lr=1e12)
+    recipe = tiny_recipe(form=form, pretrain=wild, finetune=wild)
+    for stage in (pretrain, finetune):
+        with pytest.raises(SegnbError, match=r"not finite|is (nan|inf)") as error:
+            stage(initial_network(recipe), splits.labelled_set, recipe, session=session)
+        assert "lower the learning rate" in str(error.value)
+
+
+def test_another_default_type_is_told_before_anything_is_done() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.raises(ConfigError, match=r"float64.*set_default_dtype\(torch\.float32\)"):
+            make_accelerator("fp32", cpu=True)
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -115,6 +115,8 @@ pairs_drawing("cross")
 # %%
 import dataclasses
 import math
+import os
+import shlex
 from collections.abc import Sequence
 
 import numpy as np
@@ -127,7 +129,7 @@ from segnb.datasets import WorkingSet
 from segnb.device import describe
 from segnb.experiments.runs import initial_network, load_network, load_splits, run, run_folder
 from segnb.models import SegmentationNetwork
-from segnb.notebook import announce, live_dataset, project_path, tier
+from segnb.notebook import announce, command, live_dataset, project_path, tier
 from segnb.recipe import preset
 from segnb.results import findings
 from segnb.results.method import Method
@@ -521,7 +523,8 @@ judge(check_verdict, verdict)
 # - [10](10_what_goes_wrong.ipynb) **what goes wrong**: real failures for you to repair
 #
 # Your trained networks have been saved. `segnb predict` segments your own pictures with one of
-# them. Here is the command; fill in your folder names:
+# them. Here is the command for a cell; fill in your folder names:
 
 # %%
-print(f"segnb predict ../runs/{folders['contrastive'].name} MY_IMAGES --out PREDICTIONS")
+trained = shlex.quote(os.path.relpath(folders["contrastive"]))
+print(command(f"segnb predict {trained} MY_IMAGES --out PREDICTIONS"))

@@ -443,7 +443,7 @@ except DataError as error:
 # To **train** on `own_data`, pass it to the two stages, as notebooks 04 and 05 do:
 # `training.pretrain(network, own_data, recipe, session=...)`, then `training.finetune(...)`. To
 # **segment** a folder of images with a trained network, run
-# `segnb predict RUN IMAGES --out OUT` (notebook 00 leaves you such a run).
+# `!segnb predict RUN IMAGES --out OUT` in a cell (notebook 00 leaves you such a run).
 
 # %% [markdown]
 # ## Summary

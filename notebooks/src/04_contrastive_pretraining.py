@@ -27,7 +27,7 @@
 # Every setting you may want to change is in this cell.
 
 # %%
-from segnb.notebook import announce, live_dataset, tier
+from segnb.notebook import announce, command, live_dataset, project_path, tier
 
 TIER = tier()  # "quick", or "gpu" where there is one ("smoke" is for tests and learns nothing)
 DATASET = live_dataset(TIER)
@@ -82,7 +82,7 @@ from segnb.widgets.live import live
 #
 # A recipe holds everything that can change the result. Ours is the preset of this tier, with a
 # smaller network and smaller crops, so that a CPU can take a few hundred steps while you watch. The
-# printed command runs the same stage from a shell, followed by stage 2.
+# printed command, in a cell, runs the same stage, followed by stage 2.
 
 # %%
 small = {"encoder_depth": 3, "decoder_channels": 64} if TIER in ("smoke", "quick") else {}
@@ -100,7 +100,7 @@ recipe = preset(DATASET, TIER).replace(
 splits = runs.load_splits(recipe)
 labelled, val = splits.labelled_set, splits.evaluated["val"][1]
 print(f"{len(labelled)} labelled images of {len(splits.train)}, {len(val)} validation images")
-print(recipe.command())
+print(command(recipe.command(), runs=project_path("runs"), results=project_path("results")))
 announce({"stage 1": recipe.replace(finetune=Stage(steps=0))})
 
 # %% [markdown]

@@ -31,7 +31,7 @@
 # Everything you may want to change is in one cell.
 
 # %%
-from segnb.notebook import announce, live_dataset, project_path, tier
+from segnb.notebook import announce, command, live_dataset, project_path, tier
 
 TIER = tier()  # "quick", or "gpu" where there is one ("smoke" is for tests and learns nothing)
 DATASET = live_dataset(TIER)  # for the small pair of runs trained here
@@ -472,7 +472,11 @@ if not many:
     print(
         f"The ledger holds {places[0][1] if places else 0} runs of one data set and tier; a picture "
         f"needs at least {LEAST}. To add some, for example:\n"
-        f"  segnb sweep --dataset {DATASET} --tier {TIER} --fractions 0.0625 0.25 --seeds 0 1 2"
+        + command(
+            f"segnb sweep --dataset {DATASET} --tier {TIER} --fractions 0.0625 0.25 --seeds 0 1 2",
+            runs=project_path("runs"),
+            results=project_path("results"),
+        )
     )
 
 # %% [markdown]

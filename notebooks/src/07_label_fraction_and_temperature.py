@@ -30,7 +30,7 @@ from IPython.display import Markdown, display
 from segnb import plots
 from segnb.checks import check_limits, check_temperature_choice, judge
 from segnb.errors import ConfigError
-from segnb.notebook import live_dataset, project_path, tier
+from segnb.notebook import command, live_dataset, project_path, tier
 from segnb.plots import Picture
 from segnb.recipe import preset
 from segnb.results import ledger
@@ -143,7 +143,7 @@ explorer
 
 # %%
 recipe = point(live, fraction=FRACTION, temperature=TEMPERATURE)
-print(recipe.command())
+print(command(recipe.command(), runs=RUNS, results=RUNS))
 if sweep is not None:
     for part in answer(sweep, RESULTS, fraction=FRACTION, temperature=TEMPERATURE).values():
         display(Markdown(part) if isinstance(part, str) else part)

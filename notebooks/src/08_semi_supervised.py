@@ -29,7 +29,7 @@ from segnb.checks import check_confident_labels, check_pseudo_quality, judge
 from segnb.datasets import IGNORE
 from segnb.errors import ConfigError
 from segnb.experiments.runs import initial_network, load_network, load_splits, run, run_folder
-from segnb.notebook import announce, live_dataset, project_path, tier
+from segnb.notebook import announce, command, live_dataset, project_path, tier
 from segnb.plots import Picture
 from segnb.recipe import preset
 from segnb.results import ledger, overview, table
@@ -445,7 +445,8 @@ all_rows = ledger.read(RESULTS / "ledger.jsonl")
 held = [row for row in all_rows if row["method"] == "pseudo"]
 if not held:
     print("The ledger holds no semi-supervised run yet. One such run, both rounds at full length:")
-    print(f"  {whole.replace(method='pseudo', pseudo_threshold=THRESHOLD).command()}")
+    longer = whole.replace(method="pseudo", pseudo_threshold=THRESHOLD)
+    print(command(longer.command(), runs=project_path("runs"), results=RESULTS))
 for dataset, size in sorted({(row["dataset"], row["tier"]) for row in held}):
     counts = {row["labelled"] for row in table.select(held, dataset=dataset, tier=size)}
     try:

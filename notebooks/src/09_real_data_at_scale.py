@@ -22,6 +22,7 @@
 # %% tags=["folded"]
 # @title Imports
 import dataclasses
+import os
 import shlex
 import shutil
 import sys
@@ -31,7 +32,7 @@ import numpy as np
 import torch
 from IPython.display import Markdown, display
 
-from segnb import datasets, plots
+from segnb import datasets, notebook, plots
 from segnb.checks import check_largest_batch, check_time_left, judge
 from segnb.device import describe
 from segnb.errors import SegnbError
@@ -77,7 +78,7 @@ for name in datasets.names():
     try:
         count = len(datasets.load(name, "train"))
     except SegnbError:
-        print(f"{name:>12}  not here; to get it:  segnb fetch {name}")
+        print(f"{name:>12}  not here; to get it:  !segnb fetch {name}")
     else:
         present.append(name)
         print(f"{name:>12}  {count} training images. {datasets.info(name).licence}")
@@ -182,10 +183,12 @@ if machine.device == "cuda" and machine.devices > 1:
     launch += ["--multi_gpu", "--num_processes", str(machine.devices)]
 else:
     launch += ["--num_processes", "1"]
-places = ["--runs", str(INTERRUPTED), "--results", str(INTERRUPTED), "--quiet"]
+here = os.path.relpath(INTERRUPTED)
+places = ["--runs", here, "--results", here, "--quiet"]
 command = shlex.join([*launch, "-m", *shlex.split(recipe.command()), *places])
 print(f"{machine.devices} x {machine.name}")
-print(shlex.join(["accelerate", "launch", *launch[3:], "-m"]), recipe.command())
+short = ["accelerate", "launch", *launch[3:], "-m", *shlex.split(recipe.command()), *places]
+print(f"!{shlex.join(short)}")
 
 # %% [markdown]
 # The exclamation mark passes the line to the shell.
@@ -245,8 +248,9 @@ for name, size in (("camvid", "colab"), ("voc", "paper"), ("cityscapes", "paper"
 # what it has.
 
 # %%
-print(f"segnb sweep --dataset {WANTED} --tier colab --methods ce ce_long contrastive \\")
-print("  --fractions 0.03125 0.0625 0.125 --seeds 0 1 2")
+whole = f"segnb sweep --dataset {WANTED} --tier colab --methods ce ce_long contrastive \\\n"
+whole += "  --fractions 0.03125 0.0625 0.125 --seeds 0 1 2"
+print(notebook.command(whole, runs=RUNS, results=RUNS))
 
 # %% [markdown]
 # ## The ledger, read together

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 
 import segnb
@@ -31,7 +32,7 @@ from segnb.files import claimed, write_atomic, write_json
 from segnb.metrics.segmentation import Score
 from segnb.models import SegmentationNetwork, build_network
 from segnb.recipe import Recipe
-from segnb.results import ledger
+from segnb.results import ledger, previews
 from segnb.training import Session, finetune, make_accelerator, pretrain, pseudo_label
 from segnb.training.checkpoint import load_weights, save_weights
 from segnb.training.log import LogRow
@@ -241,9 +242,10 @@ def publish(folder: Path, row: ledger.Row, results: Path) -> None:
         ("log.jsonl", f"logs/{name}.jsonl"),
         ("ids.json", f"logs/{name}.ids.json"),
         ("environment.json", f"logs/{name}.environment.json"),
-        ("preview.npz", f"previews/{name}.npz"),
     ):
         write_atomic(results / target, (folder / source).read_bytes())
+    with np.load(folder / "preview.npz", allow_pickle=False) as preview:
+        previews.store(results / "previews", name, dict(preview))
     ledger.add(ledger.ledger_path(results), row)
 
 

@@ -42,6 +42,10 @@ Backend = Literal["auto", "plain", "tiled", "triton"]
 Reduction = Literal["mean", "none"]
 Form = Literal["logsumexp", "official"]
 
+# Outside the functions, because torch 2.6 can't compile get_args.
+_BACKENDS: tuple[str, ...] = get_args(Backend)
+_REDUCTIONS: tuple[str, ...] = get_args(Reduction)
+
 #: On the CPU, images with fewer pairs are faster with every pair in memory: there the calls for an
 #: image's tiles cost more than they save (measured in ``benchmarks/NOTES.md``).
 FEW_PAIRS = 1 << 16
@@ -115,8 +119,8 @@ def official_loss(
 
 
 def _each_anchor(reduction: Reduction) -> bool:
-    if reduction not in get_args(Reduction):
-        raise ValueError(f"reduction must be one of {get_args(Reduction)}, got {reduction!r}")
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"reduction must be one of {_REDUCTIONS}, got {reduction!r}")
     return reduction == "none"
 
 
@@ -136,8 +140,8 @@ def choose_backend(backend: Backend, form: Form, anchors: Pixels, keys: int) -> 
         ValueError: No such back end, or features that it does not take.
         ConfigError: The Triton kernels fail their check on this device.
     """
-    if backend not in get_args(Backend):
-        raise ValueError(f"backend must be one of {get_args(Backend)}, got {backend!r}")
+    if backend not in _BACKENDS:
+        raise ValueError(f"backend must be one of {_BACKENDS}, got {backend!r}")
     features = anchors.features
     if backend == "auto":
         if features.is_cuda:

@@ -47,7 +47,8 @@ def within_image_loss(
 
     Raises:
         ValueError: Shapes or devices that do not match, an unusable temperature, or (on the CPU)
-            non-finite features. On other devices those give a NaN loss.
+            non-finite features (elsewhere those give a NaN loss) or negative labels that are not
+            ``ignore_index``.
         TypeError: Features that are not floating point, or labels that are not integers.
     """
     (pixels,) = pixel_sets(

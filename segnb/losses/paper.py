@@ -10,12 +10,10 @@ in memory.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor
 
 from segnb.losses.backends import Backend, Reduction, logsumexp_loss
-from segnb.losses.pixels import pixel_sets
+from segnb.losses.pixels import Pixels, pixel_sets
 
 
 def within_image_loss(
@@ -51,7 +49,8 @@ def within_image_loss(
 
     Raises:
         ValueError: Shapes or devices that do not match, an unusable temperature, or (on the CPU)
-            non-finite features. On other devices those give a NaN loss.
+            non-finite features (elsewhere those give a NaN loss) or negative labels that are not
+            ``ignore_index``.
         TypeError: Features that are not floating point, or labels that are not integers.
     """
     anchor_set, key_set = pixel_sets(
@@ -142,10 +141,11 @@ def batch_loss(
     (pixels,) = pixel_sets(
         features=(features, labels), temperature=temperature, ignore_index=ignore_index
     )
-    bag = replace(
-        pixels,
+    bag = Pixels(  # torch 2.6 can't compile dataclasses.replace
         features=pixels.features.flatten(0, 1)[None],
         labels=pixels.labels.flatten()[None],
+        temperature=pixels.temperature,
+        dtype=pixels.dtype,
     )
     loss = logsumexp_loss(bag, None, reduction=reduction, backend=backend)
     return loss if reduction == "mean" else loss.reshape(labels.shape)

@@ -14,6 +14,10 @@ IGNORED = torch.iinfo(torch.int64).min
 MIN_TEMPERATURE = 1e-4
 
 
+class NotFiniteError(ValueError):
+    """Features with NaN or infinite values."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pixels:
     """One set of pixels for each image.
@@ -45,10 +49,11 @@ def pixel_sets(
 
     Raises:
         TypeError: Features that are not floating point, or labels that are not integers.
-        ValueError: A temperature that float32 cannot use, mismatched shapes, devices or sets, or
-            non-finite features. Values are only checked on the CPU: on other devices the host
-            would have to wait, and non-finite features give a NaN loss instead. The same holds
-            under ``torch.compile``.
+        ValueError: A temperature that float32 cannot use, mismatched shapes, devices or sets,
+            non-finite features, or a negative label that is not ``ignore_index``. Values are only
+            checked on the CPU: on other devices the host would have to wait. There non-finite
+            features give a NaN loss, and CUDA reports such a label as a failed assertion. Under
+            ``torch.compile`` values are not checked.
     """
     if not temperature >= MIN_TEMPERATURE or temperature == float("inf"):
         raise ValueError(
@@ -92,14 +97,34 @@ def _pixel_set(
         and not torch.compiler.is_compiling()
         and not _all_finite(features.detach())
     ):
-        raise ValueError(f"{name} contain NaN or infinite values")
+        raise NotFiniteError(f"{name} contain NaN or infinite values")
     labels = labels.long()
+    _check_labels(name, labels, ignore_index)
     return Pixels(
         features=features.to(compute_dtype(features.dtype)),
         labels=labels.masked_fill(labels == ignore_index, IGNORED),
         temperature=temperature,
         dtype=features.dtype,
     )
+
+
+def _check_labels(name: str, labels: Tensor, ignore_index: int) -> None:
+    """Refuse negative labels: they are void somewhere else, and here would count as a class."""
+    if torch.compiler.is_compiling() or labels.device.type not in ("cpu", "cuda"):
+        return
+    wrong = (labels < 0) & (labels != ignore_index)
+    if labels.device.type == "cuda":
+        # As torch's cross-entropy does: the device stops, but the host does not wait for it.
+        torch._assert_async(~wrong.any(), f"labels of {name}: {_NEGATIVE}")
+    elif bool(wrong.any()):
+        found = int(labels[wrong][0])
+        raise ValueError(
+            f"labels of {name} hold {found}, and ignore_index is {ignore_index}: {_NEGATIVE} "
+            f"(ignore_index={found})"
+        )
+
+
+_NEGATIVE = "a class can't be negative; if it marks void pixels, pass it as ignore_index"
 
 
 def _all_finite(features: Tensor) -> bool:

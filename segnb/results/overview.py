@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 
 from segnb import datasets
 from segnb.errors import ConfigError
-from segnb.recipe import Recipe, preset
+from segnb.recipe import Recipe, flat, preset
 from segnb.results import ledger
 from segnb.results.method import Method, recipe_of
 from segnb.results.table import (
@@ -116,8 +116,59 @@ def comparable(
         and _is_preset(recipe_of(row), varied)
     ]
     if not chosen:
-        raise ConfigError("the ledger holds no runs for this; `segnb sweep` adds some")
+        if not rows:
+            raise ConfigError("the ledger holds no runs; `segnb sweep` adds some")
+        words = not_compared(rows, dataset=dataset, tier=tier, varied=varied)
+        if not words:
+            held = sorted({f"{row['dataset']} at {row['tier']}" for row in rows})
+            words = f"its {len(rows)} are of {', '.join(held)}"
+        raise ConfigError(f"the ledger holds no runs for this: {words}. `segnb sweep` adds some")
     return each_run_once(chosen)
+
+
+def not_compared(
+    rows: Sequence[ledger.Row],
+    *,
+    dataset: str | None = None,
+    tier: str | None = None,
+    varied: Collection[str] = (),
+) -> str:
+    """Which rows :func:`comparable` leaves out, and which fields of the recipe are the reason.
+
+    Args:
+        rows: The ledger.
+        dataset: Only this data set.
+        tier: Only this tier.
+        varied: More fields of the recipe that may differ from the preset.
+
+    Returns:
+        Words; empty if no row is left out.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    fields: dict[tuple[str, str], Counter[str]] = {}
+    for row in rows:
+        where, recipe = (row["dataset"], row["tier"]), recipe_of(row)
+        if dataset not in (None, where[0]) or tier not in (None, where[1]):
+            continue
+        if not _is_preset(recipe, varied):
+            counts[where] += 1
+            fields.setdefault(where, Counter()).update(_own_fields(recipe, varied))
+    return "; ".join(
+        f"{counts[where]} of {where[0]} at {where[1]} with other values than its preset for "
+        f"{', '.join(name for name, _ in fields[where].most_common())}"
+        for where in sorted(counts)
+    )
+
+
+def _own_fields(recipe: Recipe, varied: Collection[str]) -> list[str]:
+    """The fields in which a recipe differs from its preset, of those that its method uses."""
+    same = flat(preset(recipe.dataset, recipe.tier).to_dict())
+    left_out = {*_COMPARED, *varied, *recipe.kind.unused}
+    return [
+        name
+        for name, value in flat(recipe.to_dict()).items()
+        if value != same.get(name) and not {name, name.partition(".")[0]} & left_out
+    ]
 
 
 def main_methods(rows: Sequence[ledger.Row]) -> list[ledger.Row]:

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from segnb.datasets import WorkingSet
 from segnb.errors import ConfigError, SegnbError
+from segnb.losses.pixels import NotFiniteError
 from segnb.models import SegmentationNetwork
 from segnb.recipe import Recipe, Stage
 from segnb.training.batches import Batches, to_device
@@ -26,6 +27,7 @@ from segnb.training.log import LogRow
 from segnb.training.randomness import step_generator
 from segnb.training.schedule import learning_rate
 from segnb.training.session import Session
+from segnb.training.threads import watched
 
 #: Steps between log rows. Reading the loss waits for the device, so it is not read at every step.
 LOG_EVERY = 10
@@ -58,6 +60,7 @@ def train_stage(
     stage: Stage,
     recipe: Recipe,
     session: Session,
+    on_row: Callable[[LogRow], None] | None = None,
 ) -> list[LogRow]:
     """Train ``network`` in place with SGD for ``stage.steps`` steps.
 
@@ -73,6 +76,7 @@ def train_stage(
         stage: Steps, learning rate and schedule.
         recipe: Seeds the steps and identifies the checkpoint.
         session: Device, folder and listeners.
+        on_row: Called with every new log row, in the process that writes.
 
     Returns:
         The log rows of this stage.
@@ -105,6 +109,8 @@ def train_stage(
     )
     first = checkpoint.resume()
     log = _StageLog(session, name, stage, checkpoint, first=first)
+    if session.is_main and on_row is not None:
+        log.listeners.append(on_row)
     batches = Batches(
         data=to_device(data, session.device),
         recipe=recipe,
@@ -117,6 +123,7 @@ def train_stage(
         _prepared(accelerator, network, optimizer) as (wrapped, wrapped_optimizer),
         _held_interrupt() as interrupted,
         contextlib.closing(log.bar),
+        watched(session.device) as watch_threads,
     ):
         for step in range(first, stage.steps):
             rate = learning_rate(stage, step)
@@ -124,12 +131,16 @@ def train_stage(
                 group["lr"] = rate
             generator = step_generator(recipe.seed, name, step, accelerator.process_index)
             images, masks = batches.at(step, generator)
-            loss = step_loss(wrapped, images, masks, recipe, generator=generator)
+            try:
+                loss = step_loss(wrapped, images, masks, recipe, generator=generator)
+            except NotFiniteError as error:
+                raise checkpoint.diverged("output of the network is not finite", step) from error
             wrapped_optimizer.zero_grad(set_to_none=True)
             accelerator.backward(loss)
             wrapped_optimizer.step()
 
             taken = step + 1
+            watch_threads()
             log.after_step(taken, loss, rate)
             if taken < stage.steps:
                 checkpoint.save_if_due(taken)
@@ -150,6 +161,7 @@ class _StageLog:
         self, session: Session, name: str, stage: Stage, checkpoint: Checkpoint, *, first: int
     ) -> None:
         self.session, self.name, self.stage, self.checkpoint = session, name, stage, checkpoint
+        self.listeners = [] if session.on_log is None else [session.on_log]
         self.log = session.log()
         self.log.resume(name, first)
         self.bar = tqdm(
@@ -186,8 +198,8 @@ class _StageLog:
         }
         self.log.append(row)
         self.bar.set_postfix(loss=f"{value:.3f}", images_per_s=f"{speed:.0f}")
-        if self.session.on_log is not None:
-            self.session.on_log(row)
+        for listener in self.listeners:
+            listener(row)
         self._last_step, self._last_time = taken, now
 
 

@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 
 from segnb.device import ResolvedPrecision, choose_precision
+from segnb.errors import ConfigError
 from segnb.recipe import Precision
 from segnb.training.log import LogRow, TrainingLog
 
@@ -78,8 +79,14 @@ def make_accelerator(precision: Precision = "auto", *, cpu: bool = False) -> Acc
     """An accelerator whose precision the device supports in hardware.
 
     Raises:
-        ConfigError: The device does not support the requested precision.
+        ConfigError: The device does not support the requested precision, or torch's default type
+            is not float32.
     """
+    if torch.get_default_dtype() != torch.float32:
+        raise ConfigError(
+            f"torch's default type is {torch.get_default_dtype()}, and networks here are float32; "
+            "call torch.set_default_dtype(torch.float32) first"
+        )
     # Accelerate keeps one device and one precision per process, but a notebook trains with
     # several: reset its state. Connected processes stay connected.
     alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())

@@ -14,13 +14,14 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from segnb.datasets import IGNORE, WorkingSet
 from segnb.losses import distributed, official, paper
 from segnb.models import SegmentationNetwork, freeze_backbone, freeze_statistics
 from segnb.recipe import Recipe
 from segnb.training.log import LogRow
-from segnb.training.loop import train_stage
+from segnb.training.loop import LOG_EVERY, train_stage
 from segnb.training.randomness import derive_seed
 from segnb.training.session import Session
 from segnb.views import colour_distortion, nearest_labels, normalise
@@ -57,7 +58,28 @@ def pretrain(
         stage=recipe.pretrain,
         recipe=recipe,
         session=session,
+        on_row=_PairsSeen(recipe),
     )
+
+
+class _PairsSeen:
+    """Tells the reader, once, if the first steps had no pair of pixels to compare."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe, self.done = recipe, False
+
+    def __call__(self, row: LogRow) -> None:
+        # Only without a positive pair is the paper's loss exactly 0; the official one is as well
+        # without a negative pair.
+        self.done = self.done or row["loss"] != 0.0
+        if not self.done and row["step"] >= min(LOG_EVERY, self.recipe.pretrain.steps):
+            self.done = True
+            tqdm.write(
+                f"stage 1 has seen no positive pair in its first {row['step']} steps (its loss is "
+                "0), so it learns nothing: on the loss's map, of loss_size "
+                f"{self.recipe.loss_size or 'as the features'}, no two labelled pixels of a crop "
+                "share a class. Label more pixels, or raise loss_size."
+            )
 
 
 def contrastive_step(

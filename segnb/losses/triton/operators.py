@@ -6,6 +6,8 @@ tiles again. The host never waits for the device, and results repeat bit for bit
 The losses hold features in float32. Features that came as bfloat16 or float16 are rounded back,
 which is exact: the kernels multiply in that type, and the gradients of a loss's terms add up in
 float32.
+
+The schemas are written out because torch 2.6 infers none from ``list[Tensor]``.
 """
 
 from __future__ import annotations
@@ -70,7 +72,14 @@ def _logaddexp(first: Tensor, second: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------- logsumexp
 
 
-@torch.library.custom_op("segnb::triton_logsumexp", mutates_args=())
+@torch.library.custom_op(
+    "segnb::triton_logsumexp",
+    mutates_args=(),
+    schema=(
+        "(Tensor anchors, Tensor? keys, Tensor anchor_labels, Tensor? key_labels, "
+        "float temperature, str pairs) -> Tensor[]"
+    ),
+)
 def _logsumexp(
     anchors: Tensor,
     keys: Tensor | None,
@@ -97,7 +106,14 @@ def _(anchors: Tensor, keys: Tensor | None, *_: Any) -> list[Tensor]:
     return [_fake_rows(anchors), *_fake_packed(anchors), *packed_keys]
 
 
-@torch.library.custom_op("segnb::triton_logsumexp_backward", mutates_args=())
+@torch.library.custom_op(
+    "segnb::triton_logsumexp_backward",
+    mutates_args=(),
+    schema=(
+        "(Tensor gradient, Tensor[] saved, SymInt width, ScalarType dtype, bool[] wanted, "
+        "float temperature, str pairs) -> Tensor[]"
+    ),
+)
 def _logsumexp_backward(
     gradient: Tensor,
     saved: list[Tensor],
@@ -125,7 +141,11 @@ def _logsumexp_backward(
 # --------------------------------------------------------------------------------- official form
 
 
-@torch.library.custom_op("segnb::triton_official_losses", mutates_args=())
+@torch.library.custom_op(
+    "segnb::triton_official_losses",
+    mutates_args=(),
+    schema="(Tensor features, Tensor labels, Tensor images, float temperature) -> Tensor[]",
+)
 def _official_losses(
     features: Tensor, labels: Tensor, images: Tensor, temperature: float
 ) -> list[Tensor]:
@@ -142,7 +162,14 @@ def _(features: Tensor, *_: Any) -> list[Tensor]:
     return [_fake_rows(features), *packed, *state]
 
 
-@torch.library.custom_op("segnb::triton_official_losses_backward", mutates_args=())
+@torch.library.custom_op(
+    "segnb::triton_official_losses_backward",
+    mutates_args=(),
+    schema=(
+        "(Tensor gradient, Tensor[] saved, SymInt width, ScalarType dtype, bool[] wanted, "
+        "float temperature) -> Tensor[]"
+    ),
+)
 def _official_losses_backward(
     gradient: Tensor,
     saved: list[Tensor],

@@ -1,0 +1,111 @@
+"""Previews beside the ledger: few bytes, the same pictures, and those of earlier versions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segnb.errors import DataError
+from segnb.report import read_preview
+from segnb.results import previews
+from tools.previews import convert
+
+STAGES = ("initial", "pretrained", "finetuned")
+
+
+def made(seed: int = 0, per_class: int = 60) -> dict[str, np.ndarray]:
+    """A preview as a run leaves it: three classes, features of a ReLU."""
+    draw = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(3, dtype=np.uint8), per_class)
+    features = {
+        f"embeddings_{stage}": np.maximum(
+            draw.normal(size=(len(labels), 24)) + 2 * np.eye(24)[labels], 0
+        ).astype(np.float16)
+        for stage in STAGES
+    }
+    predictions = draw.integers(0, 3, (6, 32, 32), dtype=np.uint8)
+    return {"ids": np.array(["a", "b"]), "predictions": predictions, "labels": labels, **features}
+
+
+def row(name: str) -> dict[str, str]:
+    return {"recipe_hash": name, "command": "segnb run --seed 1"}
+
+
+def neighbours(features: np.ndarray) -> list[set[int]]:
+    apart = np.linalg.norm(features[:, None] - features[None], axis=2)
+    np.fill_diagonal(apart, np.inf)
+    return [set(one) for one in np.argsort(apart, axis=1)[:, :10].tolist()]
+
+
+def test_what_pictures_show_stays_and_features_keep_their_neighbours(tmp_path: Path) -> None:
+    whole = made()
+    previews.store(tmp_path, "one", whole)
+    found = previews.read(tmp_path, "one")
+    few = np.concatenate([np.arange(c * 60, c * 60 + previews.PIXELS) for c in range(3)])
+    for name in ("ids", "predictions"):
+        np.testing.assert_array_equal(found[name], whole[name])
+    np.testing.assert_array_equal(found["labels"], whole["labels"][few])
+    for stage in STAGES:
+        true = whole[f"embeddings_{stage}"][few].astype(np.float32)
+        read = found[f"embeddings_{stage}"]
+        assert read.dtype == np.float32
+        assert np.abs(read - true).max() <= true.max() / 255
+        assert np.array_equal(read == 0, true < true.max() / 510)
+        kept = [len(a & b) for a, b in zip(neighbours(read), neighbours(true), strict=True)]
+        assert np.mean(kept) > 9.7
+
+
+def test_a_network_that_runs_share_is_stored_once(tmp_path: Path) -> None:
+    one, two = made(0), made(1)
+    two["embeddings_initial"] = one["embeddings_initial"]
+    previews.store(tmp_path, "one", one)
+    previews.store(tmp_path, "two", two)
+    assert len(list((tmp_path / previews.FEATURES).iterdir())) == 5
+    first, second = previews.read(tmp_path, "one"), previews.read(tmp_path, "two")
+    np.testing.assert_array_equal(first["embeddings_initial"], second["embeddings_initial"])
+
+
+@pytest.mark.parametrize("stages", [STAGES, ("finetuned",), ()])
+def test_runs_without_a_stage_or_without_labelled_pixels(
+    tmp_path: Path, stages: tuple[str, ...]
+) -> None:
+    arrays = made(per_class=0)
+    kept = {f"embeddings_{stage}" for stage in stages} | {"ids", "predictions", "labels"}
+    previews.store(tmp_path, "one", {name: arrays[name] for name in kept})
+    found = previews.read(tmp_path, "one")
+    assert set(found) == kept
+    for stage in stages:
+        assert found[f"embeddings_{stage}"].shape == (0, 24)
+
+
+def test_earlier_previews_are_read_and_converted_once(tmp_path: Path) -> None:
+    folder = tmp_path / "previews"
+    folder.mkdir()
+    whole = made()
+    np.savez_compressed(folder / "old.npz", **whole)
+    before = (folder / "old.npz").stat().st_size
+    found = read_preview(row("old"), tmp_path)
+    np.testing.assert_array_equal(found["embeddings_initial"], whole["embeddings_initial"])
+    assert convert(folder) == 1
+    held = {path: path.read_bytes() for path in folder.rglob("*.npz")}
+    assert sum(map(len, held.values())) < 0.7 * before
+    assert convert(folder) == 0
+    assert {path: path.read_bytes() for path in folder.rglob("*.npz")} == held
+    assert len(read_preview(row("old"), tmp_path)["labels"]) == 3 * previews.PIXELS
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "features gone", "features cut"])
+def test_what_is_missing_or_damaged_is_one_line(tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "previews"
+    previews.store(folder, "one", made())
+    features = next((folder / previews.FEATURES).iterdir())
+    path = features if "features" in damage else folder / "one.npz"
+    if "gone" in damage:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(DataError, match="run `segnb run --seed 1` again") as error:
+        read_preview(row("one"), tmp_path)
+    assert "\n" not in str(error.value)
