@@ -10,7 +10,8 @@ from typing import get_args
 import numpy as np
 
 from segnb import datasets, plots
-from segnb.errors import ConfigError, DataError
+from segnb.errors import ConfigError
+from segnb.experiments.probe import read_preview as read_arrays
 from segnb.files import write_atomic
 from segnb.plots import Picture
 from segnb.recipe import DatasetName, Tier
@@ -18,20 +19,30 @@ from segnb.results import ledger, table
 from segnb.results.method import Method, recipe_of
 from segnb.results.overview import comparable, main_methods
 from segnb.results.step_map import step_map
-from segnb.training.log import read_log
+from segnb.training.log import LogRow, read_log
 
 
 def read_preview(row: table.Row, results: Path) -> Mapping[str, np.ndarray]:
     """The small arrays saved from a run: ``ids``, ``predictions``, ``labels``, ``embeddings_*``.
 
     Raises:
-        DataError: The file is missing.
+        DataError: The file is missing or damaged.
     """
-    path = results / "previews" / f"{row['recipe_hash']}.npz"
-    if not path.exists():
-        raise DataError(f"{path} is missing; run `{row['command']}` again")
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+    path = results / "previews" / f"{ledger.file_name(row)}.npz"
+    return read_arrays(path, remedy=_again(row))
+
+
+def _again(row: table.Row) -> str:
+    return f"`{row['command']}` makes it again"
+
+
+def _log(row: table.Row, results: Path) -> list[LogRow]:
+    """The log of a row.
+
+    Raises:
+        DataError: It is missing or damaged.
+    """
+    return read_log(results / row["log"], remedy=_again(row), last=False)
 
 
 def predictions(
@@ -78,7 +89,7 @@ def comparison(
     """
     shown = table.one_of_each_method(rows)
     info = datasets.info(recipe_of(shown[0]).dataset)
-    logs = {Method.of(row): read_log(results / row["log"]) for row in shown}
+    logs = {Method.of(row): _log(row, results) for row in shown}
     figures = {
         "predictions": predictions(shown, results, root=root),
         "loss_curves": plots.loss_curves(logs),
@@ -149,6 +160,9 @@ def ledger_figures(
     Raises:
         ConfigError: No row is of the preset's own recipe.
     """
+    own = [row for row in held if (row["dataset"], row["tier"]) == (dataset, tier)]
+    # Of several data, the newest: a figure must not mix them.
+    held = table.by_data(own)[-1] if own else []
     every = comparable(held, dataset=dataset, tier=tier)
     rows = main_methods(every)
     with_temperatures = main_methods(

@@ -42,9 +42,9 @@ def test_a_row_of_the_same_recipe_gives_way(tmp_path: Path) -> None:
     ("line", "words"),
     [
         ('{"dataset": "shapes"', "line 2 is not JSON"),
-        ("[1, 2]", "line 2 is not a row"),
-        ("7", "line 2 is not a row"),
-        ('{"dataset": "shapes"}', "line 2 has no 'tier'"),
+        ("[1, 2]", "line 2 is no JSON object"),
+        ("7", "line 2 is no JSON object"),
+        ('{"dataset": "shapes"}', "line 2: there is no"),
     ],
 )
 def test_a_broken_line_is_named(tmp_path: Path, line: str, words: str) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from segnb.datasets import WorkingSet
-from segnb.errors import ConfigError, SegnbError
+from segnb.errors import ConfigError, DataError, SegnbError
 from segnb.models import SegmentationNetwork
 from segnb.recipe import Recipe, Stage
 from segnb.training.batches import Batches, to_device
@@ -100,10 +100,17 @@ def train_stage(
         network=network,
         optimizer=optimizer,
         scaler=accelerator.scaler,
+        log=session.log(),
+        steps=stage.steps,
         every=session.checkpoint_seconds,
         writes=session.is_main,
     )
     first = checkpoint.resume()
+    if 0 < stage.steps == first and [row["step"] for row in checkpoint.rows[-1:]] != [first]:
+        raise DataError(
+            f"checkpoint {checkpoint.path} is from an earlier version, and the log of its stage "
+            "is lost; delete it to restart the stage"
+        )
     log = _StageLog(session, name, stage, checkpoint, first=first)
     batches = Batches(
         data=to_device(data, session.device),
@@ -140,7 +147,7 @@ def train_stage(
         # Each process has running statistics from its own batches; keep those of the first.
         for buffer in network.buffers():
             torch.distributed.broadcast(buffer, 0)
-    return [row for row in log.log.rows if row["stage"] == name]
+    return list(checkpoint.rows)
 
 
 class _StageLog:
@@ -150,8 +157,6 @@ class _StageLog:
         self, session: Session, name: str, stage: Stage, checkpoint: Checkpoint, *, first: int
     ) -> None:
         self.session, self.name, self.stage, self.checkpoint = session, name, stage, checkpoint
-        self.log = session.log()
-        self.log.resume(name, first)
         self.bar = tqdm(
             total=stage.steps,
             initial=first,
@@ -184,7 +189,7 @@ class _StageLog:
             "images_per_s": round(speed, 1),
             "seconds": round(self.checkpoint.seconds, 2),
         }
-        self.log.append(row)
+        self.checkpoint.add(row)
         self.bar.set_postfix(loss=f"{value:.3f}", images_per_s=f"{speed:.0f}")
         if self.session.on_log is not None:
             self.session.on_log(row)
