@@ -34,9 +34,11 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     content is flushed to disk first. A symbolic link is written through.
 
     Raises:
-        DataError: ``path`` is a link into a folder that isn't there.
+        DataError: ``path`` is a folder, or a link into a folder that isn't there.
     """
     target = behind_link(Path(path))
+    if target.is_dir():
+        raise DataError(f"{target} is a folder where a file should be; move it away")
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     os.close(handle)

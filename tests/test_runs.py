@@ -304,7 +304,7 @@ def test_weights_that_are_missing_or_broken_are_named(
     source = finished("ce").folder
     (tmp_path / "recipe.json").write_bytes((source / "recipe.json").read_bytes())
     path = tmp_path / "weights.safetensors"
-    with pytest.raises(DataError, match="is missing; `segnb finetune .*` makes it again"):
+    with pytest.raises(DataError, match=r"is missing; `segnb finetune .*` makes it again"):
         runs.load_network(tmp_path)
     path.write_bytes((source / "weights.safetensors").read_bytes()[:5000])
     with pytest.raises(DataError, match="are cut or damaged") as caught:
@@ -333,7 +333,9 @@ def test_a_comparison_draws_all_figures_and_the_table(
     assert list(points) == ["before training", "after stage 1", "after stage 2"]
     assert all(place.shape == (len(labels), 2) for place, labels in points.values())
     gone = {**rows[0], "log": "logs/0000000000.jsonl"}
-    with pytest.raises(DataError, match=r"0000000000\.npz is missing; `segnb run .*` makes it again"):
+    with pytest.raises(
+        DataError, match=r"0000000000\.npz is missing; `segnb run .*` makes it again"
+    ):
         report.read_preview(gone, results)
 
 

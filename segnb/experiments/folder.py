@@ -8,6 +8,7 @@ files are read, and count as the run's own.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +123,7 @@ def data_of(folder: Path) -> Fingerprint | None:
 
 def again(folder: Path) -> str:
     """What mends a run's folder, as the end of a sentence."""
-    return f"`segnb finetune {folder}` makes it again"
+    return f"`segnb finetune {shlex.quote(str(folder))}` makes it again"
 
 
 def read_recipe(folder: Path, *, say: Callable[[str], None] = lambda _: None) -> Recipe:
@@ -299,8 +300,20 @@ def weights_of(
         DataError: The weights are missing, damaged, not finite, or of another run.
     """
     _, about = read_weights(path, remedy=remedy)
+    need_own(about, path, recipe, data, remedy=remedy)
+    return about
+
+
+def need_own(
+    about: dict[str, Any], path: Path, recipe: Recipe, data: Fingerprint | None, *, remedy: str
+) -> None:
+    """Check that what is stored with weights is of this run; earlier versions stored nothing.
+
+    Raises:
+        DataError: It is of another run.
+    """
     if not about:
-        return {}
+        return
     try:
         check(about, About)
         its = Recipe.from_dict(about["recipe"]).hash
@@ -310,7 +323,6 @@ def weights_of(
         raise DataError(f"weights {path} are of the run {its}, not {recipe.hash}; {remedy}")
     if not same(about["data"], data):
         raise DataError(f"weights {path} were trained on other data; {remedy}")
-    return about
 
 
 def restore(folder: Path, results: Path, state: State) -> list[str]:

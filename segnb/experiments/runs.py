@@ -38,6 +38,7 @@ from segnb.experiments.folder import (
     chosen,
     data_of,
     inspect,
+    need_own,
     published,
     read_recipe,
     read_row,
@@ -417,7 +418,7 @@ def _mended(
             lost = state.wrong.keys() & {"weights.safetensors", "log.jsonl", *STAGE1_FILES}
             what = "the run is trained again" if lost else "it is made again from the weights"
             for said in state.wrong.values():
-                tell(f"{said.split('; `')[0]}; {what}")
+                tell(f"{said.partition('; ')[0]}; {what}")
             for name in {*state.wrong, "metrics.json"} | ({*FILES} if lost else set()):
                 _remove(folder / name)
             return None if lost else state.row
@@ -469,15 +470,15 @@ def load_network(folder: Path, *, weights: str = "weights") -> SegmentationNetwo
     """
     recipe = read_recipe(folder, say=tell)
     path = folder / f"{weights}.safetensors"
-    if weights == "weights":
-        weights_of(path, recipe, None, remedy=again(folder))
     # All weights come from the file, so there is nothing to fetch.
     network = build_network(recipe.replace(encoder_weights=None))
     if weights == "pretrained" and recipe.uses_contrastive:
         network.attach_projection()
     else:
         network.attach_classifier(datasets.info(recipe.dataset).num_classes)
-    load_weights(path, network, remedy=again(folder))
+    about = load_weights(path, network, remedy=again(folder))
+    if weights == "weights":
+        need_own(about, path, recipe, None, remedy=again(folder))
     return network.eval()
 
 

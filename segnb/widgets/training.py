@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from segnb import plots
 from segnb.errors import ConfigError, SegnbError
-from segnb.experiments.runs import RUNS, run, run_folder
+from segnb.experiments.runs import RUNS, find_folder, run
 from segnb.plots import Picture
 from segnb.recipe import Recipe
 from segnb.results import ledger
@@ -112,7 +112,7 @@ class TrainingThread:
         cpu: bool = False,
     ) -> None:
         self.recipe = recipe
-        self.folder = run_folder(recipe, runs)
+        self.folder = find_folder(recipe, runs, root=root)
         self.state: State = "idle"
         self.row: ledger.Row | None = None
         self.message = ""
