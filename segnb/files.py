@@ -113,10 +113,15 @@ def need_writable(*paths: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=path.parent):
                 pass
+        except (FileExistsError, NotADirectoryError) as error:
+            raise DataError(
+                f"{path} can't be written: there is a file where a folder should be; move it "
+                "away, or name another folder"
+            ) from error
         except OSError as error:
             raise DataError(
-                f"{path} can't be written ({error.strerror or error}: {path.parent}); make room "
-                "for it, or name another folder"
+                f"{path} can't be written ({error.strerror or error}); make {path.parent} "
+                "writable, or name another folder"
             ) from error
         if path.is_dir():
             raise DataError(f"{path} is a folder where a file should be; move it away")

@@ -498,7 +498,6 @@ def score_again(
     """
     folder = folder.expanduser()
     recipe = read_recipe(folder, say=tell)
-    network = load_network(folder)
     today, _ = data_today(recipe, root=root)
     read = "train" if split == "held_out" else split
     if read in differing(data_of(folder), today):
@@ -509,6 +508,7 @@ def score_again(
             f"{folder} has no split {split!r} to score; it has {', '.join(splits.evaluated)}"
         )
     dataset, data = splits.evaluated[split]
+    network = load_network(folder)
     session = Session(accelerator=make_accelerator(recipe.precision, cpu=cpu))
     subsets = splits.subsets[split]
     score = evaluation.evaluate(network, dataset, data, session=session, subsets=subsets)
