@@ -178,7 +178,7 @@ def test_stage_1_is_not_mixed_with_corrected_masks(root: Path) -> None:
     other_masks(root)
     with pytest.raises(ConfigError, match="the files of train have changed since") as caught:
         runs.finish(folder, progress_bar=False, **options)
-    assert f"`{recipe.command()} --runs {root.parent / 'runs'}`" in str(caught.value)
+    assert f"`{recipe.command()} --runs {root.parent / 'runs'} --data {root}`" in str(caught.value)
     row = run(root, recipe)  # as it says
     assert row["data"] == of(root)
     assert not (folder / "metrics.json").exists()

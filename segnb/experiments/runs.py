@@ -308,6 +308,8 @@ def finish(
         state = inspect(folder, recipe, recorded)
         if state.row is None or state.wrong:
             command = f"{recipe.command()} --runs {shlex.quote(str(folder.parent))}"
+            if root is not None:
+                command += f" --data {shlex.quote(str(root))}"
             raise ConfigError(
                 f"the files of {', '.join(differ)} have changed since {folder} was started, and a "
                 f"run must not mix both: `{command}` trains all of it on today's data"
@@ -501,7 +503,10 @@ def score_again(
     today, _ = data_today(recipe, root=root)
     read = "train" if split == "held_out" else split
     if read in differing(data_of(folder), today):
-        tell(f"the files of {read} have changed since {folder} was scored: its row is of the old")
+        tell(
+            f"the files of {read} have changed since {folder} was scored, so its row has other "
+            "numbers"
+        )
     splits = load_splits(recipe, root=root, progress_bar=progress_bar)
     if split not in splits.evaluated:
         raise ConfigError(

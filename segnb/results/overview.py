@@ -133,15 +133,19 @@ def comparable(
     Raises:
         ConfigError: There are none.
     """
-    chosen = [
-        row
-        for row in rows
-        if dataset in (None, row["dataset"])
-        and tier in (None, row["tier"])
-        and _is_preset(recipe_of(row), varied)
+    asked = [
+        row for row in rows if dataset in (None, row["dataset"]) and tier in (None, row["tier"])
     ]
-    if not chosen:
+    if not asked:
         raise ConfigError("the ledger holds no runs for this; `segnb sweep` adds some")
+    chosen = [row for row in asked if _is_preset(recipe_of(row), varied)]
+    if not chosen:
+        flags = sorted({name for row in asked for name in row.get("changes") or {}})
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in flags if name not in _COMPARED)
+        raise ConfigError(
+            f"the ledger holds {len(asked)} runs for this, but none with a preset's own settings, "
+            f"which are compared here (they differ in {named}); leave those flags out to add one"
+        )
     return [row for part in by_data(chosen) for row in each_run_once(part)]
 
 
