@@ -320,7 +320,7 @@ def zip_fault(content: bytes) -> str | None:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             wrong = archive.testzip()
     except Exception as error:  # zipfile, zlib and struct each raise their own errors
-        return f"it is cut or damaged: {error}"
+        return f"no whole archive: {error}"
     return None if wrong is None else f"the checksum of {wrong} in it is off"
 
 

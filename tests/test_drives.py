@@ -233,7 +233,8 @@ def test_finished_runs_get_their_scores_by_drive(
     assert by_drive.main(words) == 0
     assert ledger.read(ledger.ledger_path(results)) == [other, row]
     assert json.loads((folder / "metrics.json").read_text()) == row
-    (folder / "metrics.json").write_text(json.dumps({**old, "miou_test": old["miou_test"] + 1}))
+    higher = {"miou_test": old["miou_test"] + 1, "iou": {**old["iou"], "test": []}}
+    (folder / "metrics.json").write_text(json.dumps({**old, **higher}))
     assert by_drive.main(words) == 1
     assert "its row has" in capsys.readouterr().err
 

@@ -380,19 +380,19 @@ def _run(
                 if measured is None:
                     return None
                 if main:
-                    row = measured if kept is None else kept
-                    write_json(finished, {**row, "files": _checksums(folder, recipe)})
+                    stays = measured if kept is None else kept
+                    write_json(finished, {**stays, "files": _checksums(folder, recipe)})
     elif missing is not None and main:
         tell(f"{folder} is finished; whether its data have changed can't be said: {missing}")
-    row = read_row(finished, recipe)
-    if main:
+    row = read_row(finished, recipe) if main else None
+    if main and row is not None:
         # The run is finished, so its checkpoints are no longer needed; the weights stay.
         for checkpoint in folder.glob("*.pt"):
             checkpoint.unlink()
         if results is not None:
             row = publish(folder, row, results)
     accelerator.wait_for_everyone()
-    return row
+    return row or read_row(finished, recipe)
 
 
 def _mended(

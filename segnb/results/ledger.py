@@ -132,8 +132,9 @@ def need_agreement(row: Mapping[str, Any]) -> None:
     try:
         recipe = recipe_of(row)
     except ValueError as error:
+        said = str(error).partition("; it has")[0]
         raise UnfitError(
-            f"its recipe can't be read ({error}); if a later version of segnb wrote it, update "
+            f"its recipe can't be read ({said}); if a later version of segnb wrote it, update "
             "segnb: git pull, pip install -e ."
         ) from error
     except DataError as error:
