@@ -414,7 +414,7 @@ def _mended(
         for name in restored:
             tell(f"{state.wrong.pop(name)}; it is copied from {results}")
         if set(state.wrong) == {"recipe.json"}:
-            tell(f"{state.wrong['recipe.json']}; it is written again")
+            tell(f"{state.wrong['recipe.json'].partition('; ')[0]}; it is written again")
             write_json(folder / "recipe.json", recipe.to_dict())
         elif state.wrong:
             lost = state.wrong.keys() & {"weights.safetensors", "log.jsonl", *STAGE1_FILES}
@@ -649,7 +649,8 @@ def _train(
     """Train all stages and save the weights.
 
     Returns:
-        The network, and what is stored with its weights; ``None`` after stage 1 alone.
+        The network, and what is stored with its weights (nothing in other processes than the
+        first); ``None`` after stage 1 alone.
     """
     logs: list[list[LogRow]] = []
     shared: stage1.Record | None = None
@@ -668,6 +669,8 @@ def _train(
             network = initial_network(recipe)
             logs.append(pretrain(network, union, recipe, session=session, name="pretrain-pseudo"))
             logs.append(finetune(network, union, recipe, session=session, name="finetune-pseudo"))
+    if not session.is_main:
+        return network, {}
     last_rows = [rows[-1] for rows in logs if rows]
     about = {
         "recipe": recipe.to_dict(),
@@ -679,10 +682,9 @@ def _train(
         # Of several, the one that computed last is not the whole truth.
         "loss_backend": " and ".join(sorted(backends)) or None,
     }
-    if session.is_main:
-        # What the row says is in the checkpoints; the log must not say less.
-        write_json_lines(folder / "log.jsonl", [row for rows in logs for row in rows])
-        save_weights(folder / "weights.safetensors", network, **about)
+    # What the row says is in the checkpoints; the log must not say less.
+    write_json_lines(folder / "log.jsonl", [row for rows in logs for row in rows])
+    save_weights(folder / "weights.safetensors", network, **about)
     return network, about
 
 
