@@ -129,6 +129,8 @@ def need_agreement(row: Mapping[str, Any]) -> None:
         UnfitError: Two of them don't.
     """
     _need_sums(row)
+    # A folder of one's own may lie elsewhere by now, under another path and hash.
+    own = "/" in row["dataset"] or "\\" in row["dataset"]
     try:
         recipe = recipe_of(row)
     except ValueError as error:
@@ -138,11 +140,12 @@ def need_agreement(row: Mapping[str, Any]) -> None:
             "segnb: git pull, pip install -e ."
         ) from error
     except DataError as error:
-        if "/" in row["dataset"] or "\\" in row["dataset"]:
-            return  # a folder of one's own, which isn't on this machine
+        if own:
+            return  # it isn't on this machine
         raise UnfitError(str(error)) from error
-    told = {name: getattr(recipe, name) for name in ("dataset", "tier", "method", "seed")}
-    told["recipe_hash"] = recipe.hash
+    told = {name: getattr(recipe, name) for name in ("tier", "method", "seed")}
+    if not own:
+        told |= {"dataset": recipe.dataset, "recipe_hash": recipe.hash}
     if row["fraction"] is not None:
         told["fraction"] = recipe.fraction
     if row["temperature"] is not None:
