@@ -119,6 +119,11 @@ def read(path: Path | str = RESULTS / "ledger.jsonl") -> list[Row]:
     source = behind_link(Path(path).expanduser())
     if not source.exists():
         return []
+    if source.is_dir():
+        raise DataError(
+            f"{source} is a folder where a file should be; move it away: repeating the runs' "
+            "commands adds their rows again"
+        )
     return read_lines(source, RowFields, remedy=_REPAIR, also=need_agreement)
 
 

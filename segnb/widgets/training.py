@@ -22,7 +22,7 @@ from segnb.plots import Picture
 from segnb.recipe import Recipe
 from segnb.results import ledger
 from segnb.training import TrainingStopped
-from segnb.training.log import LogRow, read_log
+from segnb.training.log import LogRow, TrainingLog
 
 State = Literal["idle", "running", "stopped", "finished", "failed"]
 
@@ -125,7 +125,7 @@ class TrainingThread:
     @property
     def rows(self) -> list[LogRow]:
         """The log so far, including that of earlier sessions."""
-        return read_log(self.folder / "log.jsonl")
+        return TrainingLog(self.folder / "log.jsonl").rows
 
     @property
     def stopping(self) -> bool:
