@@ -254,5 +254,5 @@ def test_a_small_campaign_finds_no_fault(
 ) -> None:
     for name in ("SEGNB_DATA", "SEGNB_CACHE"):
         monkeypatch.setenv(name, os.environ[name])  # the campaign changes them
-    code = damage_runs.main(["--every", "37"])
+    code = damage_runs.main(["--every", "79"])
     assert code == 0, capsys.readouterr().out
