@@ -12,7 +12,7 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, get_args
@@ -94,14 +94,34 @@ def _train(options: Run, *, until: Literal["pretrain", "end"]) -> int:
     from segnb.weights import imagenet_source
 
     recipe = options.recipe
-    folder = runs.run_folder(recipe, options.runs)
-    if not (folder / "metrics.json").exists():
+    folder = runs.find_folder(recipe, options.runs, root=options.data)
+    before = runs.finished_row(folder, recipe)
+    if before is None:
         print(f"{recipe.command()}\n{estimate_cost(recipe, cpu=options.cpu)}\n{folder}")
         if recipe.encoder_weights is not None:
             print(imagenet_source(recipe.encoder))
     row = runs.run(recipe, until=until, runs=options.runs, **options.arguments())
     print(f"stage 1 is done: segnb finetune {folder}" if row is None else outcome(row))
+    if row is not None and before is not None and _same_run(row, before):
+        print(f"{folder} was finished before: nothing was trained{_back_end(recipe, row)}")
     return 0
+
+
+def _same_run(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two rows are of one training; the name of the log may differ."""
+    return {**one, "log": "", "files": ""} == {**other, "log": "", "files": ""}
+
+
+def _back_end(recipe: Recipe, row: Mapping[str, Any]) -> str:
+    """What to say if the given back end of the loss is not the one of the row."""
+    if not recipe.uses_contrastive or recipe.loss_backend == row["recipe"]["loss_backend"]:
+        return ""
+    computed = row.get("loss_backend") or row["recipe"]["loss_backend"]
+    return (
+        f" with --loss-backend {recipe.loss_backend}; its loss was computed by {computed}. Back "
+        "ends agree up to rounding, so they share a run: name another --runs and --results to "
+        "compare them"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +164,7 @@ class Sweep(Run):
             values[name] = given
         recipes = grid(self.recipe, **values)
         if self.dry_run:
-            left = in_order(remaining(recipes, self.results))
+            left = in_order(remaining(recipes, self.results, root=self.data, say=print))
             print(plan(recipes, left, runs=self.runs))
             for recipe in left:
                 print(recipe.command())
@@ -172,7 +192,7 @@ class Campaign(RunOptions):
         from segnb.experiments.sweep import remaining
 
         if self.dry_run:
-            for recipe in remaining(recipes(self.tier), self.results):
+            for recipe in remaining(recipes(self.tier), self.results, root=self.data):
                 print(recipe.command())
         else:
             campaign(minutes=self.minutes, tier=self.tier, runs=self.runs, **self.arguments())
@@ -193,13 +213,7 @@ class Finetune(RunOptions):
         from segnb.experiments import runs
         from segnb.experiments.sweep import outcome
 
-        recipe = runs.read_recipe(self.folder)
-        expected = runs.run_folder(recipe, self.folder.parent)
-        if expected.resolve() != self.folder.resolve():
-            raise SegnbError(f"{self.folder} was renamed; rename it to {expected.name} again")
-        row = runs.run(recipe, runs=self.folder.parent, **self.arguments())
-        assert row is not None
-        print(outcome(row))
+        print(outcome(runs.finish(self.folder, **self.arguments())))
         return 0
 
 
@@ -367,6 +381,7 @@ class Reproduce(RunOptions):
     results: ResultsFolder = Path("runs/reproduce")
 
     def __call__(self) -> int:
+        from segnb.experiments.runs import data_today
         from segnb.experiments.sweep import grid, sweep
         from segnb.report import write_report
         from segnb.results import ledger
@@ -378,8 +393,9 @@ class Reproduce(RunOptions):
         )
         if sweep(recipes, runs=self.runs, **self.arguments()):
             return 1
-        found = {row["recipe_hash"]: row for row in ledger.read(ledger.ledger_path(self.results))}
-        rows = [found[recipe.hash] for recipe in recipes]
+        held = ledger.read(ledger.ledger_path(self.results))
+        data, _ = data_today(recipes[0], root=self.data)
+        rows = [row for recipe in recipes if (row := ledger.find(held, recipe.hash, data))]
         print("\n" + write_report(rows, self.results, root=self.data))
         print(f"\nfigures: {self.results / 'figures'}")
         return 0
@@ -500,6 +516,7 @@ def _fail(message: str, *, code: int = 1) -> int:
 
 _DISK_FULL = "free some space, then repeat the command: a run resumes where it stopped"
 _NO_PERMISSION = "choose a folder that you may write to"
+_DISK_FAILS = "the disk or the way to it fails; check it, then repeat the command"
 _NOT_A_FOLDER = "there is a file where a folder should be, or a folder where a file should be"
 
 #: What to do if the system refuses to read or write a file; other errors are bugs.
@@ -512,6 +529,14 @@ _FILE_ERRORS = {
     errno.EEXIST: _NOT_A_FOLDER,
     errno.ENOTDIR: _NOT_A_FOLDER,
     errno.EISDIR: _NOT_A_FOLDER,
+    errno.EIO: _DISK_FAILS,
+    errno.ESTALE: _DISK_FAILS,
+    errno.ENODEV: _DISK_FAILS,
+    errno.ENOTCONN: _DISK_FAILS,
+    errno.ETIMEDOUT: _DISK_FAILS,
+    errno.EFBIG: "this disk, or `ulimit -f`, allows no larger file; choose another folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "these links lead in a circle; remove one of them",
 }
 
 
@@ -526,15 +551,19 @@ def _parse(options: type[Any], name: str, words: list[str]) -> Any:
         first.add_argument("--tier", choices=get_args(Tier), default="quick")
         chosen, _ = first.parse_known_args(words)
         default = {"default": options(recipe=preset(chosen.dataset, chosen.tier))}
-    with _fractions():
+    with _values():
         parsed = tyro.cli(options, args=words, prog=f"segnb {name}", **default)
     if getattr(parsed, "dataset", None) is not None:
         datasets.get(parsed.dataset)  # a wrong name is reported before any work
     return parsed
 
 
-def _fractions() -> tyro.constructors.ConstructorRegistry:
-    """Accept every number as a fraction too, such as ``1/8``, as tables and figures write it."""
+def _values() -> tyro.constructors.ConstructorRegistry:
+    """How words become numbers and paths.
+
+    A number may be a fraction such as ``1/8``, as tables and figures write it. ``~`` in a path is
+    the home folder: in ``--runs=~/x`` the shell leaves it as it is.
+    """
     from segnb.experiments.axes import number
 
     registry = tyro.constructors.ConstructorRegistry()
@@ -550,6 +579,20 @@ def _fractions() -> tyro.constructors.ConstructorRegistry:
             metavar="FLOAT",
             instance_from_str=lambda words: number(words[0]),
             is_instance=lambda value: isinstance(value, (float, int)),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    @registry.primitive_rule
+    def path(
+        info: tyro.constructors.PrimitiveTypeInfo,
+    ) -> tyro.constructors.PrimitiveConstructorSpec[Path] | None:
+        if info.type is not Path:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="PATH",
+            instance_from_str=lambda words: Path(words[0]).expanduser(),
+            is_instance=lambda value: isinstance(value, Path),
             str_from_instance=lambda value: [str(value)],
         )
 

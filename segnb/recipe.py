@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from segnb import datasets
 from segnb.methods import KINDS, Kind, MethodName
+from segnb.records import UnfitError, check
 
 if TYPE_CHECKING:
     #: A registered name, or the path of a folder that contains a ``dataset.toml``.
@@ -65,12 +66,13 @@ class Stage:
     warmup: int = 0
 
     def __post_init__(self) -> None:
+        _as_whole(self, "steps", "batch", "warmup")
         _as_floats(self, "lr", "momentum", "weight_decay")
         _need(self, "steps", self.steps >= 0, "0 or more")
         _need(self, "batch", self.batch >= 1, "1 or more")
         _need(self, "lr", 0 < self.lr < math.inf, "above 0")
         _need(self, "momentum", 0 <= self.momentum < 1, "in [0, 1)")
-        _need(self, "weight_decay", self.weight_decay >= 0, "0 or more")
+        _need(self, "weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
         _need(self, "schedule", self.schedule in get_args(Schedule), get_args(Schedule))
         _need(self, "warmup", self.warmup >= 0, "0 or more")
         # A stage without steps is not run, so its warm-up does not matter.
@@ -172,6 +174,7 @@ class Recipe:
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
+        _as_whole(self, "seed", "encoder_depth", "decoder_channels")
         _as_floats(
             self, "fraction", "distortion", "finetune_distortion", "temperature", "pseudo_threshold"
         )
@@ -322,10 +325,19 @@ class Recipe:
 
         Raises:
             DataError: There is no such data set.
-            ValueError: An unknown field, or a value out of range.
+            ValueError: An unknown field, or a value of another type or out of range.
         """
         hints = typing.get_type_hints(cls)
         _known(values, hints, "recipe")
+        for stage in ("pretrain", "finetune"):
+            if isinstance(inner := values.get(stage), dict):
+                _known(inner, typing.get_type_hints(Stage), "stage")
+                if "steps" not in inner:
+                    raise ValueError(f"recipe: {stage} has no steps")
+        try:
+            check(values, cls)
+        except UnfitError as error:
+            raise ValueError(f"recipe: {error}") from None
         return cls(**{name: _revive(hints[name], value) for name, value in values.items()})
 
     @property
@@ -502,10 +514,18 @@ def _as_floats(target: object, *names: str) -> None:
         object.__setattr__(target, name, float(value))
 
 
+def _as_whole(target: object, *names: str) -> None:
+    """Turn numpy's whole numbers into Python's; other numbers are refused."""
+    for name in names:
+        value = getattr(target, name)
+        fits = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        _need(target, name, fits, "a whole number")
+        object.__setattr__(target, name, int(value))
+
+
 def _revive(hint: Any, value: Any) -> Any:
     """Restore tuples and stages, which JSON lacks, from the type of the field."""
     if isinstance(value, dict):
-        _known(value, typing.get_type_hints(Stage), "stage")
         return Stage(**value)
     origin = typing.get_origin(hint)
     if isinstance(value, list) and (origin is tuple or origin in (typing.Union, types.UnionType)):

@@ -18,7 +18,7 @@ from segnb.results import ledger, previews, table
 from segnb.results.method import Method, recipe_of
 from segnb.results.overview import comparable, main_methods
 from segnb.results.step_map import step_map
-from segnb.training.log import read_log
+from segnb.training.log import LogRow, read_log
 
 
 def read_preview(row: table.Row, results: Path) -> Mapping[str, np.ndarray]:
@@ -27,14 +27,28 @@ def read_preview(row: table.Row, results: Path) -> Mapping[str, np.ndarray]:
     Raises:
         DataError: A file is missing or damaged.
     """
-    folder, name = results / "previews", str(row["recipe_hash"])
-    again = f"run `{row['command']}` again"
+    folder, name = results / "previews", ledger.file_name(row)
     try:
         return previews.read(folder, name)
     except FileNotFoundError as error:
-        raise DataError(f"{error.filename} is missing; {again}") from error
+        raise DataError(f"{error.filename} is missing; {_again(row)}") from error
     except Exception as error:  # numpy, zipfile and zlib each raise their own
-        raise DataError(f"the preview {name} in {folder} is damaged ({error}); {again}") from error
+        raise DataError(
+            f"the preview {name} in {folder} is damaged ({error}); {_again(row)}"
+        ) from error
+
+
+def _again(row: table.Row) -> str:
+    return f"`{row['command']}` makes it again"
+
+
+def _log(row: table.Row, results: Path) -> list[LogRow]:
+    """The log of a row.
+
+    Raises:
+        DataError: It is missing or damaged.
+    """
+    return read_log(results / row["log"], remedy=_again(row), last=False)
 
 
 def predictions(
@@ -81,7 +95,7 @@ def comparison(
     """
     shown = table.one_of_each_method(rows)
     info = datasets.info(recipe_of(shown[0]).dataset)
-    logs = {Method.of(row): read_log(results / row["log"]) for row in shown}
+    logs = {Method.of(row): _log(row, results) for row in shown}
     figures = {
         "predictions": predictions(shown, results, root=root),
         "loss_curves": plots.loss_curves(logs),
@@ -152,6 +166,9 @@ def ledger_figures(
     Raises:
         ConfigError: No row is of the preset's own recipe.
     """
+    own = [row for row in held if (row["dataset"], row["tier"]) == (dataset, tier)]
+    # Of several data, the newest: a figure must not mix them.
+    held = table.by_data(own)[-1] if own else []
     every = comparable(held, dataset=dataset, tier=tier)
     rows = main_methods(every)
     with_temperatures = main_methods(

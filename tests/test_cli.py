@@ -210,7 +210,9 @@ def test_a_run_from_its_own_command_and_again(
     assert "mIoU val" in first
     assert "6 labelled images, 4 steps" in first
     assert cli.main([*words, *places]) == 0
-    assert capsys.readouterr().out == first  # finished: told again, not trained again
+    # Finished: told again, not trained again.
+    said = f"{folder} was finished before: nothing was trained\n"
+    assert capsys.readouterr().out == first + said
     rows = ledger.read(tmp_path / "results" / "ledger.jsonl")
     assert [row["recipe_hash"] for row in rows] == [recipe.hash]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import make_camvid, tiny_recipe
+from tiny import ledger_row, make_camvid, tiny_recipe
 
 from segnb import cli, datasets, evaluation
 from segnb.datasets import camvid
@@ -226,14 +226,15 @@ def test_finished_runs_get_their_scores_by_drive(
     for details in ("iou", "pixel_accuracy"):
         old[details] = {name: v for name, v in row[details].items() if "seen" not in name}
     (folder / "metrics.json").write_text(json.dumps(old))
-    other = {**old, "recipe_hash": "another"}
+    other = ledger_row(tiny_recipe("ce", seed=9))
     for one in (other, old):
         ledger.add(ledger.ledger_path(results), one)
     words = [str(folder), "--results", str(results), "--cpu"]
     assert by_drive.main(words) == 0
     assert ledger.read(ledger.ledger_path(results)) == [other, row]
     assert json.loads((folder / "metrics.json").read_text()) == row
-    (folder / "metrics.json").write_text(json.dumps({**old, "miou_test": old["miou_test"] + 1}))
+    higher = {"miou_test": old["miou_test"] + 1, "iou": {**old["iou"], "test": []}}
+    (folder / "metrics.json").write_text(json.dumps({**old, **higher}))
     assert by_drive.main(words) == 1
     assert "its row has" in capsys.readouterr().err
 

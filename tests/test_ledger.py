@@ -42,9 +42,9 @@ def test_a_row_of_the_same_recipe_gives_way(tmp_path: Path) -> None:
     ("line", "words"),
     [
         ('{"dataset": "shapes"', "line 2 is not JSON"),
-        ("[1, 2]", "line 2 is not a row"),
-        ("7", "line 2 is not a row"),
-        ('{"dataset": "shapes"}', "line 2 has no 'tier'"),
+        ("[1, 2]", "line 2 is no JSON object"),
+        ("7", "line 2 is no JSON object"),
+        ('{"dataset": "shapes"}', "line 2: there is no"),
     ],
 )
 def test_a_broken_line_is_named(tmp_path: Path, line: str, words: str) -> None:
@@ -110,3 +110,85 @@ def test_two_processes_lose_nothing(tmp_path: Path) -> None:
         assert writer.exitcode == 0
     seeds = sorted(one["seed"] for one in ledger.read(path))
     assert seeds == [*range(25), *range(100, 125)]
+
+
+# --- rows that are no rows ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seed": None}, "seed is None"),
+        ({"seed": 1.5}, "seed is 1.5; it must be a whole number"),
+        ({"miou_val": 1e9}, "miou_val is 1000000000.0; it must be in 0 to 100"),
+        ({"miou_val": "10"}, "miou_val is '10'; it must be a number"),
+        ({"iou": {"val": [20.0, None, 10.0]}}, "miou_val is 10.0, but its IoUs have the mean 15"),
+        ({"recipe_hash": "../../outside"}, "it must be ten hex digits"),
+        ({"recipe_hash": "0123456789"}, "by its recipe"),
+        ({"method": "ce"}, "method is 'ce', but 'contrastive' by its recipe"),
+        ({"seed": 7}, "seed is 7, but 0 by its recipe"),
+        ({"fraction": 0.5}, "fraction is 0.5, but 1.0 by its recipe"),
+        ({"log": "/etc/passwd"}, "must be the path of a log"),
+        ({"steps": 9, "stages": {"a": {"step": 6, "seconds": 1.0, "loss": 1.0}}}, "stages have 6"),
+        ({"data": {"train": "x"}}, "must be sixteen hex digits"),
+        ({"version": None}, "version is None"),
+    ],
+)
+def test_a_field_that_cannot_be_is_named(
+    tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_text(json.dumps(row(1)) + "\n" + json.dumps({**row(0), **changes}) + "\n")
+    with pytest.raises(DataError) as caught:
+        ledger.read(path)
+    assert str(caught.value).startswith(f"{path} line 2: ")
+    assert words in str(caught.value)
+    with pytest.raises(DataError, match="no row for the ledger"):
+        ledger.add(tmp_path / "new" / "ledger.jsonl", {**row(0), **changes})
+    assert not (tmp_path / "new" / "ledger.jsonl").exists()
+
+
+def test_a_row_of_a_later_version_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    later = {**row(0), "recipe": {**Recipe().to_dict(), "colour": 1}}
+    path.write_text(json.dumps(later) + "\n")
+    with pytest.raises(DataError, match=r"no field 'colour'.*later version of segnb"):
+        ledger.read(path)
+
+
+def test_the_marks_of_a_merge_are_told_and_both_sides_count(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    one, two = (json.dumps(row(seed)) for seed in (0, 1))
+    path.write_text(f"<<<<<<< HEAD\n{one}\n=======\n{two}\n>>>>>>> other\n")
+    with pytest.raises(DataError, match="line 1 is a mark of a merge; delete the lines"):
+        ledger.read(path)
+    path.write_text(f"{one}\n{two}\n")  # as it says
+    assert len(ledger.read(path)) == 2
+
+
+def test_a_ledger_that_is_a_link_is_written_through(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    shared, link = tmp_path / "shared" / "all.jsonl", tmp_path / "ledger.jsonl"
+    shared.touch()
+    link.symlink_to(shared)
+    ledger.add(link, row(0))
+    assert link.is_symlink()
+    assert ledger.read(shared) == ledger.read(link) == [row(0)]
+    assert (tmp_path / "shared" / "all.jsonl.lock").exists()  # others lock it by its own name
+    shared.parent.rename(tmp_path / "gone")
+    for act in (lambda: ledger.read(link), lambda: ledger.add(link, row(1))):
+        with pytest.raises(DataError, match="which isn't there"):
+            act()
+
+
+def test_a_row_on_other_data_stays(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    one, two = (row(0, data={"train": letter * 16, "val": "c" * 16}) for letter in "ab")
+    for new in (one, two):
+        ledger.add(path, new)
+    assert ledger.read(path) == [one, two]
+    assert ledger.find([one, two], one["recipe_hash"], one["data"]) == one
+    assert ledger.find([one, two], one["recipe_hash"]) == two
+    assert ledger.named(two, [one])["log"] != ledger.named(one, [])["log"]
+    ledger.add(path, row(0))  # unknown data count as the same
+    assert ledger.read(path) == [row(0)]

@@ -129,7 +129,7 @@ def test_triton_without_a_gpu_says_why():
     pytest.importorskip("triton")
     if os.environ.get("TRITON_INTERPRET") == "1":
         pytest.skip("the interpreter stands in for the GPU")
-    with pytest.raises(ValueError, match=r"backend='triton' cannot be used: .* not on cpu"):
+    with pytest.raises(ConfigError, match=r"backend='triton' cannot be used: .* not on cpu"):
         supcon_loss(torch.randn(4, 3), torch.tensor([0, 0, 1, 1]), backend="triton")
 
 

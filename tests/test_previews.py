@@ -106,6 +106,6 @@ def test_what_is_missing_or_damaged_is_one_line(tmp_path: Path, damage: str) -> 
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(DataError, match="run `segnb run --seed 1` again") as error:
+    with pytest.raises(DataError, match="`segnb run --seed 1` makes it again") as error:
         read_preview(row("one"), tmp_path)
     assert "\n" not in str(error.value)

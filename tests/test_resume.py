@@ -292,7 +292,7 @@ def _a_field_less(path: Path) -> None:
         (_something_else, "belongs to None"),
         (_another_run, "belongs to '0123456789/finetune'"),
         (_another_network, "does not fit"),
-        (_a_field_less, "does not fit"),
+        (_a_field_less, "there is no 'optimizer'"),
     ],
 )
 def test_a_spoilt_checkpoint_is_named(
@@ -319,12 +319,47 @@ def test_the_log_of_steps_that_run_again_is_dropped(stopped: Path) -> None:
 
 def test_a_log_keeps_what_came_before_a_broken_line(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    path.write_text('{"stage": "a", "step": 1}\n{"stage"')
-    assert read_log(path) == [{"stage": "a", "step": 1}]
+    numbers = {"loss": 1.0, "lr": 0.1, "images_per_s": 1.0, "seconds": 1.0}
+    rows = [{"stage": "a", "step": step, **numbers} for step in (1, 2)]
+    path.write_text(json.dumps(rows[0]) + '\n{"stage"')
+    assert read_log(path) == rows[:1]
+    with pytest.raises(DataError, match="line 2 is not JSON"):
+        read_log(path, last=False)  # a finished run's log is whole
     log = TrainingLog(path)
-    log.resume("a", 1)
-    log.append({"stage": "a", "step": 2})
-    assert read_log(path) == [{"stage": "a", "step": 1}, {"stage": "a", "step": 2}]
+    log.resume("a", rows[:1])
+    log.append(rows[1])
+    assert read_log(path) == rows
+
+
+def test_a_log_that_was_lost_comes_back_from_the_checkpoint(stopped: Path) -> None:
+    """And so do the steps, seconds and stages of the row."""
+    log = stopped.parent / "log.jsonl"
+    for damage in (log.unlink, lambda: log.write_bytes(b"\xff\n")):
+        damage()
+        with pytest.raises(TrainingStopped):
+            train(tiny_recipe("ce"), stopped.parent.parent, stop_after=1)
+        assert [row[1] for row in told(log)] == [1]
+    log.unlink()
+    row = train(tiny_recipe("ce"), stopped.parent.parent)
+    assert row is not None
+    assert row["steps"] == row["stages"]["finetune"]["step"] == STEPS
+    assert [line[1] for line in told(log)] == [1, STEPS]
+
+
+def test_a_log_cut_between_the_stages_changes_nothing_in_the_row(
+    tmp_path: Path, finished: Callable[..., Finished]
+) -> None:
+    recipe = tiny_recipe()
+    assert train(recipe, tmp_path, until="pretrain") is None
+    log = runs.run_folder(recipe, tmp_path) / "log.jsonl"
+    with pytest.raises(TrainingStopped):
+        train(recipe, tmp_path, stop_after=2)
+    log.write_text("")
+    row = train(recipe, tmp_path)
+    assert row is not None
+    assert row["steps"] == 2 * STEPS
+    assert list(row["stages"]) == ["pretrain", "finetune"]
+    assert told(log) == told(finished().folder / "log.jsonl")
 
 
 # --- training that goes wrong -----------------------------------------------------------------

@@ -16,6 +16,7 @@ from segnb.errors import ConfigError, DataError
 from segnb.experiments import cost, sweep
 from segnb.experiments.axes import axis
 from segnb.experiments.cost import estimate_cost, readable_seconds
+from segnb.experiments.runs import BusyError
 from segnb.methods import KINDS
 from segnb.models import SegmentationNetwork
 from segnb.recipe import Recipe, Stage
@@ -162,6 +163,38 @@ def test_a_sweep_that_is_stopped_stops(
     with pytest.raises(type(stop)):
         sweep.sweep(sweep.grid(Recipe(), seed=range(3)), results=tmp_path, say=lambda _: None)
     assert runner.seeds == [0, 1]
+
+
+def test_a_recipe_that_another_process_trains_is_come_back_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes = sweep.grid(Recipe(), seed=range(3))
+    tries: list[int] = []
+
+    def runner(recipe: Recipe, **options: Any) -> ledger.Row:
+        tries.append(recipe.seed)
+        if recipe.seed == 0 and tries.count(0) < 3:
+            raise BusyError("another process is working on it; wait")
+        return Runner({})(recipe, **options)
+
+    monkeypatch.setattr(sweep, "run", runner)
+    monkeypatch.setattr(sweep, "POLL_SECONDS", 0.0)
+    said: list[str] = []
+    assert sweep.sweep(recipes, results=tmp_path, say=said.append) == []
+    assert tries == [0, 1, 2, 0, 0]
+    assert "another process is working on it: it is come back to" in "\n".join(said)
+    assert len(ledger.read(ledger.ledger_path(tmp_path))) == 3
+
+
+def test_a_sweep_that_waits_for_another_process_can_be_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def runner(*_: object, **__: object) -> ledger.Row:
+        raise BusyError("another process is working on it; wait")
+
+    monkeypatch.setattr(sweep, "run", runner)
+    with pytest.raises(TrainingStopped, match="while waiting"):
+        sweep.sweep([Recipe()], results=tmp_path, should_stop=lambda: True, say=lambda _: None)
 
 
 def test_a_fault_of_the_program_is_not_hidden(

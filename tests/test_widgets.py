@@ -26,6 +26,7 @@ from segnb.plots import Picture, styled
 from segnb.plots.style import new_figure
 from segnb.recipe import Recipe, Stage, preset
 from segnb.training import TrainingStopped
+from segnb.training.log import read_log
 from segnb.widgets import training
 from segnb.widgets.explorer import (
     FRACTIONS as OFFERED,
@@ -112,6 +113,7 @@ class SlowRun:
                 if self.error is not None:
                     raise self.error
                 row = {"stage": "finetune", "step": step, "loss": 1 / step}
+                row |= {"lr": 0.1, "images_per_s": 1.0, "seconds": 1.0}
                 with log.open("a") as stream:
                     stream.write(json.dumps(row) + "\n")
                 if on_log is not None:
@@ -145,7 +147,7 @@ def picture(alt: str = "a picture") -> Picture:
 def test_planned_steps_are_those_of_the_log(finished: Callable[..., Finished]) -> None:
     for method in ("ce_long", "pseudo"):
         found = finished(method)
-        rows = training.read_log(found.folder / "log.jsonl")
+        rows = read_log(found.folder / "log.jsonl")
         planned = planned_steps(found.recipe)
         assert list(dict.fromkeys(row["stage"] for row in rows)) == list(planned)
         assert steps_taken(rows) == sum(planned.values()) == found.row["steps"]

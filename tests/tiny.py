@@ -171,6 +171,12 @@ def ledger_row(recipe: Recipe, **values: Any) -> ledger.Row:
     """A complete row that no run made; for the ledger's own tests."""
     row: ledger.Row = dict.fromkeys(ledger.REQUIRED)
     row.update(
+        fraction=None if recipe.split_list else recipe.fraction,
+        iou={},
+        steps=2,
+        seconds=1.0,
+        device="a processor",
+        version="0.1.0",
         dataset=recipe.dataset,
         tier=recipe.tier,
         method=recipe.method,

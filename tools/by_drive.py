@@ -19,6 +19,7 @@ from pathlib import Path
 
 from segnb.errors import DataError, SegnbError
 from segnb.experiments import runs
+from segnb.experiments.folder import read_row
 from segnb.files import write_atomic
 from segnb.results import ledger
 
@@ -33,7 +34,7 @@ def add_scores(
     path = folder / "metrics.json"
     if not path.exists() or not (folder / "weights.safetensors").exists():
         raise DataError(f"{folder} holds no finished run with its weights")
-    row = json.loads(path.read_text())
+    row = read_row(path, runs.read_recipe(folder))
     _, score = runs.score_again(folder, "test", root=root, cpu=cpu, progress_bar=False)
     if not score.subsets:
         raise DataError(

@@ -67,7 +67,8 @@ def campaign(
         sweep(wanted, should_stop=lambda: time.monotonic() > end, say=say, **options)
     except TrainingStopped as stopped:
         say(f"time is up: {stopped}")
-    left = len(remaining(wanted, options.get("results", RESULTS)))
+    results, root = options.get("results", RESULTS), options.get("root")
+    left = len(remaining(wanted, results, root=root))
     if left:
         say(f"{left} of {len(wanted)} recipes left; repeat the command to continue")
     else:

@@ -8,6 +8,7 @@ under a hash of its weights and of the images, and reused from there.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ import torch
 from segnb import evaluation
 from segnb.datasets import WorkingSet
 from segnb.device import describe
-from segnb.files import atomic_path
+from segnb.errors import DataError
+from segnb.files import atomic_path, sweep_halves
 from segnb.metrics.compactness import UNMEASURED, compactness
 from segnb.models import SegmentationNetwork
+from segnb.records import read_bytes, zip_fault
 from segnb.training import Session
 
 #: The folder of the measurements, in the folder of the runs.
@@ -78,6 +81,8 @@ class Probe:
         predicted = evaluation.predict(network, self._val.subset(ids), session=self._session)
         with atomic_path(path) as side, side.open("wb") as stream:
             np.savez_compressed(stream, ids=ids, predictions=predicted, **self._sample)
+        if self._session.folder is not None:
+            sweep_halves(self._session.folder.parent / MEASURED)
 
     def _path(self, network: SegmentationNetwork) -> Path:
         session = self._session
@@ -117,12 +122,59 @@ class Probe:
         }
 
 
+def read_preview(path: Path, *, remedy: str) -> dict[str, np.ndarray]:
+    """The arrays of a preview: ``ids``, ``predictions``, ``labels``, ``embeddings_*``.
+
+    Args:
+        path: The file.
+        remedy: What to do about a wrong file, as the end of a sentence.
+
+    Raises:
+        DataError: The file is missing or damaged, or its arrays do not belong together.
+    """
+    arrays = _arrays(read_bytes(path, remedy=remedy), path, remedy)
+    words = _misfit(arrays)
+    if words is not None:
+        raise DataError(f"{path} is no preview of a run: {words}; {remedy}")
+    return arrays
+
+
+def _arrays(content: bytes, path: Path, remedy: str) -> dict[str, np.ndarray]:
+    fault = zip_fault(content)
+    if fault is None:
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
+                return dict(file)
+        except Exception as error:  # numpy, zipfile and zlib each raise their own errors
+            fault = str(error)
+    raise DataError(f"{path} is damaged ({fault}); {remedy}")
+
+
+def _misfit(arrays: dict[str, np.ndarray]) -> str | None:
+    """What is wrong with the arrays of a preview; ``None`` if nothing."""
+    shapes = {"ids": ("U", 1), "predictions": ("u", 3), "labels": ("u", 1)}
+    samples = [name for name in arrays if name.startswith("embeddings_")]
+    for name, (kind, axes) in {**shapes, **dict.fromkeys(samples, ("f", 2))}.items():
+        if name not in arrays:
+            return f"there is no {name!r}"
+        one = arrays[name]
+        if one.dtype.kind != kind or one.ndim != axes:
+            return f"{name} is {one.dtype} {one.shape}"
+        if kind == "f" and not np.isfinite(one).all():
+            return f"{name} is not finite"
+    if len(arrays["ids"]) != len(arrays["predictions"]):
+        return f"{len(arrays['ids'])} ids for {len(arrays['predictions'])} predictions"
+    if any(len(arrays[name]) != len(arrays["labels"]) for name in samples):
+        return "the embeddings are not those of its labels"
+    return None
+
+
 def _read(path: Path) -> dict[str, Any] | None:
     """The stored measurements; ``None`` if they are missing or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            stored = {name: file[name] for name in ("values", "embeddings", "labels")}
-        json.loads(str(stored["values"]))
-    except Exception:  # numpy, zipfile, zlib and json each raise their own errors
+        stored: dict[str, Any] = _arrays(path.read_bytes(), path, "")
+        values = json.loads(str(stored["values"]))
+        whole = {"embeddings", "labels"} <= stored.keys() and isinstance(values, dict)
+    except (DataError, OSError, ValueError, KeyError):
         return None
-    return stored
+    return stored if whole else None

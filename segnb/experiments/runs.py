@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import json
+import shlex
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -27,22 +27,73 @@ from segnb.datasets import IGNORE, DatasetInfo, SegmentationDataset, WorkingSet
 from segnb.device import describe
 from segnb.errors import ConfigError, DataError
 from segnb.experiments import stage1
+from segnb.experiments.fingerprint import Fingerprint, fingerprint
+from segnb.experiments.folder import (
+    FILES,
+    RUNS,
+    STAGE1_FILES,
+    Environment,
+    Ids,
+    Started,
+    again,
+    chosen,
+    data_of,
+    inspect,
+    need_own,
+    published,
+    read_recipe,
+    read_row,
+    restore,
+    run_folder,
+    weights_of,
+)
 from segnb.experiments.probe import Probe
-from segnb.files import claimed, write_atomic, write_json
+from segnb.files import (
+    claimed,
+    need_writable,
+    sweep_halves,
+    write_atomic,
+    write_json,
+    write_json_lines,
+)
+from segnb.losses.backends import noted
 from segnb.metrics.segmentation import Score
 from segnb.models import SegmentationNetwork, build_network
 from segnb.recipe import Recipe
+from segnb.records import checksum, differing, read_json, tell
 from segnb.results import ledger, previews
 from segnb.training import Session, finetune, make_accelerator, pretrain, pseudo_label
 from segnb.training.checkpoint import load_weights, save_weights
-from segnb.training.log import LogRow
+from segnb.training.log import LogRow, read_log
 from segnb.training.randomness import derive_seed
 from segnb.views import CELL_RULE
 from segnb.weights import imagenet_source
 
+__all__ = [
+    "RUNS",
+    "BusyError",
+    "Splits",
+    "data_today",
+    "find_folder",
+    "finish",
+    "finished_row",
+    "initial_network",
+    "load_network",
+    "load_splits",
+    "publish",
+    "read_recipe",
+    "run",
+    "run_folder",
+    "score_again",
+    "score_fields",
+    "within_memory",
+]
+
 T = TypeVar("T")
 
-RUNS = Path("runs")
+
+class BusyError(ConfigError):
+    """Another process is working on the run."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +135,7 @@ def load_splits(recipe: Recipe, *, root: Path | None = None, progress_bar: bool 
     if recipe.split_list is None:
         labelled = datasets.labelled_ids(train, recipe.fraction, seed=recipe.seed, among=set(used))
     else:
-        listed = datasets.read_split_list(Path(recipe.split_list), train)
+        listed = datasets.read_split_list(Path(recipe.split_list).expanduser(), train)
         labelled, missing = listed.ids, listed.missing
     evaluated: dict[str, tuple[SegmentationDataset, WorkingSet]] = {}
     for name in datasets.get(recipe.dataset).splits:
@@ -147,10 +198,27 @@ def _need_labels(data: WorkingSet, what: str) -> None:
         )
 
 
-def run_folder(recipe: Recipe, runs: Path = RUNS) -> Path:
-    """The folder of a recipe's run."""
-    name = f"{Path(recipe.dataset).name}-{recipe.tier}-{recipe.method}-s{recipe.seed}-{recipe.hash}"
-    return runs / name
+def find_folder(recipe: Recipe, runs: Path = RUNS, *, root: Path | None = None) -> Path:
+    """The folder of a recipe's run on today's data, whether it exists or not."""
+    return chosen(recipe, runs, data_today(recipe, root=root)[0])[0]
+
+
+def finished_row(folder: Path, recipe: Recipe) -> ledger.Row | None:
+    """The row of a finished run; ``None`` if it is not finished, or its row is damaged."""
+    try:
+        return read_row(folder / "metrics.json", recipe)
+    except DataError:
+        return None
+
+
+def data_today(
+    recipe: Recipe, *, root: Path | None = None
+) -> tuple[Fingerprint | None, DataError | None]:
+    """The fingerprint of a recipe's data; ``None`` and the reason if they can't be read."""
+    try:
+        return fingerprint(recipe, root=root), None
+    except DataError as error:
+        return None, error
 
 
 def initial_network(recipe: Recipe) -> SegmentationNetwork:
@@ -189,19 +257,108 @@ def run(
 
     Raises:
         SegnbError: Bad input, too little memory, a loss that is not finite, a requested stop, a
-            split list that changed since the run started, another process working on the run, or
-            an unreadable ledger.
+            split list that changed since the run started, another process working on the run
+            (:class:`BusyError`), results that can't be written, or an unreadable ledger.
     """
+    data, missing = data_today(recipe, root=root)
+    folder, differ = chosen(recipe, runs, data)
+    if differ:
+        tell(
+            f"{run_folder(recipe, runs)} holds this recipe's run on other data (the files of "
+            f"{', '.join(differ)} differ); on today's data it is another run, in {folder}"
+        )
+    return _run(
+        recipe,
+        folder,
+        data,
+        missing,
+        results=results,
+        root=root,
+        cpu=cpu,
+        progress_bar=progress_bar,
+        on_log=on_log,
+        should_stop=should_stop,
+        until=until,
+    )
+
+
+def finish(
+    folder: Path, *, results: Path | None = ledger.RESULTS, root: Path | None = None, **options: Any
+) -> ledger.Row:
+    """Finish the run in a folder, on the data that it was started with.
+
+    Args:
+        folder: A run's folder.
+        results: As in :func:`run`.
+        root: As in :func:`run`.
+        **options: As in :func:`run`.
+
+    Raises:
+        ConfigError: The folder was renamed, or the data have changed since the run was started.
+        SegnbError: As in :func:`run`.
+    """
+    folder = folder.expanduser()
+    recipe = read_recipe(folder, say=tell)
+    expected = run_folder(recipe, folder.parent).name
+    data, missing = data_today(recipe, root=root)
+    recorded = data_of(folder)
+    names = {expected} if recorded is None else {expected, _other_name(expected, recorded)}
+    if folder.resolve().name not in names:
+        raise ConfigError(f"{folder} was renamed; rename it to {expected} again")
+    if differ := differing(recorded, data):
+        state = inspect(folder, recipe, recorded)
+        if state.row is None or state.wrong:
+            command = f"{recipe.command()} --runs {shlex.quote(str(folder.parent))}"
+            if root is not None:
+                command += f" --data {shlex.quote(str(root))}"
+            raise ConfigError(
+                f"the files of {', '.join(differ)} have changed since {folder} was started, and a "
+                f"run must not mix both: `{command}` trains all of it on today's data"
+            )
+        tell(
+            f"{folder} is finished; the files of {', '.join(differ)} have changed since, so its "
+            "row is that of the old ones"
+        )
+        data = recorded
+    row = _run(recipe, folder, data, missing, results=results, root=root, **options)
+    assert row is not None  # run to the end
+    return row
+
+
+def _other_name(name: str, data: Fingerprint) -> str:
+    return f"{name}-{ledger.data_name(data)}"
+
+
+def _run(
+    recipe: Recipe,
+    folder: Path,
+    data: Fingerprint | None,
+    missing: DataError | None,
+    *,
+    results: Path | None,
+    root: Path | None = None,
+    cpu: bool = False,
+    progress_bar: bool = True,
+    on_log: Callable[[LogRow], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    until: Literal["pretrain", "end"] = "end",
+) -> ledger.Row | None:
+    """:func:`run` in a given folder; ``missing`` says why the data are unknown."""
     if until == "pretrain" and not recipe.has_stage1:
         raise ConfigError(f"method {recipe.method!r} has no stage 1")
     if results is not None:
         # Better to fail now than after training.
-        results.mkdir(parents=True, exist_ok=True)
-        ledger.read(ledger.ledger_path(results))
-    folder = run_folder(recipe, runs)
+        results = results.expanduser()
+        path = ledger.ledger_path(results)
+        small = [*published({"recipe_hash": recipe.hash}).values(), f"previews/{recipe.hash}.npz"]
+        need_writable(path, *(results / one for one in small))
+        ledger.read(path)
     _check_split_list(recipe, folder, root=root)
     accelerator = make_accelerator(recipe.precision, cpu=cpu)
+    main = accelerator.is_main_process
     finished = folder / "metrics.json"
+    kept = _mended(recipe, folder, data, results) if main and finished.exists() else None
+    accelerator.wait_for_everyone()
     if not finished.exists():
         splits = load_splits(recipe, root=root, progress_bar=progress_bar)
         session = Session(
@@ -211,42 +368,98 @@ def run(
             on_log=on_log,
             should_stop=should_stop,
         )
-        with _claimed(folder) if accelerator.is_main_process else contextlib.nullcontext():
+        with _claimed(folder) if main else contextlib.nullcontext():
             # Another process may have finished it while this one read the images.
-            if accelerator.is_main_process and not finished.exists():
-                _describe(folder, recipe, splits, session)
+            if main and not finished.exists():
+                _describe(folder, recipe, splits, session, data)
             accelerator.wait_for_everyone()
             if not finished.exists():
                 measured = within_memory(
                     recipe,
-                    lambda: _train_and_measure(recipe, splits, session, folder, until=until),
+                    lambda: _train_and_measure(recipe, splits, session, folder, data, until=until),
                 )
                 if measured is None:
                     return None
-                if accelerator.is_main_process:
-                    write_json(finished, measured)
-    if accelerator.is_main_process:
+                if main:
+                    stays = measured if kept is None else kept
+                    write_json(finished, {**stays, "files": _checksums(folder, recipe)})
+    elif missing is not None and main:
+        tell(f"{folder} is finished; whether its data have changed can't be said: {missing}")
+    row = read_row(finished, recipe) if main else None
+    if main and row is not None:
         # The run is finished, so its checkpoints are no longer needed; the weights stay.
         for checkpoint in folder.glob("*.pt"):
             checkpoint.unlink()
         if results is not None:
-            publish(folder, _read_json(finished), results)
+            row = publish(folder, row, results)
     accelerator.wait_for_everyone()
-    return _read_json(finished)
+    return row or read_row(finished, recipe)
 
 
-def publish(folder: Path, row: ledger.Row, results: Path) -> None:
-    """Copy a finished run's small files to the ledger's folder, then add its row."""
-    name = row["recipe_hash"]
-    for source, target in (
-        ("log.jsonl", f"logs/{name}.jsonl"),
-        ("ids.json", f"logs/{name}.ids.json"),
-        ("environment.json", f"logs/{name}.environment.json"),
-    ):
+def _mended(
+    recipe: Recipe, folder: Path, data: Fingerprint | None, results: Path | None
+) -> ledger.Row | None:
+    """Check a finished run. If a file is wrong, say so and make the run unfinished again.
+
+    Small files come back from the folder of the ledger. Otherwise the run is measured again from
+    its weights, or trained again if those or its log are wrong.
+
+    Returns:
+        The run's row if it can stay as it is.
+    """
+    state = inspect(folder, recipe, data)
+    if not state.wrong:
+        return None
+    with _claimed(folder):
+        restored = [] if results is None else restore(folder, results, state)
+        for name in restored:
+            tell(f"{state.wrong.pop(name)}; it is copied from {results}")
+        if set(state.wrong) == {"recipe.json"}:
+            tell(f"{state.wrong['recipe.json'].partition('; ')[0]}; it is written again")
+            write_json(folder / "recipe.json", recipe.to_dict())
+        elif state.wrong:
+            lost = state.wrong.keys() & {"weights.safetensors", "log.jsonl", *STAGE1_FILES}
+            what = "the run is trained again" if lost else "it is made again from the weights"
+            for said in state.wrong.values():
+                tell(f"{said.partition('; ')[0]}; {what}")
+            for name in {*state.wrong, "metrics.json"} | ({*FILES} if lost else set()):
+                _remove(folder / name)
+            return None if lost else state.row
+    return None
+
+
+def _remove(path: Path) -> None:
+    """Remove a file; a folder in its place is moved aside."""
+    if path.is_dir() and not path.is_symlink():
+        path.rename(path.with_name(f"{path.name}.moved"))
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _checksums(folder: Path, recipe: Recipe) -> dict[str, str]:
+    names = [*FILES, *(STAGE1_FILES if recipe.has_stage1 else ())]
+    return {name: checksum(folder / name) for name in names}
+
+
+def publish(folder: Path, row: ledger.Row, results: Path) -> ledger.Row:
+    """Copy a finished run's small files to the ledger's folder, then add its row.
+
+    Returns:
+        The row as it was added: its log has another name where the ledger holds a row of the
+        same recipe on other data.
+    """
+    path = ledger.ledger_path(results)
+    held = ledger.read(path)
+    row = ledger.named(row, held)
+    for source, target in published(row).items():
         write_atomic(results / target, (folder / source).read_bytes())
     with np.load(folder / "preview.npz", allow_pickle=False) as preview:
-        previews.store(results / "previews", name, dict(preview))
-    ledger.add(ledger.ledger_path(results), row)
+        previews.store(results / "previews", ledger.file_name(row), dict(preview))
+    if row not in held:
+        ledger.add(path, row)
+    for inside in (results, results / "logs", results / "previews", results / "figures"):
+        sweep_halves(inside)
+    return row
 
 
 def load_network(folder: Path, *, weights: str = "weights") -> SegmentationNetwork:
@@ -255,15 +468,22 @@ def load_network(folder: Path, *, weights: str = "weights") -> SegmentationNetwo
     Args:
         folder: A run's folder.
         weights: ``weights`` (after stage 2) or ``pretrained`` (after stage 1).
+
+    Raises:
+        DataError: The folder contains no run, or the weights are missing, damaged, not finite or
+            of another run.
     """
-    recipe = read_recipe(folder)
+    recipe = read_recipe(folder, say=tell)
+    path = folder / f"{weights}.safetensors"
     # All weights come from the file, so there is nothing to fetch.
     network = build_network(recipe.replace(encoder_weights=None))
     if weights == "pretrained" and recipe.uses_contrastive:
         network.attach_projection()
     else:
         network.attach_classifier(datasets.info(recipe.dataset).num_classes)
-    load_weights(folder / f"{weights}.safetensors", network)
+    about = load_weights(path, network, remedy=again(folder))
+    if weights == "weights":
+        need_own(about, path, recipe, None, remedy=again(folder))
     return network.eval()
 
 
@@ -281,49 +501,33 @@ def score_again(
         DataError: The folder contains no run, or files of the data set are missing.
         ConfigError: The run's recipe has no such split.
     """
-    recipe = read_recipe(folder)
+    folder = folder.expanduser()
+    recipe = read_recipe(folder, say=tell)
+    today, _ = data_today(recipe, root=root)
+    read = "train" if split == "held_out" else split
+    if read in differing(data_of(folder), today):
+        tell(
+            f"the files of {read} have changed since {folder} was scored, so its row has other "
+            "numbers"
+        )
     splits = load_splits(recipe, root=root, progress_bar=progress_bar)
     if split not in splits.evaluated:
         raise ConfigError(
             f"{folder} has no split {split!r} to score; it has {', '.join(splits.evaluated)}"
         )
     dataset, data = splits.evaluated[split]
+    network = load_network(folder)
     session = Session(accelerator=make_accelerator(recipe.precision, cpu=cpu))
-    network, subsets = load_network(folder), splits.subsets[split]
+    subsets = splits.subsets[split]
     score = evaluation.evaluate(network, dataset, data, session=session, subsets=subsets)
     return dataset.info, score
-
-
-def read_recipe(folder: Path) -> Recipe:
-    """The recipe of a run folder.
-
-    Raises:
-        DataError: The folder holds no run, or one that this version cannot read.
-    """
-    path = folder / "recipe.json"
-    if not path.exists():
-        raise DataError(f"{folder} holds no run: there is no recipe.json in it")
-    try:
-        return Recipe.from_dict(_read_json(path))
-    except ValueError as error:
-        raise DataError(f"{path} is no recipe of this version: {error}") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}); delete it and run again") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{path} holds no JSON object; delete it and run again")
-    return found
 
 
 def _claimed(folder: Path) -> contextlib.AbstractContextManager[None]:
     """Reserve a run for one process: two would write the same log and checkpoints."""
 
     def refuse() -> None:
-        raise ConfigError(f"another process is working on {folder}; wait for it to finish")
+        raise BusyError(f"another process is working on {folder}; wait for it to finish")
 
     return claimed(folder, busy=refuse)
 
@@ -333,9 +537,14 @@ def _check_split_list(recipe: Recipe, folder: Path, *, root: Path | None) -> Non
     used = folder / "ids.json"
     if recipe.split_list is None or not used.exists():
         return
+    try:
+        before = read_json(used, Ids, remedy="it is written again")["labelled"]
+    except DataError as error:
+        tell(str(error))
+        return
     train = datasets.load(recipe.dataset, "train", root=root, size=recipe.size)
-    listed = datasets.read_split_list(Path(recipe.split_list), train)
-    if list(listed.ids) != _read_json(used)["labelled"]:
+    listed = datasets.read_split_list(Path(recipe.split_list).expanduser(), train)
+    if list(listed.ids) != before:
         raise ConfigError(
             f"{recipe.split_list} has changed since {folder} was started with it; give the new "
             "list another name, or delete that folder"
@@ -364,12 +573,17 @@ def within_memory(recipe: Recipe, work: Callable[[], T]) -> T:
     )
 
 
-def _describe(folder: Path, recipe: Recipe, splits: Splits, session: Session) -> None:
+def _describe(
+    folder: Path, recipe: Recipe, splits: Splits, session: Session, data: Fingerprint | None
+) -> None:
     path = folder / "environment.json"
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     machine = dataclasses.asdict(describe(session.device))
-    # A resumed run started earlier.
-    machine["started"] = _read_json(path).get("started", now) if path.exists() else now
+    try:
+        # A resumed run started earlier.
+        machine["started"] = read_json(path, Started, remedy="").get("started", now)
+    except DataError:
+        machine["started"] = now
     machine["segnb"] = segnb.__version__
     machine["commit"] = _commit()
     machine["processes"] = session.accelerator.num_processes
@@ -379,8 +593,10 @@ def _describe(folder: Path, recipe: Recipe, splits: Splits, session: Session) ->
         "labelled": splits.labelled,
         "missing": splits.missing,
         "train": len(splits.train.ids),
-        "evaluated": {name: len(data.ids) for name, (_, data) in splits.evaluated.items()},
+        "evaluated": {name: len(one.ids) for name, (_, one) in splits.evaluated.items()},
     }
+    if data is not None:
+        ids["data"] = data
     write_json(folder / "recipe.json", recipe.to_dict())
     write_json(path, machine)
     write_json(folder / "ids.json", ids)
@@ -391,41 +607,114 @@ def _train_and_measure(
     splits: Splits,
     session: Session,
     folder: Path,
+    data: Fingerprint | None,
     *,
     until: Literal["pretrain", "end"],
 ) -> ledger.Row | None:
     probe = Probe(splits.labelled_set, splits.evaluated["val"][1], session)
-    logs: list[list[LogRow]] = []
-    shared: stage1.Record | None = None
-
     network = initial_network(recipe)
     probe.measure("initial", network)
-    if recipe.has_stage1:
-        shared = stage1.train_or_take(network, splits.labelled_set, recipe, session=session)
-        logs.append(shared["rows"])
-        probe.measure("pretrained", network)
-        if until == "pretrain":
+    about = _trained_before(recipe, folder, data)
+    if about is None:
+        trained = _train(recipe, network, splits, session, folder, data, probe, until=until)
+        if trained is None:
             return None
-    logs.append(finetune(network, splits.labelled_set, recipe, session=session))
-
-    if recipe.kind.rounds > 1:
-        union = _with_pseudo_labels(network, recipe, splits, session)
-        network = initial_network(recipe)
-        logs.append(pretrain(network, union, recipe, session=session, name="pretrain-pseudo"))
-        logs.append(finetune(network, union, recipe, session=session, name="finetune-pseudo"))
+        network, about = trained
+    else:
+        if recipe.has_stage1:
+            probe.measure("pretrained", _on_device(folder, session, weights="pretrained"))
+        network = _on_device(folder, session)
     if not session.is_main:
         return {}
 
-    save_weights(folder / "weights.safetensors", network)
     probe.measure("finetuned", network)
     scores: dict[str, Score] = {}
-    for name, (split, data) in splits.evaluated.items():
+    for name, (split, one) in splits.evaluated.items():
         subsets = splits.subsets[name]
-        score = evaluation.evaluate(network, split, data, session=session, subsets=subsets)
+        score = evaluation.evaluate(network, split, one, session=session, subsets=subsets)
         scores |= {name: score, **score.subsets}
     probe.save(folder / "preview.npz", network)
-    begun = _read_json(folder / "environment.json")
-    return _row(recipe, splits, session, begun, logs, scores, probe.values, shared)
+    begun = read_json(folder / "environment.json", Environment, remedy=again(folder))
+    return _row(recipe, splits, session, begun, about, scores, probe.values)
+
+
+def _train(
+    recipe: Recipe,
+    network: SegmentationNetwork,
+    splits: Splits,
+    session: Session,
+    folder: Path,
+    data: Fingerprint | None,
+    probe: Probe,
+    *,
+    until: Literal["pretrain", "end"],
+) -> tuple[SegmentationNetwork, dict[str, Any]] | None:
+    """Train all stages and save the weights.
+
+    Returns:
+        The network, and what is stored with its weights (nothing in other processes than the
+        first); ``None`` after stage 1 alone.
+    """
+    logs: list[list[LogRow]] = []
+    shared: stage1.Record | None = None
+    with noted() as backends:
+        if recipe.has_stage1:
+            shared = stage1.train_or_take(network, splits.labelled_set, recipe, session=session)
+            logs.append(shared["rows"])
+            backends |= set(shared.get("backends", ()))
+            probe.measure("pretrained", network)
+            if until == "pretrain":
+                return None
+        logs.append(finetune(network, splits.labelled_set, recipe, session=session))
+
+        if recipe.kind.rounds > 1:
+            union = _with_pseudo_labels(network, recipe, splits, session)
+            network = initial_network(recipe)
+            logs.append(pretrain(network, union, recipe, session=session, name="pretrain-pseudo"))
+            logs.append(finetune(network, union, recipe, session=session, name="finetune-pseudo"))
+    if not session.is_main:
+        return network, {}
+    last_rows = [rows[-1] for rows in logs if rows]
+    about = {
+        "recipe": recipe.to_dict(),
+        "data": data,
+        "stages": {
+            row["stage"]: {k: row[k] for k in ("step", "seconds", "loss")} for row in last_rows
+        },
+        "stage1": None if shared is None else stage1.of_row(shared, recipe),
+        # Of several, the one that computed last is not the whole truth.
+        "loss_backend": " and ".join(sorted(backends)) or None,
+    }
+    # What the row says is in the checkpoints; the log must not say less.
+    write_json_lines(folder / "log.jsonl", [row for rows in logs for row in rows])
+    save_weights(folder / "weights.safetensors", network, **about)
+    return network, about
+
+
+def _trained_before(
+    recipe: Recipe, folder: Path, data: Fingerprint | None
+) -> dict[str, Any] | None:
+    """What is stored with the weights of a folder, if nothing of the run has to be trained."""
+    paths = {name: folder / name for name in ("weights.safetensors", "log.jsonl", *STAGE1_FILES)}
+    if not paths["weights.safetensors"].exists():
+        return None
+    if recipe.has_stage1 and not all(paths[name].exists() for name in STAGE1_FILES):
+        return None
+    try:
+        about = weights_of(paths["weights.safetensors"], recipe, data, remedy="")
+        rows = read_log(paths["log.jsonl"], last=False)
+    except DataError:
+        return None
+    ends = {row["stage"]: row["step"] for row in rows}
+    stages = about.get("stages", {})
+    return about if stages and all(ends.get(k) == v["step"] for k, v in stages.items()) else None
+
+
+def _on_device(folder: Path, session: Session, *, weights: str = "weights") -> SegmentationNetwork:
+    """A stored network in the state that training leaves."""
+    network = load_network(folder, weights=weights)
+    network.to(device=session.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 def _with_pseudo_labels(
@@ -447,14 +736,13 @@ def _row(
     splits: Splits,
     session: Session,
     begun: dict[str, Any],
-    logs: Sequence[list[LogRow]],
+    about: dict[str, Any],
     scores: dict[str, Score],
     measured: dict[str, dict[str, float | None]],
-    shared: stage1.Record | None,
 ) -> ledger.Row:
     contrastive = recipe.uses_contrastive
     machine = describe(session.device)
-    last_rows = [rows[-1] for rows in logs if rows]
+    stages = about["stages"].values()
     return {
         "dataset": recipe.dataset,
         "tier": recipe.tier,
@@ -470,13 +758,12 @@ def _row(
         **measured["finetuned"],
         "compactness": measured,
         "cell_rule": CELL_RULE,
-        "steps": sum(row["step"] for row in last_rows),
-        "seconds": round(sum(row["seconds"] for row in last_rows), 1),
-        "stages": {
-            row["stage"]: {k: row[k] for k in ("step", "seconds", "loss")} for row in last_rows
-        },
+        "steps": sum(stage["step"] for stage in stages),
+        "seconds": round(sum(stage["seconds"] for stage in stages), 1),
+        "stages": about["stages"],
         "image_passes": recipe.image_passes(),
-        "stage1": None if shared is None else stage1.of_row(shared, recipe),
+        "stage1": about["stage1"],
+        "loss_backend": about["loss_backend"],
         "device": machine.name,
         "processes": session.accelerator.num_processes,
         "torch": machine.torch,
@@ -490,6 +777,7 @@ def _row(
         "commit": begun["commit"],
         "version": segnb.__version__,
         "log": f"logs/{recipe.hash}.jsonl",
+        **({} if about["data"] is None else {"data": about["data"]}),
     }
 
 

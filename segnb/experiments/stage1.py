@@ -15,7 +15,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from tqdm.auto import tqdm
@@ -23,12 +23,15 @@ from tqdm.auto import tqdm
 import segnb
 from segnb.datasets import WorkingSet
 from segnb.device import describe
+from segnb.errors import DataError
 from segnb.files import claimed, write_atomic, write_json, write_json_lines
+from segnb.losses.backends import noted
 from segnb.models import SegmentationNetwork
 from segnb.recipe import Recipe
+from segnb.records import Name, read_json
 from segnb.training import Session, TrainingStopped, finetune, pretrain
 from segnb.training.checkpoint import load_weights, save_weights
-from segnb.training.log import LogRow, read_log
+from segnb.training.log import LogFields, LogRow, TrainingLog
 
 #: The folder of all stage 1s, in the folder of the runs.
 STORE = "stage1"
@@ -46,6 +49,25 @@ WEIGHTS, RECORD = "pretrained.safetensors", "pretrained.json"
 POLL_SECONDS = 0.5
 
 Record = dict[str, Any]
+
+
+class _Environment(TypedDict):
+    started: Name
+    commit: str | None
+    torch: Name
+
+
+class RecordFields(TypedDict):
+    """What the record of a stage 1 must have."""
+
+    key: Name
+    decides: dict[str, Any]
+    recipe_hash: Name
+    labelled: list[Name]
+    rows: list[LogFields]
+    scaler: dict[str, Any] | None
+    weights: Name
+    environment: _Environment
 
 
 def train_or_take(
@@ -97,8 +119,8 @@ def held(runs: Path) -> set[str]:
     """Hashes of the stage 1 recipes in the store of a runs folder, from any machine."""
     found: set[str] = set()
     for path in (runs / STORE).glob(f"*/{RECORD}"):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            found.add(json.loads(path.read_text())["decides"]["recipe"])
+        with contextlib.suppress(DataError, KeyError):
+            found.add(read_json(path, RecordFields, remedy="")["decides"]["recipe"])
     return found
 
 
@@ -140,11 +162,10 @@ def _load(
     if not path.exists():
         return None
     try:
-        record = json.loads(path.read_text())
+        record = read_json(path, RecordFields, remedy="")
         whole = record["weights"] == _checksum(folder / WEIGHTS)
         wanted = decides.items() <= record["decides"].items()
-        rows, scaler = list(record["rows"]), record["scaler"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, DataError):
         whole = wanted = False
     if not (whole and wanted):
         if session.is_main:
@@ -158,9 +179,9 @@ def _load(
     # The state that training leaves, so that measurements agree to the last bit.
     network.to(device=session.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     load_weights(folder / WEIGHTS, network)
-    if scaler is not None and session.accelerator.scaler is not None:
-        session.accelerator.scaler.load_state_dict(scaler)
-    return {**record, "rows": rows}
+    if record["scaler"] is not None and session.accelerator.scaler is not None:
+        session.accelerator.scaler.load_state_dict(record["scaler"])
+    return record
 
 
 def _train(
@@ -172,7 +193,7 @@ def _train(
     decides: dict[str, Any],
 ) -> Record:
     """Train in the store's folder, or continue from a checkpoint there, and store the result."""
-    _into_log(session, read_log(store / "log.jsonl"))
+    _into_log(session, TrainingLog(store / "log.jsonl").rows)
     log = session.log()
 
     def on_log(row: LogRow) -> None:
@@ -183,7 +204,8 @@ def _train(
 
     inside = dataclasses.replace(session, folder=store, on_log=on_log)
     work = pretrain if recipe.uses_contrastive else finetune
-    rows = work(network, data, recipe.stage1(), session=inside, name=NAME)
+    with noted() as backends:
+        rows = work(network, data, recipe.stage1(), session=inside, name=NAME)
     scaler = session.accelerator.scaler
     record: Record = {
         "key": store.name,
@@ -191,6 +213,7 @@ def _train(
         "recipe_hash": recipe.hash,
         "labelled": data.ids,
         "rows": rows,
+        "backends": sorted(backends),
         "scaler": None if scaler is None else scaler.state_dict(),
     }
     if session.is_main:

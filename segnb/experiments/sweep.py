@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from segnb.errors import SegnbError
 from segnb.experiments import stage1
 from segnb.experiments.axes import changed
 from segnb.experiments.cost import readable_seconds
-from segnb.experiments.runs import RUNS, run
+from segnb.experiments.folder import RUNS
+from segnb.experiments.runs import BusyError, data_today, run
 from segnb.recipe import Recipe
+from segnb.records import differing
 from segnb.results import ledger
 from segnb.training import TrainingStopped
 
@@ -88,10 +91,57 @@ def plan(recipes: Sequence[Recipe], left: Sequence[Recipe], *, runs: Path = RUNS
     return text + (f" ({alone:,} without sharing)" if sharing else "")
 
 
-def remaining(recipes: Iterable[Recipe], results: Path) -> list[Recipe]:
-    """Recipes that are not in the ledger yet."""
-    held = {row["recipe_hash"] for row in ledger.read(ledger.ledger_path(results))}
-    return [recipe for recipe in recipes if recipe.hash not in held]
+#: Seconds between two looks at a recipe that another process is training.
+POLL_SECONDS = 2.0
+
+
+def remaining(
+    recipes: Iterable[Recipe],
+    results: Path,
+    *,
+    root: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Recipe]:
+    """Recipes that are not in the ledger yet, on today's data.
+
+    Args:
+        recipes: The recipes.
+        results: Folder of the ledger.
+        root: Folder of the data sets.
+        say: Called with a line about rows on other data, and about rows that another back end of
+            the loss computed.
+    """
+    rows = ledger.read(ledger.ledger_path(results))
+    read = {row["recipe_hash"] for row in rows}
+    left: list[Recipe] = []
+    other: list[str] = []
+    back_ends = 0
+    data: dict[tuple[Any, ...], dict[str, str] | None] = {}
+    for recipe in recipes:
+        if recipe.hash not in read:
+            left.append(recipe)
+            continue
+        key = (recipe.dataset, recipe.size)
+        if key not in data:
+            # Without the data there is nothing to compare, and nothing to train on.
+            data[key], _ = data_today(recipe, root=root)
+        row = ledger.find(rows, recipe.hash, data[key])
+        if row is None:
+            left.append(recipe)
+            known = ledger.find(rows, recipe.hash)
+            other += differing((known or {}).get("data"), data[key])
+        elif recipe.uses_contrastive:
+            back_ends += row["recipe"]["loss_backend"] != recipe.loss_backend
+    if other:
+        count = sum(recipe.hash in read for recipe in left)
+        splits = ", ".join(dict.fromkeys(other))
+        say(f"{count} in the ledger on other data (the files of {splits} differ): they run anew")
+    if back_ends:
+        say(
+            f"{back_ends} in the ledger with another --loss-backend: nothing is trained for them, "
+            "because back ends agree up to rounding"
+        )
+    return left
 
 
 def sweep(
@@ -107,7 +157,8 @@ def sweep(
 ) -> list[SegnbError]:
     """Run all recipes that are not in the ledger yet, those that share a stage 1 in a row.
 
-    A recipe that fails is reported, and the others continue. After an interruption the same call
+    A recipe that fails is reported, and the others continue. One that another process is training
+    is come back to after the others. After an interruption the same call
     resumes where it stopped, even within a run.
 
     Args:
@@ -126,13 +177,19 @@ def sweep(
     Raises:
         TrainingStopped: A run was stopped.
     """
-    left = in_order(remaining(recipes, results))
+    left = in_order(remaining(recipes, results, root=root, say=say))
     for line in plan(recipes, left, runs=runs).splitlines():
         say(line)
     pace = _Pace()
     failed: list[SegnbError] = []
-    for index, recipe in enumerate(left):
-        say(f"[{index + 1}/{len(left)}] {recipe.command()}{pace.time_left(left[index:], runs)}")
+    queue = deque(enumerate(left, 1))
+    busy: set[str] = set()
+    while queue:
+        number, recipe = queue.popleft()
+        waiting = recipe.hash in busy
+        if not waiting:
+            time_left = pace.time_left([recipe, *(one for _, one in queue)], runs)
+            say(f"[{number}/{len(left)}] {recipe.command()}{time_left}")
         try:
             row = run(
                 recipe,
@@ -145,10 +202,22 @@ def sweep(
             )
         except TrainingStopped:
             raise
+        except BusyError as error:
+            if not waiting:
+                say(f"    {str(error).partition(';')[0]}: it is come back to")
+            busy.add(recipe.hash)
+            queue.append((number, recipe))
+            if all(one.hash in busy for _, one in queue):
+                if should_stop is not None and should_stop():
+                    raise TrainingStopped("stopped while waiting for another process") from None
+                time.sleep(POLL_SECONDS)
+            continue
         except SegnbError as error:
             say(f"    failed: {error}")
             failed.append(error)
             continue
+        if waiting:
+            say(f"[{number}/{len(left)}] {recipe.command()}")
         assert row is not None  # run to the end
         pace.note(recipe, row["seconds"])
         say(f"    {outcome(row)}")

@@ -27,6 +27,9 @@ M_pq = -(w_p sigma_pq + w_q sigma_qp) / |P_p|.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Literal, Protocol, get_args
 
 import torch
@@ -60,6 +63,28 @@ FLOAT32_LIMIT, TF32_LIMIT = 1e-6, 2e-3
 
 #: Devices and forms whose kernels have passed :func:`check_triton` in this process.
 _CHECKED: set[tuple[torch.device, Form]] = set()
+
+
+#: Names of the back ends that have computed a loss, while :func:`noted` listens.
+_NOTES: ContextVar[set[str] | None] = ContextVar("back ends", default=None)
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[set[str]]:
+    """Collect the names of the back ends that compute a loss within the block."""
+    names: set[str] = set()
+    token = _NOTES.set(names)
+    try:
+        yield names
+    finally:
+        _NOTES.reset(token)
+
+
+def note(name: str) -> None:
+    """Tell who listens which back end computes."""
+    names = _NOTES.get()
+    if names is not None:
+        names.add(name)
 
 
 class LossBackend(Protocol):
@@ -137,8 +162,9 @@ def choose_backend(backend: Backend, form: Form, anchors: Pixels, keys: int) -> 
         keys: Number of keys in each image.
 
     Raises:
-        ValueError: No such back end, or features that it does not take.
-        ConfigError: The Triton kernels fail their check on this device.
+        ValueError: No such back end.
+        ConfigError: The Triton kernels do not take these features, or fail their check on this
+            device.
     """
     if backend not in _BACKENDS:
         raise ValueError(f"backend must be one of {_BACKENDS}, got {backend!r}")
@@ -148,13 +174,15 @@ def choose_backend(backend: Backend, form: Form, anchors: Pixels, keys: int) -> 
             backend = "triton" if _checked_card(anchors) else "tiled"
         else:
             backend = "plain" if features.shape[1] * keys < FEW_PAIRS else "tiled"
+    if not torch.compiler.is_compiling():
+        note(backend)
     if backend == "plain":
         return plain
     if backend == "tiled":
         return tiled
     reason = triton.unsupported_reason(features, anchors.dtype)
     if reason is not None:
-        raise ValueError(f"backend='triton' cannot be used: {reason}; use backend='tiled'")
+        raise ConfigError(f"backend='triton' cannot be used: {reason}; use backend='tiled'")
     check_triton(features.device, form)
     return triton
 

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from segnb.losses.backends import note
 from segnb.losses.pixels import (
     IGNORED,
     Pixels,
@@ -61,6 +62,7 @@ def batch_loss(
     (pixels,) = pixel_sets(
         features=(features, labels), temperature=temperature, ignore_index=ignore_index
     )
+    note("tiled")
     loss: Tensor = _BatchLoss.apply(pixels.features, pixels, group)  # type: ignore[no-untyped-call]
     return loss
 

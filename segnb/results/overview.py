@@ -17,6 +17,7 @@ from segnb.results.table import (
     MeasuredSplit,
     Row,
     brief_table,
+    by_data,
     classes_table,
     each_run_once,
     gains_table,
@@ -61,8 +62,31 @@ def tables(
         raise ConfigError(f"none of these runs has {' or '.join(fields)}")
     parts: list[str] = []
     for name, size in sorted({(row["dataset"], row["tier"]) for row in chosen}):
-        these = select(chosen, dataset=name, tier=size)
-        title = f"**{name}**, {size} tier"
+        parts += _of_one(
+            name, size, select(chosen, dataset=name, tier=size), classes, measures, brief
+        )
+    return "\n\n".join(parts)
+
+
+def _of_one(
+    name: str,
+    tier: str,
+    rows: Sequence[Row],
+    classes: MeasuredSplit | None,
+    measures: Sequence[Measure],
+    brief: bool,
+) -> list[str]:
+    """The tables of one data set and tier; each of several fingerprints has its own."""
+
+    def has(row: Row, names: Sequence[str]) -> bool:
+        return any(row.get(name) is not None for name in names)
+
+    parts: list[str] = []
+    found = by_data(rows)
+    for number, these in enumerate(found, 1):
+        title = f"**{name}**, {tier} tier"
+        if len(found) > 1:
+            title += f", data {number} of {len(found)} (files differ; the newest last)"
         if brief:
             measure = [m for m in measures if any(has(row, [m]) for row in these)][-1]
             with contextlib.suppress(ConfigError):  # nothing to compare
@@ -77,7 +101,7 @@ def tables(
             names = datasets.info(these[0]["dataset"]).class_names
             by_class = classes_table(these, names, split=classes)
             parts.append(f"{title}, IoU on {classes}, %\n\n{by_class}")
-    return "\n\n".join(parts)
+    return parts
 
 
 #: Fields of a recipe that may differ between compared runs. Precision is one of them, because
@@ -98,6 +122,7 @@ def comparable(
     one run, however the two stages of the other methods share that compute. It also counts without
     any colour distortion, because distortion can hurt and would weaken the baseline. A run that
     was repeated at another precision counts once (:func:`~segnb.results.table.each_run_once`).
+    Rows on different data are all kept; :func:`~segnb.results.table.by_data` parts them.
 
     Args:
         rows: The ledger.
@@ -108,13 +133,10 @@ def comparable(
     Raises:
         ConfigError: There are none.
     """
-    chosen = [
-        row
-        for row in rows
-        if dataset in (None, row["dataset"])
-        and tier in (None, row["tier"])
-        and _is_preset(recipe_of(row), varied)
+    asked = [
+        row for row in rows if dataset in (None, row["dataset"]) and tier in (None, row["tier"])
     ]
+    chosen = [row for row in asked if _is_preset(recipe_of(row), varied)]
     if not chosen:
         if not rows:
             raise ConfigError("the ledger holds no runs; `segnb sweep` adds some")
@@ -123,7 +145,7 @@ def comparable(
             held = sorted({f"{row['dataset']} at {row['tier']}" for row in rows})
             words = f"its {len(rows)} are of {', '.join(held)}"
         raise ConfigError(f"the ledger holds no runs for this: {words}. `segnb sweep` adds some")
-    return each_run_once(chosen)
+    return [row for part in by_data(chosen) for row in each_run_once(part)]
 
 
 def not_compared(

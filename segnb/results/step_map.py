@@ -19,6 +19,7 @@ from segnb.results.table import (
     Measure,
     Row,
     Summary,
+    by_data,
     fraction_name,
     gain_cell,
     markdown,
@@ -122,7 +123,8 @@ def step_map(rows: Iterable[Row], *, dataset: str, tier: Tier) -> StepMap:
     """The map of one data set and tier.
 
     It takes the runs of the preset's recipe in the official form across images, with any number
-    of steps, labels and seed. Of several arithmetics it takes the one with most cells.
+    of steps, labels and seed. Of several arithmetics it takes the one with most cells, and of
+    several data the newest.
 
     Raises:
         ConfigError: No two lengths of stage 2 can be compared.
@@ -143,6 +145,8 @@ def step_map(rows: Iterable[Row], *, dataset: str, tier: Tier) -> StepMap:
             pretrain = recipe.pretrain.steps if recipe.has_stage1 else 0
             position = (row["method"], int(row["labelled"]), pretrain, recipe.finetune.steps)
             chosen.append((row, position))
+    newest = {id(row) for row in by_data([row for row, _ in chosen])[-1]} if chosen else set()
+    chosen = [(row, position) for row, position in chosen if id(row) in newest]
     # Whoever ran a map ran it in one arithmetic: the one with most cells.
     cells = {(row.get("precision"), position[1:]) for row, position in chosen if position[2]}
     arithmetic = Counter(precision for precision, _ in cells).most_common(1)

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, get_args
 from segnb.errors import ConfigError
 from segnb.methods import KINDS
 from segnb.recipe import flat
+from segnb.records import same
 from segnb.results.method import Baseline, Method, recipe_of
 
 Row = Mapping[str, Any]
@@ -157,6 +158,11 @@ def groups(rows: Iterable[Row], measure: str = "miou_val") -> list[Group]:
         bins.setdefault((Method.of(row), int(row["labelled"])), []).append(row)
     found = []
     for (method, labelled), members in bins.items():
+        if len(by_data(members)) > 1:
+            raise ConfigError(
+                f"runs of '{method}' with {labelled} labelled images were on different data: their "
+                "mean would be meaningless; choose with segnb.results.table.by_data"
+            )
         if len({recipe_identity(row) for row in members}) > 1:
             raise ConfigError(
                 f"runs of '{method}' with {labelled} labelled images differ in "
@@ -251,6 +257,28 @@ def combined_gain(found: Iterable[Gain], weights: Mapping[int, float]) -> Summar
     seeds = set.intersection(*(set(held[count]) for count in weights))
     sums = [math.fsum(w * held[count][seed] for count, w in weights.items()) for seed in seeds]
     return summarise(sums) if sums else None
+
+
+def by_data(rows: Iterable[AnyRow]) -> list[list[AnyRow]]:
+    """The rows by what they read (the fingerprints of the splits), the newest row's data last.
+
+    Rows of earlier versions have no fingerprint; they count as the first data of their data set.
+    Rows of different data sets stay together.
+    """
+    rows = list(rows)
+    parts: list[tuple[dict[str, dict[str, str]], list[AnyRow]]] = []
+    for row in sorted(rows, key=lambda one: one.get("data") is None):
+        name, data = row["dataset"], row.get("data")
+        for known, members in parts:
+            if same(known.get(name), data):
+                known[name] = {**known.get(name, {}), **(data or {})}
+                members.append(row)
+                break
+        else:
+            parts.append(({name: dict(data or {})}, [row]))
+    place = {id(row): index for index, row in enumerate(rows)}
+    groups = [sorted(members, key=lambda row: place[id(row)]) for _, members in parts]
+    return sorted(groups, key=lambda members: place[id(members[-1])])
 
 
 def one_device(rows: Iterable[Row]) -> list[Row]:

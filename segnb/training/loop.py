@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from segnb.datasets import WorkingSet
-from segnb.errors import ConfigError, SegnbError
+from segnb.errors import ConfigError, DataError, SegnbError
 from segnb.losses.pixels import NotFiniteError
 from segnb.models import SegmentationNetwork
 from segnb.recipe import Recipe, Stage
@@ -104,10 +104,17 @@ def train_stage(
         network=network,
         optimizer=optimizer,
         scaler=accelerator.scaler,
+        log=session.log(),
+        steps=stage.steps,
         every=session.checkpoint_seconds,
         writes=session.is_main,
     )
     first = checkpoint.resume()
+    if 0 < stage.steps == first and [row["step"] for row in checkpoint.rows[-1:]] != [first]:
+        raise DataError(
+            f"checkpoint {checkpoint.path} is from an earlier version, and the log of its stage "
+            "is lost; delete it to restart the stage"
+        )
     log = _StageLog(session, name, stage, checkpoint, first=first)
     if session.is_main and on_row is not None:
         log.listeners.append(on_row)
@@ -151,7 +158,7 @@ def train_stage(
         # Each process has running statistics from its own batches; keep those of the first.
         for buffer in network.buffers():
             torch.distributed.broadcast(buffer, 0)
-    return [row for row in log.log.rows if row["stage"] == name]
+    return list(checkpoint.rows)
 
 
 class _StageLog:
@@ -162,8 +169,6 @@ class _StageLog:
     ) -> None:
         self.session, self.name, self.stage, self.checkpoint = session, name, stage, checkpoint
         self.listeners = [] if session.on_log is None else [session.on_log]
-        self.log = session.log()
-        self.log.resume(name, first)
         self.bar = tqdm(
             total=stage.steps,
             initial=first,
@@ -196,7 +201,7 @@ class _StageLog:
             "images_per_s": round(speed, 1),
             "seconds": round(self.checkpoint.seconds, 2),
         }
-        self.log.append(row)
+        self.checkpoint.add(row)
         self.bar.set_postfix(loss=f"{value:.3f}", images_per_s=f"{speed:.0f}")
         for listener in self.listeners:
             listener(row)

@@ -362,13 +362,13 @@ def predictions_of(rows: Sequence[table.Row], results: Path, root: Path | None) 
 
 def embeddings_of(row: table.Row, results: Path) -> Picture:
     """Embedding maps of a run at each stage."""
-    return _embedding_maps(str(results), row["recipe_hash"], row["dataset"], row["command"])
+    return _embedding_maps(str(results), ledger.file_name(row), row["dataset"], row["command"])
 
 
 @lru_cache(maxsize=64)
-def _embedding_maps(results: str, recipe_hash: str, dataset: str, command: str) -> Picture:
+def _embedding_maps(results: str, name: str, dataset: str, command: str) -> Picture:
     # Cached, because t-SNE takes seconds and a reader moves the sliders back and forth.
-    preview = report.read_preview({"recipe_hash": recipe_hash, "command": command}, Path(results))
+    preview = report.read_preview({"log": f"logs/{name}.jsonl", "command": command}, Path(results))
     labels = preview["labels"]
     if len(labels) == 0:
         raise DataError(f"no map: no labelled pixel was measured in the run `{command}`")

@@ -17,12 +17,12 @@ from typing import Any, Literal
 
 from segnb import plots
 from segnb.errors import ConfigError, SegnbError
-from segnb.experiments.runs import RUNS, run, run_folder
+from segnb.experiments.runs import RUNS, find_folder, run
 from segnb.plots import Picture
 from segnb.recipe import Recipe
 from segnb.results import ledger
 from segnb.training import TrainingStopped
-from segnb.training.log import LogRow, read_log
+from segnb.training.log import LogRow, TrainingLog
 
 State = Literal["idle", "running", "stopped", "finished", "failed"]
 
@@ -112,7 +112,7 @@ class TrainingThread:
         cpu: bool = False,
     ) -> None:
         self.recipe = recipe
-        self.folder = run_folder(recipe, runs)
+        self.folder = find_folder(recipe, runs, root=root)
         self.state: State = "idle"
         self.row: ledger.Row | None = None
         self.message = ""
@@ -125,7 +125,7 @@ class TrainingThread:
     @property
     def rows(self) -> list[LogRow]:
         """The log so far, including that of earlier sessions."""
-        return read_log(self.folder / "log.jsonl")
+        return TrainingLog(self.folder / "log.jsonl").rows
 
     @property
     def stopping(self) -> bool:
