@@ -286,6 +286,8 @@ class Table:
         from segnb.results.step_map import step_map, step_table
 
         rows = ledger.read(ledger.ledger_path(self.results))
+        if self.dataset is not None and self.dataset not in {row["dataset"] for row in rows}:
+            datasets.get(self.dataset)  # a wrong name is not just one without runs
         if self.steps:
             if self.dataset is None or self.classes or self.brief:
                 raise ConfigError(
@@ -333,7 +335,9 @@ class Figures:
             root=self.data,
         )
         for name, picture in drawn.items():
-            path = self.results / "figures" / f"{self.dataset}-{self.tier}-{name}.png"
+            path = (
+                self.results / "figures" / f"{datasets.title(self.dataset)}-{self.tier}-{name}.png"
+            )
             plots.save(picture, path)
             print(path)
         return 0
@@ -519,7 +523,7 @@ def _parse(options: type[Any], name: str, words: list[str]) -> Any:
         default = {"default": options(recipe=preset(chosen.dataset, chosen.tier))}
     with _fractions():
         parsed = tyro.cli(options, args=words, prog=f"segnb {name}", **default)
-    if getattr(parsed, "dataset", None) is not None:
+    if getattr(parsed, "dataset", None) is not None and options is not Table:
         datasets.get(parsed.dataset)  # a wrong name is reported before any work
     return parsed
 

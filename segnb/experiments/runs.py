@@ -22,7 +22,7 @@ import torch
 
 import segnb
 from segnb import datasets, evaluation
-from segnb.datasets import IGNORE, DatasetInfo, SegmentationDataset, WorkingSet
+from segnb.datasets import IGNORE, DatasetInfo, SegmentationDataset, WorkingSet, described
 from segnb.device import describe
 from segnb.errors import ConfigError, DataError
 from segnb.experiments import stage1
@@ -100,7 +100,8 @@ def load_splits(recipe: Recipe, *, root: Path | None = None, progress_bar: bool 
     whole = datasets.working_set(train, size=recipe.size, progress_bar=progress_bar)
     if held_out:
         evaluated["held_out"] = (train, whole.subset(held_out))
-    subsets = {name: _by_drive(name, data, used) for name, (_, data) in evaluated.items()}
+    drive = datasets.get(recipe.dataset).drive
+    subsets = {name: _by_drive(name, data, used, drive) for name, (_, data) in evaluated.items()}
     splits = Splits(whole.subset(used), labelled, missing, evaluated, subsets)
     _need_labels(splits.labelled_set, "labelled training")
     for split_name, (_, data) in evaluated.items():
@@ -127,9 +128,10 @@ def _held_out(recipe: Recipe, train: SegmentationDataset) -> tuple[str, ...]:
     return tuple(name for name in train.ids if drive(name) == recipe.hold_out)
 
 
-def _by_drive(name: str, data: WorkingSet, train: Sequence[str]) -> dict[str, frozenset[str]]:
+def _by_drive(
+    name: str, data: WorkingSet, train: Sequence[str], drive: Callable[[str], str] | None
+) -> dict[str, frozenset[str]]:
     """Ids of a split by whether the training images include their drive; empty if all agree."""
-    drive = datasets.get(data.info.name).drive
     if drive is None:
         return {}
     known = set(map(drive, train))
@@ -148,7 +150,7 @@ def _need_labels(data: WorkingSet, what: str) -> None:
 
 def run_folder(recipe: Recipe, runs: Path = RUNS) -> Path:
     """The folder of a recipe's run."""
-    name = f"{Path(recipe.dataset).name}-{recipe.tier}-{recipe.method}-s{recipe.seed}-{recipe.hash}"
+    name = f"{recipe.dataset_title}-{recipe.tier}-{recipe.method}-s{recipe.seed}-{recipe.hash}"
     return runs / name
 
 
@@ -260,9 +262,18 @@ def load_network(folder: Path, *, weights: str = "weights") -> SegmentationNetwo
     if weights == "pretrained" and recipe.uses_contrastive:
         network.attach_projection()
     else:
-        network.attach_classifier(datasets.info(recipe.dataset).num_classes)
+        network.attach_classifier(read_info(folder).num_classes)
     load_weights(folder / f"{weights}.safetensors", network)
     return network.eval()
+
+
+def read_info(folder: Path) -> DatasetInfo:
+    """The classes that the network of a run folder was trained for.
+
+    Raises:
+        DataError: The folder holds no run, or its data set is unknown.
+    """
+    return described.info_of_copy(folder) or datasets.info(read_recipe(folder).dataset)
 
 
 def score_again(
@@ -380,6 +391,7 @@ def _describe(folder: Path, recipe: Recipe, splits: Splits, session: Session) ->
         "evaluated": {name: len(data.ids) for name, (_, data) in splits.evaluated.items()},
     }
     write_json(folder / "recipe.json", recipe.to_dict())
+    described.copy(recipe.dataset, folder)
     write_json(path, machine)
     write_json(folder / "ids.json", ids)
 
@@ -454,7 +466,7 @@ def _row(
     machine = describe(session.device)
     last_rows = [rows[-1] for rows in logs if rows]
     return {
-        "dataset": recipe.dataset,
+        "dataset": recipe.dataset_title,
         "tier": recipe.tier,
         "method": recipe.method,
         "form": recipe.form if contrastive else None,

@@ -74,7 +74,7 @@ def tables(
                 gained = gains_table(these, measures=measures)
                 parts.append("Gains, paired by seed (95 % interval):\n\n" + gained)
         else:
-            names = datasets.info(these[0]["dataset"]).class_names
+            names = datasets.info(recipe_of(these[0]).dataset).class_names
             by_class = classes_table(these, names, split=classes)
             parts.append(f"{title}, IoU on {classes}, %\n\n{by_class}")
     return "\n\n".join(parts)
@@ -108,10 +108,11 @@ def comparable(
     Raises:
         ConfigError: There are none.
     """
+    wanted = None if dataset is None else datasets.title(dataset)
     chosen = [
         row
         for row in rows
-        if dataset in (None, row["dataset"])
+        if wanted in (None, row["dataset"])
         and tier in (None, row["tier"])
         and _is_preset(recipe_of(row), varied)
     ]
