@@ -12,7 +12,7 @@ import numpy.typing as npt
 from segnb.datasets.base import IGNORE, Bytes
 from segnb.datasets.own import coco, labelme
 from segnb.datasets.own.description import Description, Value
-from segnb.datasets.own.pictures import colour_codes, read_values
+from segnb.datasets.own.pictures import read_colours, read_numbers
 from segnb.datasets.own.scan import Item
 from segnb.errors import DataError
 
@@ -59,7 +59,8 @@ class Labels:
         found = self._table[codes]
         if (found == _UNKNOWN).any():
             wrong = codes[found == _UNKNOWN]
-            value = _value(int(wrong[0]), self.description.format)
+            value = value_of(int(wrong[0]), self.description.format)
+            value = list(value) if isinstance(value, tuple) else value
             share = 100 * len(wrong) / codes.size
             raise DataError(
                 f"{path} holds {value} ({share:.2g} % of it unknown), which is neither a class nor "
@@ -69,23 +70,11 @@ class Labels:
 
     def codes(self, path: Path) -> Numbers:
         """The values in a mask file, colours as one number, ``[H, W]``."""
-        raw = read_values(path)
-        if self.description.format == "colour":
-            return colour_codes(raw)
-        if raw.ndim == 3:
-            raise DataError(
-                f'{path} holds colours, but dataset.toml says format = "index"; '
-                f'write format = "colour", and a colour as the value of each class'
-            )
-        return raw
+        read = read_colours if self.description.format == "colour" else read_numbers
+        return read(path)
 
 
 _UNKNOWN = 256
-
-
-def values_found(codes: Mapping[int, int], format: str) -> dict[Value, int]:
-    """Pixels by value, from pixels by code."""
-    return {_value(code, format): count for code, count in codes.items()}
 
 
 def _code(value: Value) -> int:
@@ -96,5 +85,6 @@ def _code(value: Value) -> int:
     return value
 
 
-def _value(code: int, format: str) -> Value:
+def value_of(code: int, format: str) -> Value:
+    """The number or colour that a code stands for."""
     return (code >> 16, code >> 8 & 255, code & 255) if format == "colour" else code

@@ -66,12 +66,12 @@ class Files:
 
     Attributes:
         images: A pattern (see :mod:`segnb.datasets.own.patterns`).
-        masks: A pattern with the same star, or one COCO file.
+        masks: A pattern with the same star, or one COCO file; ``None`` for images without labels.
         split: The split of these images; ``None`` leaves it to ``[splits]``.
     """
 
     images: str
-    masks: str
+    masks: str | None
     split: Split | None = None
 
 
@@ -217,7 +217,8 @@ def to_toml(description: Description, *, notes: Mapping[str, str] | None = None)
         "# The * stands for the same text in both.",
     ]
     for files in description.files:
-        lines += ["[[files]]", f"images = {_toml(files.images)}", f"masks = {_toml(files.masks)}"]
+        lines += ["[[files]]", f"images = {_toml(files.images)}"]
+        lines += [f"masks = {_toml(files.masks)}"] if files.masks else []
         lines += [f"split = {_toml(files.split)}"] if files.split else []
         lines.append("")
     splits = description.splits
@@ -322,9 +323,12 @@ class _Reader:
         for number, one in enumerate(self.tables(table, "files"), 1):
             where = f"files {number}, "
             self.known(one, ("images", "masks", "split"), where)
-            images, masks = (self.text(one, key, where) for key in ("images", "masks"))
+            images = self.text(one, "images", where)
+            masks = self.text(one, "masks", where) if "masks" in one else None
             self.pattern(images, f"{where}images")
-            if form != "coco":
+            if masks is None:
+                pass  # images without labels
+            elif form != "coco":
                 self.pattern(masks, f"{where}masks")
             elif not masks.lower().endswith(".json"):
                 self.fail(

@@ -15,20 +15,15 @@ from segnb.errors import DataError
 Numbers = npt.NDArray[Any]
 
 
-def read_values(path: Path) -> Numbers:
-    """A mask file's numbers ``[H, W]``, or its colours ``[H, W, 3]``.
+def read_numbers(path: Path) -> Numbers:
+    """A mask file's numbers ``[H, W]``, of 8 or 16 bits, as they were written.
 
-    Colours that are all grey are numbers. Opacity is left out.
+    Colours that are all grey are numbers too.
 
     Raises:
-        DataError: The file cannot be decoded, or was stored with a loss.
+        DataError: The file cannot be read exactly, or holds colours.
     """
-    with _decoded(path) as picture:
-        if picture.format in ("JPEG", "WEBP"):
-            raise DataError(
-                f"{path} is a {picture.format}, which blurs the edges of classes; export the masks "
-                f"as PNG"
-            )
+    with _exact(path) as picture:
         if picture.mode in ("L", "P", "1"):
             return np.asarray(picture).astype(np.uint8)
         if picture.mode == "LA":
@@ -36,19 +31,45 @@ def read_values(path: Path) -> Numbers:
         if picture.mode.startswith("I"):
             return np.asarray(picture)
         colours = np.asarray(picture.convert("RGB"))
-    grey = (colours == colours[..., :1]).all()
-    return colours[..., 0] if grey else colours
+    if (colours != colours[..., :1]).any():
+        raise DataError(
+            f'{path} holds colours; write format = "colour" in dataset.toml, and a colour as the '
+            f"value of each class"
+        )
+    return colours[..., 0]
+
+
+def read_colours(path: Path) -> Numbers:
+    """A mask file's colours as one number a pixel, ``[H, W]``: red, green and blue, 8 bits each.
+
+    Opacity is left out.
+
+    Raises:
+        DataError: The file cannot be read exactly.
+    """
+    with _exact(path) as picture:
+        wide = np.asarray(picture.convert("RGB")).astype(np.int32)
+    return (wide[..., 0] << 16) + (wide[..., 1] << 8) + wide[..., 2]
+
+
+def palette_of(path: Path) -> list[tuple[int, int, int]] | None:
+    """The colours of a palette mask by number; ``None`` for other files."""
+    with _exact(path) as picture:
+        flat = picture.getpalette("RGB") if picture.mode == "P" else None
+    return None if flat is None else [tuple(flat[i : i + 3]) for i in range(0, len(flat), 3)]
+
+
+def _exact(path: Path) -> Any:
+    picture = _decoded(path)
+    if picture.format in ("JPEG", "WEBP"):
+        raise DataError(
+            f"{path} is a {picture.format}, which blurs the edges of classes; export the masks as "
+            f"PNG"
+        )
+    return picture
 
 
 def read_picture(path: Path) -> Bytes:
     """An image's colours ``[H, W, 3]``."""
     with _decoded(path) as picture:
         return np.array(picture.convert("RGB"))
-
-
-def colour_codes(raw: Numbers) -> Numbers:
-    """Colours as one number a pixel."""
-    wide = raw.astype(np.int32)
-    if wide.ndim == 2:
-        return wide * 0x010101
-    return (wide[..., 0] << 16) + (wide[..., 1] << 8) + wide[..., 2]

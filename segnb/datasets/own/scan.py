@@ -71,6 +71,8 @@ def find(folder: Path, description: Description, files: Files) -> list[Item]:
         DataError: A mask has no image, or two files have one id.
     """
     images = pattern(folder, files.images)
+    if files.masks is None:
+        return [Item(name, path, None) for name, path in images.find().items()]
     if description.format == "coco":
         found = images.find()
         entries = coco.entries(folder / files.masks, found)
