@@ -8,19 +8,24 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from segnb import evaluation
 from segnb.datasets import IGNORE, DatasetInfo, Sample, WorkingSet
 from segnb.datasets.cache import letterbox
+from segnb.datasets.reading import IMAGE_SUFFIXES, not_a_file, read_image, visible_files
 from segnb.errors import DataError
 from segnb.experiments.runs import load_network, read_info, read_recipe
 from segnb.files import atomic_path
 from segnb.plots import colour_mask, overlay
 from segnb.training import Session, make_accelerator
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+#: Endings of photos that cannot be read; they are named instead of being passed over.
+_FOREIGN = (
+    *(".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".psd"),
+    *(".exr", ".hdr", ".jxl", ".svg"),
+)
 
 
 def predict_folder(run: Path, images: Path, out: Path, *, cpu: bool = False) -> Iterator[Path]:
@@ -95,13 +100,14 @@ def _one_image(sample: Sample, size: tuple[int, int], info: DatasetInfo) -> Work
 
 
 def _files(images: Path) -> list[Path]:
-    if images.is_file():
-        return [images]
     if not images.is_dir():
-        raise DataError(f"{images} is not there; name a folder of images, or one image")
-    found = sorted(path for path in images.iterdir() if path.suffix.lower() in ENDINGS)
+        if problem := not_a_file(images):
+            raise DataError(f"{images}: {problem}; name a folder of images, or one image")
+        return [images]
+    found = visible_files(images, (*IMAGE_SUFFIXES, *_FOREIGN))
     if not found:
-        raise DataError(f"{images} contains no images; known endings are {', '.join(ENDINGS)}")
+        known = ", ".join(IMAGE_SUFFIXES)
+        raise DataError(f"{images} contains no images; known endings are {known}")
     by_stem: dict[str, Path] = {}
     for path in found:
         other = by_stem.setdefault(path.stem, path)
@@ -111,20 +117,6 @@ def _files(images: Path) -> list[Path]:
 
 
 def _read(path: Path) -> Sample:
-    try:
-        with Image.open(path) as picture:
-            image = np.asarray(_eight_bits(ImageOps.exif_transpose(picture)).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} can't be read as an image: {error}") from error
+    image = read_image(path)
     # There are no labels: all pixels are class 0, which is never used.
     return Sample(image, np.zeros(image.shape[:2], np.uint8), path.stem)
-
-
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """16-bit grey values scaled to 8 bits; PIL's own conversion clips them at 255."""
-    if picture.mode == "F":
-        raise ValueError("it has floating-point numbers of unknown scale; save it with 8 bits")
-    if not picture.mode.startswith("I"):
-        return picture
-    values = np.asarray(picture).clip(0, 65535) // 257
-    return Image.fromarray(values.astype(np.uint8))

@@ -5,14 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
-from PIL import Image
 
 from segnb.datasets.base import IGNORE, Bytes, DatasetInfo, Sample, Split
+from segnb.datasets.reading import (
+    RULES,
+    Colour,
+    not_a_file,
+    read_image,
+    read_mask,
+    require_same_size,
+)
 from segnb.errors import DataError
 
 
@@ -27,18 +33,21 @@ class Pair(NamedTuple):
 class PairedDataset:
     """One split stored on disk as pairs of an image file and a mask file.
 
-    The constructor checks that the files exist; they are decoded when a sample is requested.
+    The constructor checks ids, labels and that the files exist; they are decoded when a sample is
+    requested, as :mod:`segnb.datasets.reading` says.
 
     Args:
         info: The data set's description.
         split: ``train``, ``val`` or ``test``.
         pairs: The files, in the order of the ids.
         labels: The class id, or ``IGNORE``, for each value in a mask file; by default the value
-            itself. A value that is neither a key nor ``IGNORE`` is an error in the data.
+            itself. A value that is not a key is an error in the data, except that ``IGNORE`` is
+            void unless ``labels`` says otherwise.
+        colours: The colour that each value has in palette masks, if they all have the same.
         source: The folder or list that the pairs come from, for messages.
 
     Raises:
-        DataError: There are no pairs, or a file is missing.
+        DataError: There are no pairs, two have one id, a file is missing, or a label is no class.
     """
 
     def __init__(
@@ -49,7 +58,10 @@ class PairedDataset:
         *,
         source: Path,
         labels: Mapping[int, int] | None = None,
+        colours: Mapping[int, Colour] | None = None,
     ) -> None:
+        if split not in get_args(Split):
+            raise DataError(f"there is no split {split!r}; splits are {', '.join(get_args(Split))}")
         if not pairs:
             raise DataError(
                 f"{info.name}: the split {split!r} is empty: {source} names no images; "
@@ -57,13 +69,16 @@ class PairedDataset:
             )
         self.info = info
         self.split = split
-        self.ids = tuple(pair.id for pair in pairs)
-        self.pairs = tuple(pairs)
+        self.pairs = tuple(Pair(pair.id, Path(pair.image), Path(pair.mask)) for pair in pairs)
+        self.ids = tuple(pair.id for pair in self.pairs)
         if labels is None:
             labels = {value: value for value in range(info.num_classes)}
-        self.labels = {**labels, IGNORE: IGNORE}
+        _need_classes(labels, info)
+        self.labels = {IGNORE: IGNORE, **labels}
+        self.colours = colours
         self._table = np.full(256, IGNORE, dtype=np.uint8)
         self._table[list(self.labels)] = list(self.labels.values())
+        _need_unique_ids(self.pairs)
         _need_files(self.pairs)
 
     def __len__(self) -> int:
@@ -71,30 +86,18 @@ class PairedDataset:
 
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
-        with _decoded(pair.image) as picture:
-            image = np.array(picture.convert("RGB"))
-        mask = self.mask(index)
-        if image.shape[:2] != mask.shape:
-            raise DataError(
-                f"{pair.mask} is {mask.shape[1]}x{mask.shape[0]} but its image {pair.image} is "
-                f"{image.shape[1]}x{image.shape[0]}; both must have the same size"
-            )
+        image, mask = read_image(pair.image), self.mask(index)
+        require_same_size(image, mask, image_path=pair.image, mask_path=pair.mask)
         return Sample(image, mask, pair.id)
 
     def mask(self, index: int) -> Bytes:
         """The mask of ``ids[index]``, ``[H, W]``, in class ids.
 
         Raises:
-            DataError: The file cannot be decoded, holds colours, or has an unknown value.
+            DataError: The file cannot be read exactly, or has an unknown value.
         """
         path = self.pairs[index].mask
-        with _decoded(path) as picture:
-            if picture.mode not in ("L", "P"):
-                raise DataError(
-                    f"{path} holds {picture.mode} colours; a mask must hold one class id per pixel "
-                    f"(mode L or P)"
-                )
-            raw = np.asarray(picture)
+        raw = read_mask(path, colours=self.colours)
         unknown = set(np.flatnonzero(np.bincount(raw.ravel()))) - self.labels.keys()
         if unknown:
             raise DataError(
@@ -104,17 +107,58 @@ class PairedDataset:
         mask: Bytes = self._table[raw]
         return mask
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """Changes with the ids, the meaning of labels, and each file's size and time."""
-        digest = hashlib.sha256(repr((self.info.name, sorted(self.labels.items()))).encode())
+        """Changes with the ids, the meaning of labels, and each file's size and times.
+
+        The files are looked at each time. Their times include that of the last change of any kind,
+        which programs cannot set back, so an edit that keeps the size and the date is noticed.
+
+        Raises:
+            DataError: A file is missing.
+        """
+        meaning = (RULES, self.info.name, sorted(self.labels.items()))
+        digest = hashlib.sha256(repr(meaning).encode())
         for pair in self.pairs:
-            image, mask = pair.image.stat(), pair.mask.stat()
-            digest.update(
-                f"{pair.id}:{image.st_size}:{image.st_mtime_ns}:"
-                f"{mask.st_size}:{mask.st_mtime_ns}\n".encode()
-            )
+            digest.update(repr((pair.id, _stamp(pair.image), _stamp(pair.mask))).encode())
         return digest.hexdigest()[:16]
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {not_a_file(path) or error}") from error
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _need_classes(labels: Mapping[int, int], info: DatasetInfo) -> None:
+    """Check that labels map mask values to classes or void."""
+    for value, label in labels.items():
+        if not _is_integer(value) or not 0 <= value <= 255:
+            raise DataError(f"{info.name}: labels name {value!r}; mask values are 0 to 255")
+        if not _is_integer(label) or not (0 <= label < info.num_classes or label == IGNORE):
+            raise DataError(
+                f"{info.name}: labels map the mask value {value} to {label!r}, but its "
+                f"{info.num_classes} classes are numbered from 0 to {info.num_classes - 1}, and "
+                f"void is {IGNORE}"
+            )
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _need_unique_ids(pairs: Sequence[Pair]) -> None:
+    """Check that no two pairs have one id: splits and results name images by it."""
+    first: dict[str, Pair] = {}
+    for pair in pairs:
+        other = first.setdefault(pair.id, pair)
+        if other is not pair:
+            raise DataError(
+                f"{other.image} and {pair.image} have the same id {pair.id!r}; give each image an "
+                f"id of its own, such as its folder and name"
+            )
 
 
 def _need_files(pairs: Sequence[Pair]) -> None:
@@ -122,25 +166,26 @@ def _need_files(pairs: Sequence[Pair]) -> None:
     listed: dict[Path, frozenset[str]] = {}
     for pair in pairs:
         for kind, path in (("image", pair.image), ("mask", pair.mask)):
-            folder = path.parent
-            if folder not in listed:
-                names = os.listdir(folder) if folder.is_dir() else []
-                listed[folder] = frozenset(names)
-            if path.name not in listed[folder]:
-                raise DataError(f"the {kind} of {pair.id!r} is missing: there is no file {path}")
+            if path.parent not in listed:
+                listed[path.parent] = _names_of_files(path.parent)
+            if path.name not in listed[path.parent]:
+                problem = not_a_file(path)
+                if problem in (None, "there is no such file"):
+                    problem = f"there is no file {path}"
+                else:
+                    problem = f"{path}: {problem}"
+                raise DataError(f"the {kind} of {pair.id!r} is missing: {problem}")
 
 
-def _decoded(path: Path) -> Image.Image:
+def _names_of_files(folder: Path) -> frozenset[str]:
+    """Names of the regular files in a folder, and of links to such."""
     try:
-        picture = Image.open(path)
-        picture.load()
-    except FileNotFoundError:
-        raise DataError(f"there is no file {path}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{path} cannot be decoded ({error}); the file is damaged, fetch it again"
-        ) from error
-    return picture
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries if entry.is_file())
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()
+    except OSError as error:
+        raise DataError(f"the folder {folder} cannot be read ({error.strerror})") from error
 
 
 def _ranges(values: Mapping[int, int]) -> str:
