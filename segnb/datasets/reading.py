@@ -23,8 +23,9 @@ from __future__ import annotations
 import functools
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -84,6 +85,78 @@ def read_mask(path: Path, *, colours: Mapping[int, Colour] | None = None) -> Byt
         DataError: The file is missing or damaged, does not hold one value from 0 to 255 per pixel,
             or cannot be trusted to hold the values that were drawn.
     """
+
+    def take(picture: Image.Image, stretch: int) -> npt.NDArray[Any]:
+        values = _values(picture) // stretch
+        if picture.mode == "P" and colours:
+            _check_palette(picture, values, colours)
+        return values.astype(np.uint8)
+
+    mask: Bytes = _exactly(path, take)
+    return mask
+
+
+def read_numbers(path: Path) -> npt.NDArray[Any]:
+    """The values of a mask file exactly as they were written, ``[H, W]``, 0 to 65535.
+
+    Unlike :func:`read_mask`, this takes what annotation tools write: values above 255, which the
+    caller maps to classes, and numbers in all three channels of a colour image.
+
+    Raises:
+        DataError: As for :func:`read_mask`; or the file holds colours.
+    """
+
+    def take(picture: Image.Image, stretch: int) -> npt.NDArray[Any]:
+        if picture.mode == "LA":
+            picture = picture.getchannel("L")
+        if picture.mode in ("RGB", "RGBA"):
+            channels = np.asarray(picture.convert("RGB"))
+            if (channels != channels[..., :1]).any():
+                raise _RefusedError(
+                    'it holds colours; in dataset.toml, write format = "colour", and a colour as '
+                    "the value of each class"
+                )
+            return channels[..., 0]
+        return _values(picture, highest=65535) // stretch
+
+    return _exactly(path, take)
+
+
+def read_colours(path: Path) -> npt.NDArray[np.int32]:
+    """The colours of a mask file, ``[H, W]``: red, green and blue as one number of 24 bits.
+
+    Opacity is left out.
+
+    Raises:
+        DataError: The file is missing, damaged, or stored with a loss.
+    """
+
+    def take(picture: Image.Image, stretch: int) -> npt.NDArray[Any]:
+        wide = np.asarray(picture.convert("RGB")).astype(np.int32)
+        return (wide[..., 0] << 16) + (wide[..., 1] << 8) + wide[..., 2]
+
+    return _exactly(path, take)
+
+
+def palette_of(path: Path) -> tuple[Colour, ...]:
+    """The colours of a palette mask, by number; empty for other files.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+
+    def take(picture: Image.Image, stretch: int) -> npt.NDArray[Any]:
+        flat = picture.getpalette("RGB") if picture.mode == "P" else None
+        return np.array(flat or [], np.uint8).reshape(-1, 3)
+
+    rows = _exactly(path, take, turn=False).tolist()
+    return tuple((red, green, blue) for red, green, blue in rows)
+
+
+def _exactly(
+    path: Path, take: Callable[[Image.Image, int], npt.NDArray[Any]], *, turn: bool = True
+) -> npt.NDArray[Any]:
+    """What ``take`` makes of a mask file that keeps every number, and of its stretch; upright."""
     try:
         with _opened(path) as picture:
             _require_one_picture(picture)
@@ -94,10 +167,8 @@ def read_mask(path: Path, *, colours: Mapping[int, Colour] | None = None) -> Byt
                 )
             stretch = _stretch(picture)
             picture.load()
-            values = _values(picture) // stretch
-            if picture.mode == "P" and colours:
-                _check_palette(picture, values, colours)
-            return np.array(_upright(values, picture), dtype=np.uint8, order="C")
+            taken = take(picture, stretch)
+            return np.array(_upright(taken, picture) if turn else taken, order="C")
     except Exception as error:
         raise DataError(f"{path} cannot be read as a mask: {_reason(error)}") from error
 
@@ -246,8 +317,8 @@ def _stretch(picture: Image.Image) -> int:
     return {"L;2": 85, "L;4": 17}.get(raw[:3], 1)
 
 
-def _values(picture: Image.Image) -> npt.NDArray[np.uint8]:
-    """The values of a loaded mask, ``[H, W]``."""
+def _values(picture: Image.Image, *, highest: int = IGNORE) -> npt.NDArray[Any]:
+    """The values of a loaded mask, ``[H, W]``, none above ``highest``."""
     if picture.mode == "F":
         raise _RefusedError("it holds floating-point numbers; save class ids as 8-bit PNG")
     if picture.mode not in ("L", "P", "1") and not picture.mode.startswith("I"):
@@ -260,12 +331,12 @@ def _values(picture: Image.Image) -> npt.NDArray[np.uint8]:
     if values.dtype == np.uint8 and 2 in np.atleast_1d(tags.get(_TIFF_SAMPLE_FORMAT, 1)):
         values = values.view(np.int8)
     low, high = int(values.min()), int(values.max())
-    if low < 0 or high > IGNORE:
+    if low < 0 or high > highest:
         raise _RefusedError(
             f"it holds the value {low if low < 0 else high}; class ids are 0 to 254, and void is "
             f"{IGNORE}"
         )
-    return values.astype(np.uint8)
+    return values.astype(np.uint8 if highest == IGNORE else np.int32)
 
 
 def _check_palette(
@@ -286,7 +357,7 @@ def _check_palette(
             )
 
 
-def _upright(pixels: npt.NDArray[np.uint8], picture: Image.Image) -> npt.NDArray[np.uint8]:
+def _upright(pixels: npt.NDArray[Any], picture: Image.Image) -> npt.NDArray[Any]:
     """The pixels ``[H, W, ...]``, turned as the picture's orientation flag asks for."""
     # Pillow has turned a TIFF and dropped its flag by now.
     flag = picture.getexif().get(_ORIENTATION, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import numpy.typing as npt
 from segnb.datasets.base import IGNORE, Bytes
 from segnb.datasets.own import coco, labelme
 from segnb.datasets.own.description import Description, Value
-from segnb.datasets.own.pictures import read_colours, read_numbers
 from segnb.datasets.own.scan import Item
+from segnb.datasets.reading import read_colours, read_numbers
 from segnb.errors import DataError
 
 #: Values of a 16-bit mask; colours have three bytes.
@@ -59,8 +58,8 @@ class Labels:
         found = self._table[codes]
         if (found == _UNKNOWN).any():
             wrong = codes[found == _UNKNOWN]
-            value = value_of(int(wrong[0]), self.description.format)
-            value = list(value) if isinstance(value, tuple) else value
+            first = value_of(int(wrong[0]), self.description.format)
+            value = list(first) if isinstance(first, tuple) else first
             share = 100 * len(wrong) / codes.size
             raise DataError(
                 f"{path} holds {value} ({share:.2g} % of it unknown), which is neither a class nor "

@@ -46,14 +46,10 @@ class CocoFile:
     annotations: dict[int, list[dict[str, Any]]]
 
     @property
-    def used(self) -> dict[str, int]:
-        """The categories that are drawn at all: the number of annotations by name."""
-        counts: dict[str, int] = {}
-        for found in self.annotations.values():
-            for one in found:
-                name = self.categories[one["category_id"]]
-                counts[name] = counts.get(name, 0) + 1
-        return counts
+    def used(self) -> list[str]:
+        """The names of the categories that are drawn at all, in the file's order."""
+        drawn = {one["category_id"] for found in self.annotations.values() for one in found}
+        return list(dict.fromkeys(name for key, name in self.categories.items() if key in drawn))
 
 
 def is_coco(values: object) -> bool:

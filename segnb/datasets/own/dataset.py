@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,9 @@ import numpy as np
 from segnb.datasets.base import IGNORE, Bytes, DatasetInfo, Sample, Split
 from segnb.datasets.own.annotations import Labels
 from segnb.datasets.own.description import Description
-from segnb.datasets.own.pictures import read_picture
 from segnb.datasets.own.scan import Item, scan
-from segnb.errors import DataError
+from segnb.datasets.paired import stamp
+from segnb.datasets.reading import RULES, read_image, require_same_size
 
 
 class OwnSplit:
@@ -44,15 +43,11 @@ class OwnSplit:
 
     def __getitem__(self, index: int) -> Sample:
         item = self.items[index]
-        image = read_picture(item.image)
+        image = read_image(item.image)
         if item.labels is None:
             return Sample(image, np.full(image.shape[:2], IGNORE, np.uint8), item.id)
         mask = self.mask(index)
-        if image.shape[:2] != mask.shape:
-            raise DataError(
-                f"{item.labels} is {mask.shape[1]}x{mask.shape[0]} for {item.image}, which is "
-                f"{image.shape[1]}x{image.shape[0]}; both must have the same size"
-            )
+        require_same_size(image, mask, image_path=item.image, mask_path=item.labels)
         return Sample(image, mask, item.id)
 
     def mask(self, index: int) -> Bytes:
@@ -63,18 +58,22 @@ class OwnSplit:
         """
         item = self.items[index]
         if item.labels is None:
-            height, width = read_picture(item.image).shape[:2]
+            height, width = read_image(item.image).shape[:2]
             return np.full((height, width), IGNORE, np.uint8)
         return self._labels.mask(item)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """Changes with the ids, the meaning of labels, and each file's size and time."""
-        digest = hashlib.sha256(repr((self.info.name, [*self._labels.labels.items()])).encode())
+        """Changes with the ids, the meaning of labels, and each file's size and times.
+
+        Raises:
+            DataError: A file is missing.
+        """
+        meaning = (RULES, self.info.name, *self._labels.labels.items())
+        digest = hashlib.sha256(repr(meaning).encode())
         for item in self.items:
-            stats = [path.stat() for path in (item.image, item.labels) if path is not None]
-            sizes = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
-            digest.update(f"{item.id}:{item.entry}:{sizes}\n".encode(errors="surrogateescape"))
+            stamps = [stamp(path) for path in (item.image, item.labels) if path is not None]
+            digest.update(repr((item.id, item.entry, stamps)).encode())
         return digest.hexdigest()[:16]
 
 

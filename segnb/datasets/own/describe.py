@@ -30,8 +30,8 @@ from segnb.datasets.own.description import (
 )
 from segnb.datasets.own.lists import is_void, read_classes
 from segnb.datasets.own.patterns import ENDINGS, walk
-from segnb.datasets.own.pictures import palette_of, read_colours, read_numbers
 from segnb.datasets.own.scan import Item, find
+from segnb.datasets.reading import palette_of, read_colours, read_numbers
 from segnb.errors import DataError, SegnbError
 from segnb.files import write_atomic
 
@@ -293,7 +293,10 @@ def _pairs(
             continue
         if any(place == other for other, _ in chosen.values()) and not ending:
             continue  # the images would be the masks of others
-        if not looks.like_labels(masks, ending) or (not sure and looks.like_labels(place, "")):
+        drawn = labels[0] in pictures_set  # JSON files are no images themselves
+        if not looks.like_labels(masks, ending) or (
+            drawn and not sure and looks.like_labels(place, "")
+        ):
             continue
         chosen[place] = masks, ending
         used.add((masks, ending))
@@ -303,12 +306,12 @@ def _pairs(
         - {place for place, _, _ in found}
         - {masks for _, masks, _ in found}
     )
-    for place in bare:
-        if not any(_MASK_FOLDER.search(name) for name in place.relative_to(folder).parts):
-            notes.append(
-                f"the images in {place.relative_to(folder).as_posix()} have no labels; to train "
-                f"on them with pseudo-labels, add them as [[files]] without masks"
-            )
+    notes += [
+        f"the images in {place.relative_to(folder).as_posix()} have no labels; to train on them "
+        f"with pseudo-labels, add them as [[files]] without masks"
+        for place in bare
+        if not any(_MASK_FOLDER.search(name) for name in place.relative_to(folder).parts)
+    ]
     return _merged(folder, found)
 
 
@@ -421,7 +424,7 @@ def _class_list(
             if isinstance(value, tuple) and form == "index":
                 # A palette says which number has the colour.
                 numbers = [number for number in counts if colours.get(number) == value]
-                named |= {number: (name, value) for number in numbers}
+                named |= dict.fromkeys(numbers, (name, value))
             elif isinstance(value, tuple) == (form == "colour"):
                 named[value] = name, value if isinstance(value, tuple) else None
         if len(named.keys() & counts.keys()) > len(best.keys() & counts.keys()):
@@ -440,10 +443,10 @@ def _shapes(form: Format, sample: Sequence[Item]) -> dict[Value, int]:
             for name in coco.read_coco(path).used:
                 names.setdefault(name, len(names))
     else:
-        for item in sample:
-            assert item.labels is not None
-            for name in labelme.shape_labels(item.labels):
-                names.setdefault(name, len(names))
+        shown = {
+            name for item in sample if item.labels for name in labelme.shape_labels(item.labels)
+        }
+        names.update({name: number for number, name in enumerate(sorted(shown))})
     if len(names) > IGNORE - 1:
         raise DataError(f"the shapes have {len(names)} names; segnb takes at most 255 classes")
     counts: Counter[Value] = Counter()
@@ -456,8 +459,8 @@ def _shapes(form: Format, sample: Sequence[Item]) -> dict[Value, int]:
         else:
             mask = labelme.mask(item.labels, labels)
         found = np.bincount(mask.ravel(), minlength=256)
-        for name, label in labels.items():
-            counts[name] += int(found[label])
+        for value, label in labels.items():
+            counts[value] += int(found[label])
     return dict(counts)
 
 
@@ -546,9 +549,8 @@ def _named_values(
     two = form == "index" and len(values) == 2 and 0 in values and not named
     for value in values:
         name, colour = named.get(value, ("", colours.get(value)))
-        if name and is_void(name):
-            void.append(value)
-        elif not name and (value == _VOC_VOID or (value == IGNORE and not two and len(values) > 2)):
+        usual = value == _VOC_VOID or (value == IGNORE and len(values) > 2)
+        if is_void(name) if name else usual:
             void.append(value)
         else:
             plain = "-".join(map(str, value)) if isinstance(value, tuple) else value

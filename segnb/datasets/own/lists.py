@@ -45,7 +45,7 @@ def read_classes(path: Path) -> dict[Value, str]:
     if numbered:
         return numbered
     if path.stem.lower() in ("classes", "labels", "class_names", "classnames", "names"):
-        return {number: line for number, line in enumerate(lines)}
+        return dict(enumerate(lines))
     return {}
 
 

@@ -15,8 +15,11 @@ from pathlib import Path, PurePosixPath
 
 from segnb.errors import DataError
 
-#: Endings of image files.
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+#: Endings of image files: those of ``segnb.datasets.reading``, which needs numpy. A test compares.
+ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
+    *(".jp2", ".avif", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
 
 
 @dataclass(frozen=True)
