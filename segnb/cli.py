@@ -381,6 +381,52 @@ class Reproduce(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Describe:
+    """Look at a folder of your own images and masks, and write its dataset.toml.
+
+    Attributes:
+        folder: The folder.
+        overwrite: Replace a dataset.toml that is there.
+    """
+
+    folder: Positional[Path]
+    overwrite: bool = False
+
+    def __call__(self) -> int:
+        from segnb.datasets.described import FILE
+        from segnb.datasets.own.describe import describe
+
+        print(describe(self.folder, overwrite=self.overwrite))
+        print(f"{self.folder / FILE}: correct it, then `segnb check {self.folder}`")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """Show what will go wrong with a folder of your own, and a contact sheet of it.
+
+    Attributes:
+        folder: A folder with a dataset.toml.
+        sheet: The contact sheet; by default NAME-sheet.png here.
+    """
+
+    folder: Positional[Path]
+    sheet: Path | None = None
+    quiet: Quiet = False
+
+    def __call__(self) -> int:
+        from segnb import plots
+        from segnb.datasets.own.check import check
+
+        found = check(self.folder, progress_bar=not self.quiet)
+        print(found)
+        path = self.sheet or Path(f"{found.info.name}-sheet.png")
+        plots.save(plots.folder_sheet(self.folder), path)
+        print(f"contact sheet: {path}")
+        return int(bool(found.faults))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fetch:
     """Download a data set, or explain how to get it by hand.
 
@@ -422,6 +468,8 @@ COMMANDS: dict[str, type[Command]] = {
     "table": Table,
     "figures": Figures,
     "predict": Predict,
+    "describe": Describe,
+    "check": Check,
     "fetch": Fetch,
     "doctor": Doctor,
 }

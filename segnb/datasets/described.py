@@ -80,9 +80,9 @@ def _entry(name: str, folder: Path, description: Description | None) -> Entry:
         return description
 
     def load(_: Path, split: Split, __: Size | None) -> SegmentationDataset:
-        from segnb.datasets.own.dataset import open_split
+        from segnb.datasets.own.dataset import open_splits
 
-        return open_split(folder, described(), split)
+        return open_splits(folder, described())[split]
 
     return Entry(
         name=f"{name}@{folder}",

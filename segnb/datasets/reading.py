@@ -173,6 +173,19 @@ def _exactly(
         raise DataError(f"{path} cannot be read as a mask: {_reason(error)}") from error
 
 
+def has_orientation(path: Path) -> bool:
+    """Whether an image has an orientation flag other than upright, which reading applies.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    try:
+        with _opened(path) as picture:
+            return picture.getexif().get(_ORIENTATION, 1) in range(2, 9)
+    except Exception as error:
+        raise DataError(f"{path} cannot be read as an image: {_reason(error)}") from error
+
+
 def require_same_size(image: Bytes, mask: Bytes, *, image_path: Path, mask_path: Path) -> None:
     """Check that an image and its mask have the same height and width.
 

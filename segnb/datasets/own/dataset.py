@@ -77,10 +77,11 @@ class OwnSplit:
         return digest.hexdigest()[:16]
 
 
-def open_split(folder: Path, description: Description, split: Split) -> OwnSplit:
-    """One split of a folder; its files are decoded when a sample is requested.
+def open_splits(folder: Path, description: Description) -> dict[Split, OwnSplit]:
+    """The splits of a folder; its files are decoded when a sample is requested.
 
     Raises:
         DataError: See :func:`segnb.datasets.own.scan.scan`.
     """
-    return OwnSplit(description, split, scan(folder, description)[split])
+    found = scan(folder, description)
+    return {name: OwnSplit(description, name, items) for name, items in found.items()}
