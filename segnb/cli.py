@@ -257,6 +257,27 @@ class Predict:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a run's network as an ONNX file, and compare it with torch on real images.
+
+    Attributes:
+        folder: A run's folder.
+        out: The file; by default network.onnx in the run's folder.
+        images: Folder of images to compare on; by default validation images of the data set.
+    """
+
+    folder: Positional[Path]
+    out: Path | None = None
+    images: Path | None = None
+
+    def __call__(self) -> int:
+        from segnb.export import export
+
+        print(export(self.folder, self.out, images=self.images))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Table:
     """Print tables from the ledger.
 
@@ -468,6 +489,7 @@ COMMANDS: dict[str, type[Command]] = {
     "table": Table,
     "figures": Figures,
     "predict": Predict,
+    "export": Export,
     "describe": Describe,
     "check": Check,
     "fetch": Fetch,

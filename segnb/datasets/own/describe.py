@@ -64,7 +64,7 @@ _GROUPS = (
     r"^(.+?)[_-]?(?:frame|slice|img|image|tile|f|z|t)?[_-]?\d+$",  # frames: clip07_0012
 )
 #: Fewer groups than this can hardly be divided.
-_FEWEST_GROUPS = 4
+_FEWEST_GROUPS = 3
 
 #: Below this share, pixels that no shape covers were left out by accident, or are void.
 _BACKGROUND_SHARE = 0.1
@@ -601,7 +601,7 @@ def _splits(
 def group_of(ids: Iterable[str]) -> str | None:
     """A regular expression for what belongs together, if the names look like it.
 
-    Names look like it if they fall into at least four groups, most of which have several images.
+    Names look like it if they fall into at least three groups, most of which have several images.
     """
     ids = list(ids)
     for expression in _GROUPS:
