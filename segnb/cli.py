@@ -448,6 +448,44 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Answer:
+    """Say what to use on a folder of your own, from a comparison within a time budget.
+
+    Repeat the command to continue: more time gives more repeats.
+
+    Attributes:
+        folder: A folder with a dataset.toml.
+        minutes: The time.
+        tier: The size of network and images.
+        place: Folder for runs, ledger and folds; by default answers/NAME.
+    """
+
+    folder: Positional[Path]
+    minutes: float = 60.0
+    tier: Tier = "quick"
+    place: Path | None = None
+    cpu: Cpu = False
+    quiet: Quiet = False
+
+    def __call__(self) -> int:
+        from segnb import plots
+        from segnb.experiments.answer import answer
+
+        found = answer(
+            self.folder,
+            minutes=self.minutes,
+            tier=self.tier,
+            place=self.place,
+            cpu=self.cpu,
+            progress_bar=not self.quiet,
+        )
+        path = found.run.parent.parent / "curve.png"
+        plots.save(plots.answer_curve(found), path)
+        print(f"\n{found}\nCurve: {path}")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fetch:
     """Download a data set, or explain how to get it by hand.
 
@@ -492,6 +530,7 @@ COMMANDS: dict[str, type[Command]] = {
     "export": Export,
     "describe": Describe,
     "check": Check,
+    "answer": Answer,
     "fetch": Fetch,
     "doctor": Doctor,
 }
