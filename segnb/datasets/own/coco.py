@@ -196,7 +196,7 @@ def _shape(given: Any, picture: Picture, where: str) -> Any:
         else:
             runs = tools.frPyObjects(given, *size)
         return tools.decode(tools.merge(runs)).astype(bool)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except Exception as error:  # pycocotools raises no class of its own
         raise DataError(
             f"{where} of {picture.name!r} cannot be drawn ({error}); correct it and export again"
         ) from error
