@@ -155,7 +155,7 @@ class Answer:
             return (
                 first,
                 second,
-                "What more labels would bring was not measured; give it more time.",
+                "What more labels would bring takes more time to measure.",
             )
         fewer, _ = sorted(self.scores[self.use])[-2:]
         third = (
