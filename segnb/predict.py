@@ -14,18 +14,13 @@ from torch import Tensor
 from segnb import evaluation
 from segnb.datasets import IGNORE, DatasetInfo, Sample, WorkingSet
 from segnb.datasets.cache import letterbox
-from segnb.datasets.reading import IMAGE_SUFFIXES, not_a_file, read_image, visible_files
+from segnb.datasets.reading import IMAGE_SUFFIXES as ENDINGS
+from segnb.datasets.reading import read_image
 from segnb.errors import DataError
 from segnb.experiments.runs import load_network, read_info, read_recipe
 from segnb.files import atomic_path
 from segnb.plots import colour_mask, overlay
 from segnb.training import Session, make_accelerator
-
-#: Endings of photos that cannot be read; they are named instead of being passed over.
-_FOREIGN = (
-    *(".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".psd"),
-    *(".exr", ".hdr", ".jxl", ".svg"),
-)
 
 
 def predict_folder(run: Path, images: Path, out: Path, *, cpu: bool = False) -> Iterator[Path]:
@@ -100,14 +95,13 @@ def _one_image(sample: Sample, size: tuple[int, int], info: DatasetInfo) -> Work
 
 
 def _files(images: Path) -> list[Path]:
-    if not images.is_dir():
-        if problem := not_a_file(images):
-            raise DataError(f"{images}: {problem}; name a folder of images, or one image")
+    if images.is_file():
         return [images]
-    found = visible_files(images, (*IMAGE_SUFFIXES, *_FOREIGN))
+    if not images.is_dir():
+        raise DataError(f"{images} is not there; name a folder of images, or one image")
+    found = sorted(path for path in images.iterdir() if path.suffix.lower() in ENDINGS)
     if not found:
-        known = ", ".join(IMAGE_SUFFIXES)
-        raise DataError(f"{images} contains no images; known endings are {known}")
+        raise DataError(f"{images} contains no images; known endings are {', '.join(ENDINGS)}")
     by_stem: dict[str, Path] = {}
     for path in found:
         other = by_stem.setdefault(path.stem, path)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,14 @@ import numpy as np
 import pytest
 import torch
 import tqdm.contrib.concurrent
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from segnb.datasets import IGNORE, DatasetInfo, Sample, cache, working_set
 from segnb.datasets.cache import letterbox
+from segnb.datasets.fractions import class_presence
 from segnb.errors import DataError
 
 INFO = DatasetInfo("made", ("a", "b", "c"), ((0, 0, 0), (9, 9, 9), (200, 0, 0)), "-", "-")
@@ -181,10 +186,190 @@ def test_what_a_killed_build_left_is_cleared_away(tmp_path: Path) -> None:
     dataset = Made([(20, 30)] * 2)
     working_set(dataset, size=(16, 16), cache=tmp_path)
     (whole,) = (p for p in (tmp_path / "working").iterdir() if p.is_dir())
-    left = whole.with_name(f".{whole.name}.x1y2")
+    left = whole.with_name(f".{whole.name}.x1y2z3w4")
     whole.rename(left)
     assert len(working_set(dataset, size=(16, 16), cache=tmp_path)) == 2
     assert [p for p in (tmp_path / "working").iterdir() if p.is_dir()] == [whole]
+
+
+def entry(root: Path) -> Path:
+    """The one folder of arrays in a cache."""
+    (found,) = (p for p in (root / "working").iterdir() if p.is_dir())
+    return found
+
+
+def _flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def _as_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("no folder")
+
+
+_DAMAGES = {
+    **{
+        f"{name} {how}": (lambda folder, name=name, do=do: do(folder / name))
+        for name in ("images.npy", "masks.npy", "extents.npy", "seal.json")
+        for how, do in {
+            "halved": lambda path: os.truncate(path, path.stat().st_size // 2),
+            "emptied": lambda path: os.truncate(path, 0),
+            "gone": Path.unlink,
+            "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+            "text": lambda path: path.write_text("no array"),
+            "longer": lambda path: path.write_bytes(path.read_bytes() * 2),
+        }.items()
+        # What follows an array in its file does no harm.
+        if not (how == "longer" and name != "seal.json")
+    },
+    "flipped pixel": lambda folder: _flip(folder / "images.npy", -1),
+    "flipped label": lambda folder: _flip(folder / "masks.npy", -1),
+    "flipped extent": lambda folder: _flip(folder / "extents.npy", -8),
+    "other shape": lambda folder: np.save(folder / "masks.npy", np.zeros((1, 2), np.uint8)),
+    "other kind": lambda folder: np.save(folder / "masks.npy", np.zeros((3, 16, 16), np.int16)),
+    "objects": lambda folder: np.save(folder / "masks.npy", np.array([None]), allow_pickle=True),
+    "a list": lambda folder: (folder / "seal.json").write_text("[]"),
+    "no keys": lambda folder: (folder / "seal.json").write_text("{}"),
+    "no folder": _as_file,
+    "an empty folder": lambda folder: [path.unlink() for path in folder.iterdir()],
+}
+
+
+@pytest.mark.parametrize("damage", _DAMAGES)
+def test_a_damaged_cache_is_built_again_and_said(
+    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = Made([(20, 30)] * 3)
+    first = working_set(dataset, size=(16, 16), cache=tmp_path)
+    wanted = first.digest()
+    assert capsys.readouterr().err == ""
+    folder = entry(tmp_path)
+    del first
+    _DAMAGES[damage](folder)
+    assert working_set(dataset, size=(16, 16), cache=tmp_path).digest() == wanted
+    assert f"the cache {folder} is damaged and is built again" in capsys.readouterr().err
+    reads = dataset.reads
+    assert working_set(dataset, size=(16, 16), cache=tmp_path).digest() == wanted
+    assert dataset.reads == reads
+    assert capsys.readouterr().err == ""
+
+
+def test_a_copied_cache_is_checked_once_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = Made([(20, 30)] * 3)
+    working_set(dataset, size=(16, 16), cache=tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b", copy_function=shutil.copyfile)
+    sums = []
+    real = cache._sum
+    monkeypatch.setattr(cache, "_sum", lambda *given: sums.append(1) or real(*given))
+    for _ in range(2):
+        working_set(dataset, size=(16, 16), cache=tmp_path / "b")
+        assert len(sums) == 3
+    assert dataset.reads == 3
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../up", "/abs", "a/b", "", ".", "..", "x" * 300, "caf\udce9", "a\nb", "Straße: 50%?[x]"],
+)
+def test_no_name_of_a_set_leads_out_of_the_cache(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "deep" / "cache"
+    dataset = Made([(20, 30)] * 2)
+    dataset.info = replace(INFO, name=name)
+    working_set(dataset, size=(16, 16), cache=root)
+    class_presence(dataset, cache=root)
+    assert {path.name for path in tmp_path.rglob("*") if path.is_dir()} >= {"working", "presence"}
+    outside = [p for p in tmp_path.rglob("*") if root not in (p, *p.parents)]
+    assert outside == [tmp_path / "deep"]
+    assert not entry(root).name.startswith(".")
+
+
+def test_two_sets_never_share_a_cache(tmp_path: Path) -> None:
+    for name in ("a b", "a-b", "a/b"):
+        dataset = Made([(20, 30)])
+        dataset.info = replace(INFO, name=name)
+        working_set(dataset, size=(16, 16), cache=tmp_path)
+        assert dataset.reads == 1
+
+
+def test_halves_of_other_caches_are_swept_unless_they_are_being_built(tmp_path: Path) -> None:
+    for kind in ("working", "presence"):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / ".old-entry.abcdefgh").mkdir()
+        (tmp_path / kind / ".old-entry.abcdefgh" / "images.npy").write_bytes(b"half")
+        (tmp_path / kind / ".old.npy.abcdefgh.part").write_bytes(b"half")
+        (tmp_path / kind / ".keep").write_bytes(b"somebody's own")
+        (tmp_path / kind / ".busy.abcdefgh").write_bytes(b"being built")
+    dataset = Made([(20, 30)])
+    held = [FileLock(tmp_path / kind / "busy.lock") for kind in ("working", "presence")]
+    for lock in held:
+        lock.acquire()
+    working_set(dataset, size=(16, 16), cache=tmp_path)
+    class_presence(dataset, cache=tmp_path)
+    for lock in held:
+        lock.release()
+    for kind in ("working", "presence"):
+        hidden = {path.name for path in (tmp_path / kind).glob(".*")}
+        assert hidden == {".keep", ".busy.abcdefgh"}
+
+
+def test_files_that_change_while_the_cache_is_built_are_told(tmp_path: Path) -> None:
+    class Changing(Made):
+        def __getitem__(self, index: int) -> Sample:
+            self.fingerprint = f"after {index}"
+            return super().__getitem__(index)
+
+    with pytest.raises(DataError, match=r"files of made train changed .* repeat the command"):
+        working_set(Changing([(20, 30)] * 2), size=(16, 16), cache=tmp_path)
+    assert [p for p in (tmp_path / "working").iterdir() if p.is_dir()] == []
+
+
+def test_labels_that_are_no_classes_do_not_enter_a_cache(tmp_path: Path) -> None:
+    class Wrong(Made):
+        wrong: Any = 3
+
+        def mask(self, index: int) -> np.ndarray:
+            return super().mask(index) + np.asarray(self.wrong)
+
+    dataset = Wrong([(20, 30)])
+    dataset.wrong = np.uint8(3)
+    with pytest.raises(DataError, match=r"mask of 'id0' is uint8 with labels up to 5.* 0 to 2"):
+        working_set(dataset, size=(16, 16), cache=tmp_path)
+    with pytest.raises(DataError, match=r"mask of 'id0' has the label 3; classes are 0 to 2"):
+        class_presence(dataset, cache=tmp_path)
+    dataset.wrong = np.int64(0)
+    with pytest.raises(DataError, match=r"mask of 'id0' is int64"):
+        working_set(dataset, size=(16, 16), cache=tmp_path)
+
+
+def test_a_cache_on_a_disk_without_permissions_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, mode: int) -> None:
+        if self.is_dir():
+            raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    assert len(working_set(Made([(20, 30)] * 2), size=(16, 16), cache=tmp_path)) == 2
+
+
+def test_a_disk_that_cannot_map_files_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = Made([(20, 30)] * 2)
+    working_set(dataset, size=(16, 16), cache=tmp_path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(19, "No such device")
+
+    monkeypatch.setattr(np, "memmap", refuse)
+    monkeypatch.setattr("numpy.lib._format_impl.memmap", refuse, raising=False)
+    monkeypatch.setattr("numpy.lib.format.open_memmap", refuse)
+    with pytest.raises(DataError, match=r"cache .*; set SEGNB_CACHE to a folder on a local disk"):
+        working_set(dataset, size=(16, 16), cache=tmp_path)
 
 
 def test_a_full_or_locked_disk_is_said_before_it_hurts(

@@ -189,7 +189,7 @@ def test_a_label_outside_the_classes_is_named(tmp_path: Path) -> None:
 def test_a_mask_of_colours_is_refused(tmp_path: Path) -> None:
     folder = make_camvid(tmp_path)
     image(folder / "trainannot" / "train_0.png")
-    with pytest.raises(DataError, match=r"train_0\.png holds RGB colours; a mask must"):
+    with pytest.raises(DataError, match=r"train_0\.png can't be read .* RGB colours; a mask must"):
         datasets.load("camvid", "train", root=tmp_path)[0]
 
 
@@ -200,7 +200,7 @@ def test_a_truncated_image_is_named(tmp_path: Path, keep: float) -> None:
     image(path, (60, 80))
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * keep) if 0 < keep < 1 else int(keep)])
-    with pytest.raises(DataError, match=r"train_0\.jpg cannot be decoded .*damaged"):
+    with pytest.raises(DataError, match=r"train_0\.jpg can't be read as an image: .*damaged"):
         datasets.load("camvid", "train", root=tmp_path)[0]
 
 
@@ -208,7 +208,7 @@ def test_a_file_that_vanishes_later_is_named(tmp_path: Path) -> None:
     folder = make_camvid(tmp_path)
     train = datasets.load("camvid", "train", root=tmp_path)
     (folder / "train" / "train_0.png").unlink()
-    with pytest.raises(DataError, match=r"no file .*train_0\.png"):
+    with pytest.raises(DataError, match=r"train_0\.png .*there is no such file"):
         train[0]
 
 
@@ -298,6 +298,28 @@ def test_cityscapes_maps_label_ids_to_train_ids(tmp_path: Path) -> None:
     assert all(flat[label] == 255 for label in range(36) if label not in classes)
     assert train.info.class_names[11] == "person"
     assert len(datasets.load("cityscapes", "val", root=tmp_path)) == 2
+
+
+def test_cityscapes_passes_over_the_notes_of_a_mac(tmp_path: Path) -> None:
+    folder = make_cityscapes(tmp_path, striped(7))
+    for path in list(folder.rglob("*.png")):
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7" + bytes(200))
+    train = datasets.load("cityscapes", "train", root=tmp_path)
+    assert len(train) == 4
+    assert len({sample.id for sample in (train[i] for i in range(4))}) == 4
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_voc_lists_from_windows(tmp_path: Path, encoding: str) -> None:
+    masks = {name: striped(0, 15) for name in ("my photo", "my photo 2", "2007_000032")}
+    folder = make_voc(tmp_path, masks, train=["x"], val=["x"])
+    lists = folder / "ImageSets" / "Segmentation"
+    (lists / "train.txt").write_text("my photo 2\r\n2007_000032  1\r\n", encoding=encoding)
+    train = datasets.load("voc", "train", root=tmp_path)
+    assert train.ids == ("my photo 2", "2007_000032")
+    (lists / "train.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(DataError, match=r"train\.txt can't be read .*save it as UTF-8"):
+        datasets.load("voc", "train", root=tmp_path)
 
 
 def test_cityscapes_refuses_a_label_beyond_33(tmp_path: Path) -> None:

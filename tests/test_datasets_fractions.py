@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +125,7 @@ def test_masks_are_read_once(tmp_path: Path) -> None:
     assert dataset.reads == 64
     labelled_ids(dataset, 0.2, seed=5)
     assert dataset.reads == 64
-    kept = list((tmp_path / "cache" / "presence").iterdir())
+    kept = list((tmp_path / "cache" / "presence").glob("*.npy"))
     assert len(kept) == 1
     np.testing.assert_array_equal(
         class_presence(dataset), [[c in shown for c in range(6)] for shown in dataset.shown]
@@ -136,6 +137,36 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     in_the_way.write_text("")
     with pytest.raises(DataError, match=r"cannot write the cache .*file.*SEGNB_CACHE"):
         class_presence(skewed(), cache=in_the_way)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[: len(content) // 2],
+        lambda content: bytes(len(content)),
+        lambda content: content[:-5] + bytes([content[-5] ^ 1]) + content[-4:],
+        lambda content: b"no array",
+        lambda content: content[:-4],
+    ],
+)
+def test_damaged_notes_of_classes_are_made_again_and_said(
+    tmp_path: Path, damage: Callable[[bytes], bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = skewed()
+    wanted = class_presence(dataset)
+    (path,) = (tmp_path / "cache" / "presence").glob("*.npy")
+    path.write_bytes(damage(path.read_bytes()))
+    np.testing.assert_array_equal(class_presence(dataset), wanted)
+    assert f"the cache {path} is damaged and is built again" in capsys.readouterr().err
+    assert dataset.reads == 128
+    class_presence(dataset)
+    assert dataset.reads == 128
+
+
+def test_ids_need_not_be_valid_text() -> None:
+    dataset = named("caf\udce9", "tea", "milk")
+    assert len(labelled_ids(dataset, 0.4, seed=0)) == 1
 
 
 def test_holdout_parts_the_ids() -> None:
@@ -176,6 +207,47 @@ def test_lines_of_split_lists(tmp_path: Path, line: str) -> None:
     assert found.missing == 1
 
 
+@pytest.mark.parametrize(
+    ("line", "known", "found"),
+    [
+        ("beach 1.jpg", ("beach", "beach 1"), "beach 1"),
+        ("beach 1", ("beach", "beach 1"), "beach 1"),
+        ("beach 1.jpg", ("beach",), None),
+        ("beach 1", ("beach",), None),
+        ("beach 1.jpg beach 1.png", ("beach", "1", "beach 1"), "beach 1"),
+        ("photos/beach 1.jpg masks/beach 1.png", ("beach", "beach 1"), "beach 1"),
+        ("photos/b.jpg masks/a.png", ("a", "b"), "b"),
+        ("a,b.jpg", ("a", "a,b"), "a,b"),
+        ("a,b.jpg", ("a",), None),
+        ("a,a", ("a",), "a"),
+        ('"beach 2.jpg"', ("beach 2",), "beach 2"),
+        ("x.y.z", ("x.y.z", "x.y"), "x.y.z"),
+        ("x.y.z.jpg", ("x.y.z", "x.y"), "x.y.z"),
+        ("a.png.jpg", ("a", "a.png"), "a.png"),
+        ("2007_000032  1", ("2007_000032",), "2007_000032"),
+        ("2007_000032 -1", ("2007_000032",), "2007_000032"),
+        ("C:\\data\\my set\\a.tif C:\\data\\my masks\\a.png", ("a",), "a"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_names_in_lists_may_hold_spaces_commas_and_dots(
+    tmp_path: Path, line: str, known: tuple[str, ...], found: str | None, encoding: str
+) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text(f"{line}\r\nsure.jpg\r\n", encoding=encoding)
+    outcome = read_split_list(path, named(*known, "sure"))
+    assert outcome.ids == ((found, "sure") if found else ("sure",))
+    assert outcome.missing == (0 if found else 1)
+
+
+def test_lists_that_are_no_text_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    for content in ("caf\xe9".encode("latin-1"), "a".encode("utf-16-le"), b"\x89PNG\r\n\x1a\n\0"):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"list\.txt .*save it as UTF-8"):
+            read_split_list(path, named("a"))
+
+
 def test_cityscapes_lines_of_split_lists(tmp_path: Path) -> None:
     path = tmp_path / "labeled.txt"
     path.write_text(
@@ -191,13 +263,15 @@ def test_cityscapes_lines_of_split_lists(tmp_path: Path) -> None:
 def test_a_list_that_fits_nothing_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "labeled.txt"
     path.write_text("a b\nc d\n")
-    with pytest.raises(DataError, match=r"labeled\.txt names 2 images \(its first is 'a'\), none"):
+    with pytest.raises(
+        DataError, match=r"labeled\.txt names 2 images \(its first is 'a b'\), none"
+    ):
         read_split_list(path, named("x"))
     path.write_text("")
     with pytest.raises(DataError, match="names 0 images, none"):
         read_split_list(path, named("x"))
-    path.write_bytes(b"\xff\xfe\x00\x81")
-    with pytest.raises(DataError, match=r"labeled\.txt cannot be read"):
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"labeled\.txt can't be read"):
         read_split_list(path, named("x"))
-    with pytest.raises(DataError, match=r"no split list .*gone\.txt"):
+    with pytest.raises(DataError, match=r"no list .*gone\.txt"):
         read_split_list(tmp_path / "gone.txt", named("x"))

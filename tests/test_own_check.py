@@ -50,7 +50,7 @@ def test_faults_are_listed_and_counted(folder: Path) -> None:
     found = check(folder)
     text = "\n".join(found.faults)
     assert len(found.faults) == 3
-    assert "00.jpg cannot be read" in text
+    assert "00.jpg can't be read" in text
     assert "01.png is 20x20 but its image" in text
     assert "02.png holds 8" in text
     assert "ready" not in str(found)

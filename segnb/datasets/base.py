@@ -45,7 +45,7 @@ class DatasetInfo:
 
     def __post_init__(self) -> None:
         if len(self.palette) != len(self.class_names):
-            raise ValueError(
+            raise DataError(
                 f"{self.name}: {len(self.palette)} colours for {len(self.class_names)} classes"
             )
 
@@ -131,5 +131,6 @@ def writing_cache(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"cannot write the cache {path} ({error}); set SEGNB_CACHE to a writable folder"
+            f"cannot write the cache {path} ({error}); set SEGNB_CACHE to a folder on a local disk "
+            f"that you may write to"
         ) from error

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from filelock import FileLock
 from PIL import Image
 from torch import Tensor
 
-from segnb.datasets.base import (
-    IGNORE,
-    Bytes,
-    DatasetInfo,
-    SegmentationDataset,
-    cache_root,
-    writing_cache,
-)
+from segnb.datasets.base import IGNORE, Bytes, DatasetInfo, Sample, SegmentationDataset, cache_root
+from segnb.datasets.store import building, entry_name, remove, say
 from segnb.errors import DataError
+from segnb.files import write_json
 
 #: Part of a cache's name; increased when the stored content changes.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _ARRAYS = ("images", "masks", "extents")
+
+#: Says what a whole cache holds: size and time of each array file, and a checksum per image.
+_SEAL = "seal.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +116,8 @@ def working_set(
     The cache always contains the whole split, so that all label fractions share it. Its files are
     memory-mapped: opening them reads almost nothing, and writing to the tensors does not change the
     files. A cache is either complete or absent, even after a crash. If several processes need the
-    same cache, one builds it and the others wait.
+    same cache, one builds it and the others wait. If its files have changed since, they are checked
+    against checksums, and the cache is rebuilt if it is damaged.
 
     Args:
         dataset: The split.
@@ -124,23 +127,29 @@ def working_set(
         progress_bar: Show progress if building the cache takes more than two seconds.
 
     Raises:
-        DataError: A sample cannot be read, an id is unknown, or the cache cannot be written.
+        DataError: A sample cannot be read or has a label that is no class, an id is unknown, the
+            data set's files change meanwhile, or the cache cannot be written.
     """
     height, width = size
     if min(size) < 1:
         raise ValueError(f"size is {size}; height and width must be 1 or more")
-    name = f"{dataset.info.name}-{dataset.split}-{height}x{width}-{dataset.fingerprint}"
-    folder = cache_root(cache) / "working" / f"{name}-v{FORMAT_VERSION}"
-    if not folder.is_dir():
-        with writing_cache(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{folder}.lock"):
-                if not folder.is_dir():
-                    _build(dataset, size, folder, progress_bar=progress_bar)
-    # Copy on write: torch needs writable memory, but the files must not change.
-    images, masks, extents = (
-        torch.from_numpy(np.load(folder / f"{array}.npy", mmap_mode="c")) for array in _ARRAYS
-    )
+    name = entry_name(dataset, f"{height}x{width}", f"v{FORMAT_VERSION}")
+    folder = cache_root(cache) / "working" / name
+    shapes = _shapes(dataset, size)
+    arrays = _stored(folder, shapes)
+    if arrays is None:
+        with building(folder):
+            arrays = _stored(folder, shapes)  # another process may have built it meanwhile
+            if arrays is None:
+                if os.path.lexists(folder):
+                    say(f"the cache {folder} is damaged and is built again")
+                _build(dataset, size, folder, progress_bar=progress_bar)
+                arrays = _stored(folder, shapes)
+    if arrays is None:
+        raise DataError(
+            f"the cache {folder} cannot be read back; set SEGNB_CACHE to a folder on a local disk"
+        )
+    images, masks, extents = (torch.from_numpy(arrays[name]) for name in _ARRAYS)
     whole = WorkingSet(dataset.info, tuple(dataset.ids), images, masks, extents)
     return whole if ids is None else whole.subset(ids)
 
@@ -168,13 +177,67 @@ def letterbox(image: Bytes, mask: Bytes, size: tuple[int, int]) -> tuple[Bytes, 
     return np.asarray(small), np.asarray(labels)
 
 
+#: Shape and dtype of each array.
+_Shapes = Mapping[str, tuple[tuple[int, ...], Any]]
+
+
+def _shapes(dataset: SegmentationDataset, size: tuple[int, int]) -> _Shapes:
+    count = len(dataset)
+    return {
+        "images": ((count, 3, *size), np.uint8),
+        "masks": ((count, *size), np.uint8),
+        "extents": ((count, 2), np.int64),
+    }
+
+
+def _stored(folder: Path, shapes: _Shapes) -> dict[str, npt.NDArray[Any]] | None:
+    """The arrays of a cache, mapped; ``None`` if there is none or it is damaged."""
+    try:
+        seal = json.loads((folder / _SEAL).read_bytes())
+        # Copy on write: torch needs writable memory, but the files must not change.
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in _ARRAYS}
+        for name, (shape, dtype) in shapes.items():
+            array = arrays[name]
+            if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
+                return None
+        stamps = _stamps(folder)
+        if seal["stamps"] != stamps:
+            if seal["sums"] != [_sum(arrays, index) for index in range(len(arrays["masks"]))]:
+                return None
+            _reseal(folder, {**seal, "stamps": stamps})
+    except (OSError, EOFError, ValueError, KeyError, TypeError, SyntaxError):
+        return None
+    return arrays
+
+
+def _stamps(folder: Path) -> dict[str, list[int]]:
+    """Size and time of each array file."""
+    found = {name: (folder / f"{name}.npy").stat() for name in _ARRAYS}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()}
+
+
+def _sum(arrays: Mapping[str, npt.NDArray[Any]], index: int) -> int:
+    """A checksum of one image with its mask and extent."""
+    total = 0
+    for name in _ARRAYS:
+        total = zlib.crc32(np.ascontiguousarray(arrays[name][index]).data, total)
+    return total
+
+
+def _reseal(folder: Path, seal: Mapping[str, Any]) -> None:
+    # A cache that is read only can be used all the same; it is checked again each time.
+    with contextlib.suppress(OSError):
+        write_json(folder / _SEAL, seal)
+
+
 def _build(
     dataset: SegmentationDataset, size: tuple[int, int], folder: Path, *, progress_bar: bool
 ) -> None:
+    """Fill a cache beside its place and move it there; only the holder of its lock may do so."""
     from tqdm.contrib.concurrent import thread_map
 
     height, width = size
-    count = len(dataset)
+    count, before = len(dataset), dataset.fingerprint
     needed, free = count * height * width * 4, shutil.disk_usage(folder.parent).free
     # Writing a mapped file on a full disk kills the process without a message, so check first.
     if needed > free:
@@ -182,27 +245,26 @@ def _build(
             f"the cache {folder} needs {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB "
             f"free; set SEGNB_CACHE to a larger disk or choose a smaller size"
         )
-    # Remove what a killed process left; only the holder of the lock gets here.
-    for stale in folder.parent.glob(f".{folder.name}.*"):
-        shutil.rmtree(stale)
     side = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        open_memmap = np.lib.format.open_memmap
-        images = open_memmap(side / "images.npy", "w+", np.uint8, (count, 3, height, width))
-        masks = open_memmap(side / "masks.npy", "w+", np.uint8, (count, height, width))
-        extents = open_memmap(side / "extents.npy", "w+", np.int64, (count, 2))
-        masks[:] = IGNORE
+        arrays = {
+            name: np.lib.format.open_memmap(side / f"{name}.npy", "w+", dtype, shape)
+            for name, (shape, dtype) in _shapes(dataset, size).items()
+        }
+        arrays["masks"][:] = IGNORE
 
-        def fill(index: int) -> None:
+        def fill(index: int) -> int:
             sample = dataset[index]
+            _need_classes(sample, dataset.info)
             image, mask = letterbox(sample.image, sample.mask, size)
             h, w = mask.shape
-            images[index, :, :h, :w] = image.transpose(2, 0, 1)
-            masks[index, :h, :w] = mask
-            extents[index] = h, w
+            arrays["images"][index, :, :h, :w] = image.transpose(2, 0, 1)
+            arrays["masks"][index, :h, :w] = mask
+            arrays["extents"][index] = h, w
+            return _sum(arrays, index)
 
         # Decoding and scaling release the GIL, so threads use all cores.
-        thread_map(
+        sums = thread_map(
             fill,
             range(count),
             desc=f"{dataset.info.name} {dataset.split} at {height}x{width}",
@@ -211,10 +273,34 @@ def _build(
             leave=False,
             disable=not progress_bar,
         )
-        for array in (images, masks, extents):
+        if dataset.fingerprint != before:
+            raise DataError(
+                f"files of {dataset.info.name} {dataset.split} changed while they were read for "
+                f"the cache; repeat the command once they are complete"
+            )
+        for array in arrays.values():
             array.flush()
-        side.chmod(0o755)
+        write_json(side / _SEAL, {"stamps": _stamps(side), "sums": sums})
+        with contextlib.suppress(OSError):  # some disks have no permissions
+            side.chmod(0o755)
         # Renaming is atomic, so a reader only ever sees a complete folder.
+        remove(folder)
         os.replace(side, folder)
     finally:
         shutil.rmtree(side, ignore_errors=True)
+
+
+def _need_classes(sample: Sample, info: DatasetInfo) -> None:
+    """Check a sample of any data set: its masks index the classes of the network."""
+    if sample.image.shape != (*sample.mask.shape, 3):
+        raise DataError(
+            f"{info.name}: the image of {sample.id!r} is {sample.image.shape} and its mask "
+            f"{sample.mask.shape}; they must be [H, W, 3] and [H, W]"
+        )
+    labels = sample.mask[sample.mask != IGNORE]
+    if sample.mask.dtype != np.uint8 or labels.max(initial=0) >= info.num_classes:
+        raise DataError(
+            f"{info.name}: the mask of {sample.id!r} is {sample.mask.dtype} with labels up to "
+            f"{labels.max(initial=0)}; it must be uint8, with classes 0 to {info.num_classes - 1} "
+            f"and {IGNORE} for void"
+        )

@@ -55,7 +55,8 @@ def _open(folder: Path, split: Split, _: Size | None = None) -> SegmentationData
         for stem, image in sorted(images.items())
     ]
     labels = {**{c: c for c in range(INFO.num_classes)}, VOID: IGNORE}
-    return PairedDataset(INFO, split, pairs, labels=labels, source=folder / split)
+    colours = {**dict(enumerate(INFO.palette)), VOID: (0, 0, 0)}
+    return PairedDataset(INFO, split, pairs, labels=labels, colours=colours, source=folder / split)
 
 
 def drive(name: str) -> str:
@@ -64,10 +65,10 @@ def drive(name: str) -> str:
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
+    from segnb.datasets.reading import visible_files
+
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.suffix.lower() not in _SUFFIXES or path.name.startswith("."):
-            continue
+    for path in visible_files(folder, _SUFFIXES) if folder.is_dir() else ():
         if path.stem in found:
             raise DataError(f"{found[path.stem]} and {path} have the same stem; remove one")
         found[path.stem] = path

@@ -49,7 +49,7 @@ def _open(folder: Path, split: Split, _: Size | None = None) -> SegmentationData
 
     images = folder / "leftImg8bit" / split
     pairs = []
-    for image in sorted(images.glob(f"*/*{_IMAGE_END}.png")):
+    for image in sorted(images.glob(f"*/[!.]*{_IMAGE_END}.png")):
         name = image.stem[: -len(_IMAGE_END)]
         mask = folder / "gtFine" / split / image.parent.name / f"{name}{_MASK_END}.png"
         pairs.append(Pair(name, image, mask))

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import os
+import zlib
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from segnb.datasets.base import IGNORE, SegmentationDataset, cache_root, writing_cache
+from segnb.datasets.base import IGNORE, SegmentationDataset, cache_root
+from segnb.datasets.lists import listed_ids, read_lines
+from segnb.datasets.store import building, entry_name, remove, say
 from segnb.errors import ConfigError, DataError
-from segnb.files import atomic_path
-
-_SUFFIXES = (".jpg", ".jpeg", ".png")
-#: Suffixes of Cityscapes' file names after the id.
-_CITYSCAPES_ENDS = ("_leftImg8bit", "_gtFine_labelIds", "_gtFine_labelTrainIds")
+from segnb.files import write_atomic
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,8 @@ def holdout(
 def read_split_list(path: Path | str, dataset: SegmentationDataset) -> SplitList:
     """Read a list of labelled images, as published with semi-supervised papers.
 
-    Each line names one image: an id, a path, or an image path and a mask path separated by a space
-    or a comma. Empty lines and lines that start with ``#`` are skipped. Ids that are not in the
-    data set are counted.
+    Lines are read as :func:`segnb.datasets.lists.listed_ids` says. Ids that are not in the data
+    set are counted.
 
     Args:
         path: The text file.
@@ -133,15 +133,7 @@ def read_split_list(path: Path | str, dataset: SegmentationDataset) -> SplitList
     Raises:
         DataError: The file cannot be read, or none of its ids is in the split.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"there is no split list {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the split list {path} cannot be read ({error})") from error
-    lines = [line.strip() for line in text.splitlines()]
-    named = list(dict.fromkeys(_id_of(line) for line in lines if line and line[0] != "#"))
+    named = listed_ids(read_lines(Path(path)), dataset.ids)
     known = set(dataset.ids)
     ids = tuple(name for name in named if name in known)
     if not ids:
@@ -165,42 +157,60 @@ def class_presence(
     Raises:
         DataError: A mask cannot be read, or the cache cannot be written.
     """
-    info = dataset.info
-    shape = (len(dataset), info.num_classes)
-    name = f"{info.name}-{dataset.split}-{dataset.fingerprint}.npy"
-    path = cache_root(cache) / "presence" / name
-    if path.is_file():
-        stored: npt.NDArray[np.bool_] = np.load(path)
-        if stored.shape == shape and stored.dtype == np.bool_:
-            return stored
+    path = cache_root(cache) / "presence" / f"{entry_name(dataset)}.npy"
+    shape = (len(dataset), dataset.info.num_classes)
+    stored = _stored_presence(path, shape)
+    if stored is None:
+        with building(path):
+            stored = _stored_presence(path, shape)  # another process may have written it meanwhile
+            if stored is None:
+                if os.path.lexists(path):
+                    say(f"the cache {path} is damaged and is built again")
+                    remove(path)
+                stored = _find_presence(dataset)
+                content = io.BytesIO()
+                np.save(content, stored)
+                write_atomic(path, content.getvalue() + _checksum(content.getvalue()))
+    return stored
+
+
+def _stored_presence(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.bool_] | None:
+    """The array in a cache file; ``None`` if there is none or it is damaged."""
+    try:
+        content = path.read_bytes()
+        if _checksum(content[:-4]) != content[-4:]:
+            return None
+        stored: npt.NDArray[np.bool_] = np.load(io.BytesIO(content[:-4]))
+    except (OSError, ValueError, EOFError):
+        return None
+    return stored if stored.shape == shape and stored.dtype == np.bool_ else None
+
+
+def _find_presence(dataset: SegmentationDataset) -> npt.NDArray[np.bool_]:
+    classes = dataset.info.num_classes
 
     def present(index: int) -> npt.NDArray[np.bool_]:
         counts = np.bincount(dataset.mask(index).ravel(), minlength=IGNORE + 1)
-        found: npt.NDArray[np.bool_] = counts[: info.num_classes] > 0
+        if counts[classes:IGNORE].any():
+            raise DataError(
+                f"{dataset.info.name}: the mask of {dataset.ids[index]!r} has the label "
+                f"{classes + int(counts[classes:IGNORE].argmax())}; classes are 0 to {classes - 1}"
+            )
+        found: npt.NDArray[np.bool_] = counts[:classes] > 0
         return found
 
     # Decoding releases the GIL, so threads use all cores.
     with ThreadPoolExecutor() as pool:
-        presence = np.array(list(pool.map(present, range(len(dataset)))), dtype=np.bool_)
-    with writing_cache(path), atomic_path(path) as side, side.open("wb") as stream:
-        np.save(stream, presence)
-    return presence
+        return np.array(list(pool.map(present, range(len(dataset)))), dtype=np.bool_)
+
+
+def _checksum(content: bytes) -> bytes:
+    return zlib.crc32(content).to_bytes(4, "little")
 
 
 def _shuffled(ids: Sequence[str], seed: int) -> list[int]:
     def draw(index: int) -> bytes:
-        return hashlib.sha256(f"{seed}:{ids[index]}".encode()).digest()
+        # Names of files need not be valid text.
+        return hashlib.sha256(f"{seed}:{ids[index]}".encode(errors="backslashreplace")).digest()
 
     return sorted(range(len(ids)), key=draw)
-
-
-def _id_of(line: str) -> str:
-    """The id in one line of a split list."""
-    first = line.split(",")[0] if "," in line else line.split()[0]
-    name = PurePosixPath(first.strip().strip("\"'").replace("\\", "/")).name
-    for suffix in _SUFFIXES:
-        if name.lower().endswith(suffix):
-            name = name[: -len(suffix)]
-    for end in _CITYSCAPES_ENDS:
-        name = name.removesuffix(end)
-    return name

@@ -146,7 +146,7 @@ def _need_classes(labels: Mapping[int, int], info: DatasetInfo) -> None:
             raise DataError(
                 f"{info.name}: labels map the mask value {value} to {label!r}, but its "
                 f"{info.num_classes} classes are numbered from 0 to {info.num_classes - 1}, and "
-                f"void is {IGNORE}"
+                f"void is {IGNORE}; map the first class to 0"
             )
 
 
@@ -190,7 +190,7 @@ def _names_of_files(folder: Path) -> frozenset[str]:
     except (FileNotFoundError, NotADirectoryError):
         return frozenset()
     except OSError as error:
-        raise DataError(f"the folder {folder} cannot be read ({error.strerror})") from error
+        raise DataError(f"the folder {folder} can't be read ({error.strerror})") from error
 
 
 def _ranges(values: Mapping[int, int]) -> str:

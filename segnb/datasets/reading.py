@@ -20,10 +20,12 @@ A mask is exact or refused:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +48,15 @@ IMAGE_SUFFIXES = (
 #: Endings of the files that :func:`read_mask` can read, in lower case.
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm")
 
-_IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
+_IMAGE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
 _MASK_FORMATS = ("PNG", "BMP", "TIFF", "GIF", "PPM")
 #: TIFF compressions that keep every number.
 _LOSSLESS = frozenset(
     ("raw", "packbits", "lzma", "zstd", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate")
 )
-_TIFF_SUBFILE, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT = 254, 262, 339
+_TIFF_SUBFILE, _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT = 254, 258, 262, 339
 _ORIENTATION = 0x0112
+_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
 Colour = tuple[int, int, int]
 
@@ -64,14 +67,10 @@ def read_image(path: Path) -> Bytes:
     Raises:
         DataError: The file is missing, damaged, or of a kind that has no one right reading.
     """
-    try:
-        with _opened(path) as picture:
-            _require_one_picture(picture)
-            picture.load()
-            turned = _upright(np.asarray(_eight_bits(picture).convert("RGB")), picture)
-            return np.array(turned, order="C")
-    except Exception as error:
-        raise DataError(f"{path} cannot be read as an image: {_reason(error)}") from error
+    with _telling(path, "an image"), _opened(path, _IMAGE_FORMATS) as picture:
+        picture.load()
+        turned = _upright(np.asarray(_eight_bits(picture).convert("RGB")), picture)
+        return np.array(turned, order="C")
 
 
 def read_mask(path: Path, *, colours: Mapping[int, Colour] | None = None) -> Bytes:
@@ -85,105 +84,80 @@ def read_mask(path: Path, *, colours: Mapping[int, Colour] | None = None) -> Byt
         DataError: The file is missing or damaged, does not hold one value from 0 to 255 per pixel,
             or cannot be trusted to hold the values that were drawn.
     """
+    numbers = read_numbers(path, colours=colours)
+    low, high = int(numbers.min()), int(numbers.max())
+    if low < 0 or high > IGNORE:
+        raise DataError(
+            f"{path} can't be read as a mask: it holds the value {low if low < 0 else high}; "
+            f"class ids are 0 to {IGNORE - 1}, and void is {IGNORE}"
+        )
+    return numbers.astype(np.uint8, copy=False)
 
-    def take(picture: Image.Image, stretch: int) -> npt.NDArray[Any]:
-        values = _values(picture) // stretch
+
+def read_numbers(
+    path: Path, *, colours: Mapping[int, Colour] | None = None
+) -> npt.NDArray[np.integer[Any]]:
+    """The numbers of a mask file of 1 to 32 bits, ``[H, W]``; for the rest see :func:`read_mask`.
+
+    Raises:
+        DataError: As in :func:`read_mask`, but any whole number will do.
+    """
+    with _telling(path, "a mask"), _opened(path, _MASK_FORMATS) as picture:
+        stretch = _stretch(picture)
+        picture.load()
+        if picture.mode == "F":
+            raise _RefusedError("it holds floating-point numbers; save class ids as 8-bit PNG")
+        if picture.mode not in ("L", "P", "1") and not picture.mode.startswith("I"):
+            raise _RefusedError(
+                f"it holds {picture.mode} colours; a mask must hold one class id per pixel (grey "
+                f"or palette PNG)"
+            )
+        numbers = np.asarray(picture)
+        tags = getattr(picture, "tag_v2", {})
+        if numbers.dtype == np.uint8 and 2 in np.atleast_1d(tags.get(_TIFF_SAMPLE_FORMAT, 1)):
+            numbers = numbers.view(np.int8)
         if picture.mode == "P" and colours:
-            _check_palette(picture, values, colours)
-        return values.astype(np.uint8)
-
-    mask: Bytes = _exactly(path, take)
-    return mask
+            _check_palette(picture, numbers, colours)
+        kind = np.uint8 if numbers.dtype == np.bool_ else numbers.dtype.newbyteorder("=")
+        return np.array(_upright(numbers // stretch, picture), dtype=kind, order="C")
 
 
-def read_numbers(path: Path) -> npt.NDArray[Any]:
-    """The values of a mask file exactly as they were written, ``[H, W]``, 0 to 65535.
+def read_colours(path: Path) -> Bytes:
+    """The colours of a mask file exactly as they were written, uint8 ``[H, W, 3]``.
 
-    Unlike :func:`read_mask`, this takes what annotation tools write: values above 255, which the
-    caller maps to classes, and numbers in all three channels of a colour image.
+    For masks that show classes by colour. Transparency is ignored.
 
     Raises:
-        DataError: As for :func:`read_mask`; or the file holds colours.
+        DataError: The file is missing or damaged, or may hold other colours than were drawn.
     """
-
-    def take(picture: Image.Image, stretch: int) -> npt.NDArray[Any]:
-        if picture.mode == "LA":
-            picture = picture.getchannel("L")
-        if picture.mode in ("RGB", "RGBA"):
-            channels = np.asarray(picture.convert("RGB"))
-            if (channels != channels[..., :1]).any():
-                raise _RefusedError(
-                    'it holds colours; in dataset.toml, write format = "colour", and a colour as '
-                    "the value of each class"
-                )
-            return channels[..., 0]
-        return _values(picture, highest=65535) // stretch
-
-    return _exactly(path, take)
+    with _telling(path, "a mask"), _opened(path, _MASK_FORMATS) as picture:
+        _stretch(picture)
+        raw = _raw_mode(picture)
+        picture.load()
+        if picture.mode not in ("RGB", "RGBA", "P", "L", "1") or ";1" in raw.removesuffix(";1"):
+            raise _RefusedError(f"its colours ({raw or picture.mode}) do not have 8 bits each")
+        return np.array(_upright(np.asarray(picture.convert("RGB")), picture), order="C")
 
 
-def read_colours(path: Path) -> npt.NDArray[np.int32]:
-    """The colours of a mask file, ``[H, W]``: red, green and blue as one number of 24 bits.
-
-    Opacity is left out.
+def read_palette(path: Path) -> list[Colour] | None:
+    """The colours of a palette mask by value; ``None`` for a mask without a palette.
 
     Raises:
-        DataError: The file is missing, damaged, or stored with a loss.
+        DataError: The file cannot be read.
     """
-
-    def take(picture: Image.Image, stretch: int) -> npt.NDArray[Any]:
-        wide = np.asarray(picture.convert("RGB")).astype(np.int32)
-        return (wide[..., 0] << 16) + (wide[..., 1] << 8) + wide[..., 2]
-
-    return _exactly(path, take)
-
-
-def palette_of(path: Path) -> tuple[Colour, ...]:
-    """The colours of a palette mask, by number; empty for other files.
-
-    Raises:
-        DataError: The file is missing or damaged.
-    """
-
-    def take(picture: Image.Image, stretch: int) -> npt.NDArray[Any]:
+    with _telling(path, "a mask"), _opened(path, _MASK_FORMATS) as picture:
         flat = picture.getpalette("RGB") if picture.mode == "P" else None
-        return np.array(flat or [], np.uint8).reshape(-1, 3)
-
-    rows = _exactly(path, take, turn=False).tolist()
-    return tuple((red, green, blue) for red, green, blue in rows)
+    return None if flat is None else list(zip(flat[::3], flat[1::3], flat[2::3], strict=False))
 
 
-def _exactly(
-    path: Path, take: Callable[[Image.Image, int], npt.NDArray[Any]], *, turn: bool = True
-) -> npt.NDArray[Any]:
-    """What ``take`` makes of a mask file that keeps every number, and of its stretch; upright."""
-    try:
-        with _opened(path) as picture:
-            _require_one_picture(picture)
-            if picture.format not in _MASK_FORMATS:
-                raise _RefusedError(
-                    f"it is a {picture.format} file, which changes ids or cannot hold them; save "
-                    f"the mask as PNG"
-                )
-            stretch = _stretch(picture)
-            picture.load()
-            taken = take(picture, stretch)
-            return np.array(_upright(taken, picture) if turn else taken, order="C")
-    except Exception as error:
-        raise DataError(f"{path} cannot be read as a mask: {_reason(error)}") from error
-
-
-def has_orientation(path: Path) -> bool:
-    """Whether an image has an orientation flag other than upright, which reading applies.
+def is_turned(path: Path) -> bool:
+    """Whether an image has an orientation flag that :func:`read_image` applies.
 
     Raises:
-        DataError: The file is missing or damaged.
+        DataError: The file cannot be read.
     """
-    try:
-        with _opened(path) as picture:
-            return picture.getexif().get(_ORIENTATION, 1) in range(2, 9)
-    except Exception as error:
-        raise DataError(f"{path} cannot be read as an image: {_reason(error)}") from error
+    with _telling(path, "an image"), _opened(path, _IMAGE_FORMATS) as picture:
+        return _flag(picture) in range(2, 9)
 
 
 def require_same_size(image: Bytes, mask: Bytes, *, image_path: Path, mask_path: Path) -> None:
@@ -211,7 +185,7 @@ def visible_files(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> l
     try:
         names = os.listdir(folder)
     except OSError as error:
-        raise DataError(f"the folder {folder} cannot be read ({_reason(error)})") from error
+        raise DataError(f"the folder {folder} can't be read ({_reason(error)})") from error
     return [
         folder / name
         for name in sorted(names)
@@ -236,29 +210,49 @@ class _RefusedError(Exception):
     """The file is whole, but has no one right reading; the text says why."""
 
 
-def _opened(path: Path) -> Image.Image:
-    """The picture, not decoded yet."""
+@contextlib.contextmanager
+def _telling(path: Path, what: str) -> Iterator[None]:
+    """Turn whatever a decoder raises into one line; damaged files bring out errors of any kind."""
+    try:
+        yield
+    except Exception as error:
+        raise DataError(f"{path} can't be read as {what}: {_reason(error)}") from error
+
+
+@contextlib.contextmanager
+def _opened(path: Path, formats: tuple[str, ...]) -> Iterator[Image.Image]:
+    """The one picture in a file, not decoded yet."""
     # Opening a named pipe would wait for ever.
     if problem := not_a_file(path):
         raise _RefusedError(problem)
-    return Image.open(path, formats=_formats())
+    # As a stream, because Pillow maps files it has the name of, and then garbles turned TIFFs.
+    with path.open("rb") as stream:
+        head = stream.read(30)
+        if head.startswith(b"\x89PNG"):
+            # Decoding passes over the checksums.
+            Image.open(stream, formats=("PNG",)).verify()
+        with Image.open(stream, formats=_known_formats()) as picture:
+            if picture.format not in formats:
+                raise _RefusedError(
+                    f"it is a {picture.format} file, which changes ids or cannot hold them; save "
+                    f"the mask as PNG"
+                )
+            if (frames := _frames(picture)) > 1:
+                raise _RefusedError(f"it holds {frames} images; save the one you mean as a file")
+            if picture.format == "BMP" and picture.mode in ("1", "L"):
+                # The oldest header is shorter.
+                bits = head[24] if head[14] == 12 else head[28]
+                # For these, Pillow takes the bits of one pixel for those of several.
+                if bits != (1 if picture.mode == "1" else 8):
+                    raise _RefusedError(f"it is a BMP with {bits} bits of grey; save it as PNG")
+            yield picture
 
 
 @functools.cache
-def _formats() -> tuple[str, ...]:
+def _known_formats() -> tuple[str, ...]:
+    """Of the formats for images, those that this Pillow knows."""
     Image.init()
     return tuple(name for name in _IMAGE_FORMATS if name in Image.OPEN)
-
-
-def _require_one_picture(picture: Image.Image) -> None:
-    frames = _frames(picture)
-    if frames > 1:
-        raise _RefusedError(f"it holds {frames} images; save the one you mean to a file of its own")
-    if picture.format == "BMP" and picture.mode in ("1", "L"):
-        bits = _bmp_bits(Path(picture.filename))  # type: ignore[attr-defined]
-        # For these, Pillow takes the bits of one pixel for those of several, or the reverse.
-        if bits != (1 if picture.mode == "1" else 8):
-            raise _RefusedError(f"it is a BMP file with a grey palette of {bits} bits; save as PNG")
 
 
 def _frames(picture: Image.Image) -> int:
@@ -274,13 +268,6 @@ def _frames(picture: Image.Image) -> int:
         smaller += picture.tag_v2.get(_TIFF_SUBFILE, 0) & 1  # type: ignore[attr-defined]
     picture.seek(0)
     return count - smaller
-
-
-def _bmp_bits(path: Path) -> int:
-    with path.open("rb") as stream:
-        head = stream.read(30)
-    start = 24 if head[14] == 12 else 28  # the oldest header is shorter
-    return int.from_bytes(head[start : start + 2], "little")
 
 
 def _raw_mode(picture: Image.Image) -> str:
@@ -299,8 +286,12 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     # Pillow reads 16-bit PNG and PGM files as 32 bits, depending on its version.
     if picture.format == "TIFF" and picture.mode == "I":
         raise _RefusedError("it holds 32-bit or signed numbers of unknown range; save 8 or 16 bits")
-    values = np.asarray(picture)
-    return Image.fromarray((values >> 8).astype(np.uint8))
+    tags = getattr(picture, "tag_v2", {})
+    unused = 16 - tags.get(_TIFF_BITS, (16,))[0]
+    values = np.asarray(picture) >> (8 - unused)
+    if tags.get(_TIFF_PHOTOMETRIC) == 0:
+        values = 255 - values
+    return Image.fromarray(values.astype(np.uint8))
 
 
 def _stretch(picture: Image.Image) -> int:
@@ -323,37 +314,15 @@ def _stretch(picture: Image.Image) -> int:
         if picture.mode == "1":
             raise _RefusedError("it counts from white to black; save the mask as PNG")
         maximum = picture.tile[0][3]  # type: ignore[attr-defined]
-        if isinstance(maximum, tuple) and maximum[-1] not in (255, 65535, 1, -1):
+        if isinstance(maximum, tuple) and maximum[-1] not in (255, 65535):
             raise _RefusedError(
                 f"its values run to {maximum[-1]} and would be stretched; save the mask as PNG"
             )
     return {"L;2": 85, "L;4": 17}.get(raw[:3], 1)
 
 
-def _values(picture: Image.Image, *, highest: int = IGNORE) -> npt.NDArray[Any]:
-    """The values of a loaded mask, ``[H, W]``, none above ``highest``."""
-    if picture.mode == "F":
-        raise _RefusedError("it holds floating-point numbers; save class ids as 8-bit PNG")
-    if picture.mode not in ("L", "P", "1") and not picture.mode.startswith("I"):
-        raise _RefusedError(
-            f"it holds {picture.mode} colours; a mask must hold one class id per pixel (grey or "
-            f"palette PNG)"
-        )
-    values = np.asarray(picture)
-    tags = getattr(picture, "tag_v2", {})
-    if values.dtype == np.uint8 and 2 in np.atleast_1d(tags.get(_TIFF_SAMPLE_FORMAT, 1)):
-        values = values.view(np.int8)
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > highest:
-        raise _RefusedError(
-            f"it holds the value {low if low < 0 else high}; class ids are 0 to 254, and void is "
-            f"{IGNORE}"
-        )
-    return values.astype(np.uint8 if highest == IGNORE else np.int32)
-
-
 def _check_palette(
-    picture: Image.Image, values: npt.NDArray[np.uint8], colours: Mapping[int, Colour]
+    picture: Image.Image, values: npt.NDArray[Any], colours: Mapping[int, Colour]
 ) -> None:
     """Raise a ``_RefusedError`` if a value is shown in the colour that belongs to another."""
     flat = picture.getpalette("RGB") or []
@@ -372,8 +341,7 @@ def _check_palette(
 
 def _upright(pixels: npt.NDArray[Any], picture: Image.Image) -> npt.NDArray[Any]:
     """The pixels ``[H, W, ...]``, turned as the picture's orientation flag asks for."""
-    # Pillow has turned a TIFF and dropped its flag by now.
-    flag = picture.getexif().get(_ORIENTATION, 1)
+    flag = _flag(picture)
     if flag in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if flag in (3, 4, 7, 8):
@@ -383,6 +351,18 @@ def _upright(pixels: npt.NDArray[Any], picture: Image.Image) -> npt.NDArray[Any]
     return pixels
 
 
+def _flag(picture: Image.Image) -> int:
+    """The orientation flag of a picture; 1 is upright."""
+    # Pillow drops the flag of a TIFF when it loads and turns it.
+    flag = picture.getexif().get(_ORIENTATION)
+    if flag is None:
+        # Older versions of Pillow do not look into the XMP block of a JPEG file.
+        blocks = b"".join(content for _, content in getattr(picture, "applist", ()))
+        found = _XMP_ORIENTATION.search(blocks)
+        flag = int(found[1]) if found else 1
+    return int(flag)
+
+
 def _reason(error: Exception) -> str:
     """One clause that says what is wrong with a file and what to do."""
     if isinstance(error, _RefusedError):
@@ -390,7 +370,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, PermissionError):
         return "permission denied"
     if isinstance(error, UnidentifiedImageError):
-        names = ", ".join(_formats()).replace("PPM", "PGM, PPM")
+        names = ", ".join(_known_formats())
         return f"it is damaged, or of another format than {names}"
     if isinstance(error, Image.DecompressionBombError):
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6

@@ -55,6 +55,9 @@ INFO = DatasetInfo(
     homepage="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
 )
 
+#: The colour of each value in the palettes of VOC's and SBD's masks.
+_MASK_COLOURS = {**dict(enumerate(INFO.palette)), IGNORE: _colour(IGNORE)}
+
 #: VOC's ids of the classes that ``voc-animals`` keeps: background, the six animals, person.
 ANIMAL_IDS = (0, 3, 8, 10, 12, 13, 15, 17)
 
@@ -74,7 +77,9 @@ def _open(folder: Path, split: Split, _: Size | None = None) -> PairedDataset:
     ``SegmentationClassAug/`` exist, otherwise the official ``train``. ``val`` is always the
     official one, with the official masks.
     """
+    from segnb.datasets.lists import listed_ids, read_lines
     from segnb.datasets.paired import Pair, PairedDataset
+    from segnb.datasets.reading import visible_files
 
     lists = folder / "ImageSets" / "Segmentation"
     source, masks = lists / f"{split}.txt", folder / "SegmentationClass"
@@ -84,13 +89,14 @@ def _open(folder: Path, split: Split, _: Size | None = None) -> PairedDataset:
             source, masks = more, more_masks
     if not source.is_file():
         raise DataError(f"{INFO.name}: there is no list {source}; {VOC.how}")
+    images = folder / "JPEGImages"
+    known = {path.stem for path in visible_files(images, (".jpg",))} if images.is_dir() else set()
     # A line has either paths, as in some copies of SBD's lists, or just the id.
-    names = [Path(line.split()[0]).stem for line in source.read_text().splitlines() if line.strip()]
     pairs = [
-        Pair(name, folder / "JPEGImages" / f"{name}.jpg", masks / f"{name}.png")
-        for name in dict.fromkeys(names)
+        Pair(name, images / f"{name}.jpg", masks / f"{name}.png")
+        for name in listed_ids(read_lines(source), known)
     ]
-    return PairedDataset(INFO, split, pairs, source=source)
+    return PairedDataset(INFO, split, pairs, colours=_MASK_COLOURS, source=source)
 
 
 def _open_animals(folder: Path, split: Split, _: Size | None = None) -> SegmentationDataset:
@@ -108,7 +114,9 @@ def _open_animals(folder: Path, split: Split, _: Size | None = None) -> Segmenta
     labels = dict.fromkeys(range(INFO.num_classes), IGNORE)
     labels.update({label: new for new, label in enumerate(ANIMAL_IDS)})
     source = whole.pairs[0].mask.parent
-    return PairedDataset(ANIMALS_INFO, split, pairs, labels=labels, source=source)
+    return PairedDataset(
+        ANIMALS_INFO, split, pairs, labels=labels, colours=_MASK_COLOURS, source=source
+    )
 
 
 VOC = Entry(

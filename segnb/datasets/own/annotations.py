@@ -69,8 +69,47 @@ class Labels:
 
     def codes(self, path: Path) -> Numbers:
         """The values in a mask file, colours as one number, ``[H, W]``."""
-        read = read_colours if self.description.format == "colour" else read_numbers
-        return read(path)
+        if self.description.format == "colour":
+            return colour_codes(path)
+        return numbers_of(path)
+
+
+def numbers_of(path: Path) -> Numbers:
+    """The numbers in a mask file, ``[H, W]``, 0 to 65535; grey in three channels is a number too.
+
+    Raises:
+        DataError: The file cannot be read exactly, or holds colours.
+    """
+    try:
+        numbers = read_numbers(path)
+    except DataError as error:
+        try:
+            colours = read_colours(path)
+        except DataError:
+            raise error from None
+        if (colours != colours[..., :1]).any():
+            raise DataError(
+                f'{path} holds colours; in dataset.toml, write format = "colour", and a colour as '
+                f"the value of each class"
+            ) from None
+        return colours[..., 0]
+    low, high = int(numbers.min()), int(numbers.max())
+    if low < 0 or high >= _NUMBERS:
+        raise DataError(
+            f"{path} holds the value {low if low < 0 else high}; save the mask with values from 0 "
+            f"to {_NUMBERS - 1}"
+        )
+    return numbers
+
+
+def colour_codes(path: Path) -> Numbers:
+    """The colours in a mask file as one number of 24 bits a pixel, ``[H, W]``.
+
+    Raises:
+        DataError: The file cannot be read exactly.
+    """
+    wide = read_colours(path).astype(np.int32)
+    return (wide[..., 0] << 16) + (wide[..., 1] << 8) + wide[..., 2]
 
 
 _UNKNOWN = 256

@@ -17,7 +17,7 @@ from segnb.datasets.own.dataset import OwnSplit, open_splits
 from segnb.datasets.own.description import read_description
 from segnb.datasets.own.duplicates import difference_hash, near_duplicates
 from segnb.datasets.own.scan import Item
-from segnb.datasets.reading import has_orientation
+from segnb.datasets.reading import is_turned
 from segnb.errors import DataError
 
 #: Faults of one kind that are listed; the rest is counted.
@@ -150,7 +150,7 @@ def _look(split: OwnSplit, index: int) -> _Look:
     item: Item = split.items[index]
     try:
         sample = split[index]
-        turned = has_orientation(item.image)
+        turned = is_turned(item.image)
     except DataError as error:
         return _Look(fault=str(error))
     height, width = sample.mask.shape

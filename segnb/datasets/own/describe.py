@@ -14,7 +14,7 @@ import numpy as np
 
 from segnb.datasets.base import IGNORE, Split
 from segnb.datasets.own import coco, labelme
-from segnb.datasets.own.annotations import value_of
+from segnb.datasets.own.annotations import colour_codes, numbers_of, value_of
 from segnb.datasets.own.description import (
     BACKGROUND,
     FILE,
@@ -31,7 +31,7 @@ from segnb.datasets.own.description import (
 from segnb.datasets.own.lists import is_void, read_classes
 from segnb.datasets.own.patterns import ENDINGS, walk
 from segnb.datasets.own.scan import Item, find
-from segnb.datasets.reading import palette_of, read_colours, read_numbers
+from segnb.datasets.reading import read_palette
 from segnb.errors import DataError, SegnbError
 from segnb.files import write_atomic
 
@@ -364,7 +364,7 @@ def _is_label(path: Path) -> bool:
     if path.suffix.lower() == ".json":
         return True
     try:
-        return len(np.unique(read_colours(path))) <= MOST_VALUES
+        return len(np.unique(colour_codes(path))) <= MOST_VALUES
     except SegnbError:
         return False
 
@@ -374,7 +374,7 @@ def _values(
 ) -> tuple[Format, dict[Value, int], dict[Value, Colour]]:
     """The encoding of masks, their pixels by value, and the colours of palettes."""
     paths = [item.labels for item in sample if item.labels is not None]
-    palettes = [palette_of(path) for path in paths]
+    palettes = [read_palette(path) for path in paths]
     form: Format = "index"
     colours: dict[Value, Colour] = {}
     shown = [palette for palette in palettes if palette]
@@ -391,11 +391,11 @@ def _values(
     counts: Counter[int] = Counter()
     if form == "index":
         try:
-            counts = _count(paths, read_numbers)
+            counts = _count(paths, numbers_of)
         except DataError:
             form = "colour"
     if form == "colour":
-        colours, counts = {}, _count(paths, read_colours)
+        colours, counts = {}, _count(paths, colour_codes)
     return form, {value_of(code, form): count for code, count in counts.items()}, colours
 
 
