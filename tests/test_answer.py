@@ -46,7 +46,7 @@ def comparisons(
                     tiny_recipe(method, seed=seed, fraction=fraction),  # type: ignore[arg-type]
                     fraction=fraction,
                     labelled=round(40 * fraction),
-                    miou_val=means[method] + shared + noise * math.sin(7 * seed + number),
+                    miou_val=means[method] + shared + noise * (-1) ** (seed + number),
                 )
                 for number, method in enumerate(METHODS)
             ]
@@ -98,7 +98,7 @@ def test_labels_are_compared_repeat_by_repeat() -> None:
     assert "more labels are likely to help" in found.sentences[2]
     picture = plots.answer_curve(found)
     assert "cross-entropy: " in picture.alt
-    assert "50." in picture.alt or "51." in picture.alt
+    assert " at 10, " in picture.alt
 
 
 def test_folds_widen_the_interval() -> None:
@@ -150,6 +150,17 @@ def test_a_run_outlives_a_move_of_its_folder(own: tuple[Path, Path], tmp_path: P
     assert Recipe.from_dict(rows[0]["recipe"]).hash == rows[0]["recipe_hash"]
     with pytest.raises(ConfigError, match="the ledger holds no runs"):
         tables(rows, dataset=str(home / "second"))  # a recipe of its own, not the preset's
+
+
+def test_images_without_labels_get_pseudo_labels(own: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "some", name="some")
+    for name in ("00", "01", "02"):
+        (folder / "masks" / f"{name}.png").unlink()
+    recipe = tiny(preset(str(folder), "smoke"), method="pseudo", fraction=1.0)
+    row = run(recipe, runs=tmp_path / "runs", results=None, cpu=True, progress_bar=False)
+    assert row is not None
+    assert row["labelled"] == 4
+    assert row["miou_val"] is not None
 
 
 def test_an_exported_file_says_the_same_as_torch(own: tuple[Path, Path], tmp_path: Path) -> None:

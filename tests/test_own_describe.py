@@ -491,3 +491,20 @@ def test_images_without_labels_are_noted(tmp_path: Path) -> None:
     (folder / FILE).unlink()
     pictures(folder / "more")
     assert any("the images in more have no labels" in note for note in look(folder).notes)
+
+
+def test_a_sample_does_not_lose_listed_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segnb.datasets.own import describe as module
+
+    monkeypatch.setattr(module, "SAMPLE", 4)
+    pictures(tmp_path / "images")
+    coloured(tmp_path / "masks")
+    rows = [*zip(NAMES, COLOURS, strict=True), ("void", (255, 255, 255)), ("sky", (1, 2, 3))]
+    text = "".join(f"{name},{r},{g},{b}\n" for name, (r, g, b) in rows)
+    (tmp_path / "class_dict.csv").write_text(text)
+    found = describe(tmp_path)
+    assert found.read == 4
+    assert [one.name for one in found.description.classes] == [*NAMES, "sky"]
+    check_masks(tmp_path)

@@ -183,6 +183,9 @@ def look(folder: Path) -> Found:
         named = _class_list(
             [p for p in files if p.suffix.lower() in (".txt", ".csv")], form, counts, colours, notes
         )
+        if len(sample) < len(labelled):
+            # A mask that was not read may show them.
+            counts = {**dict.fromkeys(named, 0), **counts}
     else:
         counts, colours, named = _shapes(form, sample), {}, {}
     classes, void = _classes(form, counts, colours, named, notes)
