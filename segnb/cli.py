@@ -278,6 +278,27 @@ class Predict:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a run's network as an ONNX file, and compare it with torch on real images.
+
+    Attributes:
+        folder: A run's folder.
+        out: The file; by default network.onnx in the run's folder.
+        images: Folder of images to compare on; by default validation images of the data set.
+    """
+
+    folder: Positional[Path]
+    out: Path | None = None
+    images: Path | None = None
+
+    def __call__(self) -> int:
+        from segnb.export import export
+
+        print(export(self.folder, self.out, images=self.images))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Table:
     """Print tables from the ledger.
 
@@ -307,6 +328,9 @@ class Table:
         from segnb.results.step_map import step_map, step_table
 
         rows = ledger.read(ledger.ledger_path(self.results))
+        held = {row["dataset"] for row in rows}
+        if self.dataset is not None and datasets.title(self.dataset) not in held:
+            datasets.get(self.dataset)  # a wrong name is not just one without runs
         if self.steps:
             if self.dataset is None or self.classes or self.brief:
                 raise ConfigError(
@@ -356,7 +380,9 @@ class Figures:
             root=self.data,
         )
         for name, picture in drawn.items():
-            path = self.results / "figures" / f"{self.dataset}-{self.tier}-{name}.png"
+            path = (
+                self.results / "figures" / f"{datasets.title(self.dataset)}-{self.tier}-{name}.png"
+            )
             plots.save(picture, path)
             print(path)
         return 0
@@ -402,6 +428,90 @@ class Reproduce(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Describe:
+    """Look at a folder of your own images and masks, and write its dataset.toml.
+
+    Attributes:
+        folder: The folder.
+        overwrite: Replace a dataset.toml that is there.
+    """
+
+    folder: Positional[Path]
+    overwrite: bool = False
+
+    def __call__(self) -> int:
+        from segnb.datasets.described import FILE
+        from segnb.datasets.own.describe import describe
+
+        print(describe(self.folder, overwrite=self.overwrite))
+        print(f"{self.folder / FILE}: correct it, then `segnb check {self.folder}`")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """Show what will go wrong with a folder of your own, and a contact sheet of it.
+
+    Attributes:
+        folder: A folder with a dataset.toml.
+        sheet: The contact sheet; by default NAME-sheet.png here.
+    """
+
+    folder: Positional[Path]
+    sheet: Path | None = None
+    quiet: Quiet = False
+
+    def __call__(self) -> int:
+        from segnb import plots
+        from segnb.datasets.own.check import check
+
+        found = check(self.folder, progress_bar=not self.quiet)
+        print(found)
+        path = self.sheet or Path(f"{found.info.name}-sheet.png")
+        plots.save(plots.folder_sheet(self.folder), path)
+        print(f"contact sheet: {path}")
+        return int(bool(found.faults))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """Say what to use on a folder of your own, from a comparison within a time budget.
+
+    Repeat the command to continue: more time gives more repeats.
+
+    Attributes:
+        folder: A folder with a dataset.toml.
+        minutes: The time.
+        tier: The size of network and images.
+        place: Folder for runs, ledger and folds; by default answers/NAME.
+    """
+
+    folder: Positional[Path]
+    minutes: float = 60.0
+    tier: Tier = "quick"
+    place: Path | None = None
+    cpu: Cpu = False
+    quiet: Quiet = False
+
+    def __call__(self) -> int:
+        from segnb import plots
+        from segnb.experiments.answer import answer
+
+        found = answer(
+            self.folder,
+            minutes=self.minutes,
+            tier=self.tier,
+            place=self.place,
+            cpu=self.cpu,
+            progress_bar=not self.quiet,
+        )
+        path = found.run.parent.parent / "curve.png"
+        plots.save(plots.answer_curve(found), path)
+        print(f"\n{found}\nCurve: {path}")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fetch:
     """Download a data set, or explain how to get it by hand.
 
@@ -443,6 +553,10 @@ COMMANDS: dict[str, type[Command]] = {
     "table": Table,
     "figures": Figures,
     "predict": Predict,
+    "export": Export,
+    "describe": Describe,
+    "check": Check,
+    "answer": Answer,
     "fetch": Fetch,
     "doctor": Doctor,
 }
@@ -553,7 +667,7 @@ def _parse(options: type[Any], name: str, words: list[str]) -> Any:
         default = {"default": options(recipe=preset(chosen.dataset, chosen.tier))}
     with _values():
         parsed = tyro.cli(options, args=words, prog=f"segnb {name}", **default)
-    if getattr(parsed, "dataset", None) is not None:
+    if getattr(parsed, "dataset", None) is not None and options is not Table:
         datasets.get(parsed.dataset)  # a wrong name is reported before any work
     return parsed
 

@@ -12,12 +12,12 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from segnb import datasets, evaluation
+from segnb import evaluation
 from segnb.datasets import IGNORE, DatasetInfo, Sample, WorkingSet
 from segnb.datasets.cache import letterbox
 from segnb.datasets.reading import IMAGE_SUFFIXES, read_image, visible_files
 from segnb.errors import DataError
-from segnb.experiments.runs import load_network, read_recipe
+from segnb.experiments.runs import load_network, read_info, read_recipe
 from segnb.files import atomic_path
 from segnb.plots import colour_mask, overlay
 from segnb.training import Session, make_accelerator
@@ -56,7 +56,7 @@ def predict_folder(run: Path, images: Path, out: Path, *, cpu: bool = False) -> 
             after all others are done, files that can't be read.
     """
     recipe = read_recipe(run)
-    info = datasets.info(recipe.dataset)
+    info = read_info(run)
     files = _files(images)
     _keep_others(files, out)
     network = load_network(run)

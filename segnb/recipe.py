@@ -23,7 +23,7 @@ from segnb.methods import KINDS, Kind, MethodName
 from segnb.records import UnfitError, check
 
 if TYPE_CHECKING:
-    #: A registered name, or the path of a folder that contains a ``dataset.toml``.
+    #: A registered name, or a folder of your own that contains a ``dataset.toml``.
     DatasetName: TypeAlias = str
 else:  # so that the command line's help lists the registered names
     DatasetName = Literal[datasets.names()] | str
@@ -85,7 +85,8 @@ class Recipe:
     """Everything that determines a result.
 
     Attributes:
-        dataset: A registered data set, or the path of a folder that contains a ``dataset.toml``.
+        dataset: A registered data set, or a folder of your own that contains a ``dataset.toml``:
+            its path, which becomes ``NAME@FOLDER``. Only the name counts in the hash.
         tier: The size this recipe was made for; a label that is copied into the ledger.
         method: What to train.
             ``ce``: cross-entropy for the steps of stage 2 only.
@@ -179,7 +180,7 @@ class Recipe:
             self, "fraction", "distortion", "finetune_distortion", "temperature", "pseudo_threshold"
         )
         object.__setattr__(self, "scale", tuple(map(float, self.scale)))
-        # One folder has one name and one hash, whether its path was relative or absolute.
+        # A folder of one's own is NAME@FOLDER, however its path was given.
         object.__setattr__(self, "dataset", datasets.get(self.dataset).name)
         for name, choices in _CHOICES.items():
             _need(self, name, getattr(self, name) in choices, choices)
@@ -223,6 +224,11 @@ class Recipe:
     def replace(self, **changes: Any) -> Recipe:
         """A copy with some fields changed, checked again."""
         return dataclasses.replace(self, **changes)
+
+    @property
+    def dataset_title(self) -> str:
+        """The data set's name, without the place of a folder of your own."""
+        return self.dataset.partition("@")[0]
 
     @property
     def kind(self) -> Kind:
@@ -350,6 +356,8 @@ class Recipe:
         """
         left_out = self.kind.unused | {"loss_backend"}
         values = {k: v for k, v in self.to_dict().items() if k not in left_out}
+        # A folder that was moved is still the same data set.
+        values["dataset"] = self.dataset_title
         # Rows written before these fields existed keep their hash.
         if self.atrous_rates == DEEPLAB_RATES:
             values.pop("atrous_rates")
@@ -376,7 +384,8 @@ class Recipe:
 
     def command(self) -> str:
         """The command that runs this recipe again."""
-        words = ["segnb", "run", "--dataset", self.dataset, "--tier", self.tier]
+        place = self.dataset.partition("@")[2] or self.dataset
+        words = ["segnb", "run", "--dataset", place, "--tier", self.tier]
         for name, value in self.changes().items():
             flag = name.replace("_", "-")
             if isinstance(value, bool):

@@ -166,7 +166,8 @@ def ledger_figures(
     Raises:
         ConfigError: No row is of the preset's own recipe.
     """
-    own = [row for row in held if (row["dataset"], row["tier"]) == (dataset, tier)]
+    title = datasets.title(dataset)
+    own = [row for row in held if (row["dataset"], row["tier"]) == (title, tier)]
     # Of several data, the newest: a figure must not mix them.
     held = table.by_data(own)[-1] if own else []
     every = comparable(held, dataset=dataset, tier=tier)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from own_folder import make_folder
 
 from segnb import datasets
 from segnb.datasets import DatasetInfo, Entry
@@ -81,18 +82,22 @@ def test_entries_are_whole(name: str) -> None:
 def test_a_folder_describes_itself_with_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "shapes").mkdir()
-    (tmp_path / "shapes" / "dataset.toml").touch()
+    folder = make_folder(tmp_path / "shapes")
     monkeypatch.chdir(tmp_path)
     assert datasets.get("shapes") is datasets.get("shapes")  # a registered name comes first
     mine = datasets.get("./shapes")
-    assert mine.folder == str(tmp_path / "shapes")
-    with pytest.raises(DataError, match=r"shapes.dataset\.toml is there, but this version"):
-        mine.load("train")
-    with pytest.raises(DataError, match="this version"):
-        fetch(mine, say=lambda _: None)
+    assert (mine.folder, mine.title, mine.splits) == (str(folder), "leaves", ("train", "val"))
+    said: list[str] = []
+    fetch(mine, say=said.append)
+    assert said[-1].endswith("is there already: 6 train, 2 val.")
     # A run of it lies among the runs, wherever the folder is.
-    assert run_folder(preset(str(mine.folder)), tmp_path / "runs").parent == tmp_path / "runs"
+    run = run_folder(preset(str(mine.folder)), tmp_path / "runs")
+    assert run.parent == tmp_path / "runs"
+    assert run.name.startswith("leaves-quick-")
+    # Its rows would be taken for those of the registered data set.
+    make_folder(folder, name="camvid")
+    with pytest.raises(DataError, match="name is 'camvid', that of a registered data set"):
+        datasets.get("./shapes")
 
 
 def test_an_entry_is_a_record() -> None:

@@ -13,6 +13,7 @@ from typing import Any, get_args
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from own_folder import make_folder
 
 from segnb import datasets
 from segnb.cli import Run, _parse
@@ -315,12 +316,13 @@ def test_a_data_set_has_a_name_or_describes_itself(
         with pytest.raises(DataError) as error:
             Recipe(dataset=name)
         assert str(error.value).startswith(f"there is no data set {name!r}; there are {known}")
-        assert str(error.value).endswith("needs a dataset.toml")
+        assert str(error.value).endswith("dataset.toml, which `segnb describe FOLDER` writes")
         assert "\n" not in str(error.value)
 
-    (folder / "dataset.toml").touch()
+    make_folder(folder)
     recipe = preset(str(folder), "quick")
     assert recipe.size == (128, 128)
+    assert (recipe.dataset, recipe.dataset_title) == (f"leaves@{folder}", "leaves")
     monkeypatch.chdir(tmp_path)
     assert preset("leaves", "quick") == recipe
     assert preset("leaves", "quick").hash == recipe.hash
@@ -328,9 +330,21 @@ def test_a_data_set_has_a_name_or_describes_itself(
     assert recipe.hash != preset("voc").hash
     words = shlex.split(recipe.replace(seed=3).command())
     assert _parse(Run, "run", words[2:]).recipe == recipe.replace(seed=3)
+
+    # A folder that was moved is the same data set, and one that is gone leaves its results.
+    moved = tmp_path / "elsewhere"
+    folder.rename(moved)
+    assert preset("elsewhere", "quick").hash == recipe.hash
+    gone = Recipe.from_dict(json.loads(json.dumps(recipe.to_dict())))
+    assert (gone.hash, gone.changes()) == (recipe.hash, {})
     for read in (datasets.info, lambda name: datasets.load(name, "train")):
-        with pytest.raises(DataError, match=r"dataset\.toml is there, but this version"):
-            read(str(folder))
+        with pytest.raises(DataError, match="new place with --dataset"):
+            read(gone.dataset)
+    monkeypatch.setenv("SEGNB_DATA", str(tmp_path / "data"))
+    (tmp_path / "data").mkdir()
+    moved.rename(tmp_path / "data" / "leaves")
+    assert datasets.info(gone.dataset).num_classes == 2
+    assert preset("leaves", "quick").hash == recipe.hash
 
 
 @pytest.mark.parametrize("path", commands.LEDGERS, ids=lambda path: path.parent.name)

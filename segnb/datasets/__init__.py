@@ -37,6 +37,7 @@ __all__ = [
     "load",
     "names",
     "read_split_list",
+    "title",
     "working_set",
 ]
 
@@ -65,19 +66,35 @@ def get(name: str) -> Entry:
     """The entry of a data set; reads none of its files.
 
     Args:
-        name: One of :func:`names`, or the path of a folder that contains a ``dataset.toml``.
+        name: One of :func:`names`, or a folder of your own that contains a ``dataset.toml``: its
+            path, its name in the data root, or ``NAME@FOLDER`` as in recipes.
 
     Raises:
-        DataError: It is neither.
+        DataError: It is neither, or its ``dataset.toml`` is wrong.
     """
     if name in _ENTRIES:
         return _ENTRIES[name]
-    if described.is_described(folder := Path(name).expanduser()):
-        return described.entry(folder)
+    if (own := described.find(name)) is not None:
+        if own.title in _ENTRIES:
+            raise DataError(
+                f"{Path(own.folder, described.FILE)}: name is {own.title!r}, that of a registered "
+                f"data set; choose another"
+            )
+        return own
     raise DataError(
         f"there is no data set {name!r}; there are {', '.join(_ENTRIES)}, and a folder of your "
-        f"own needs a {described.FILE}"
+        f"own needs a {described.FILE}, which `segnb describe FOLDER` writes"
     )
+
+
+def title(name: str) -> str:
+    """The name of a data set in ledgers, tables and file names.
+
+    That of a folder of your own is in its ``dataset.toml``. An unknown name is returned as it is,
+    because a ledger may hold runs of a folder that is no longer here.
+    """
+    own = None if name in _ENTRIES else described.find(name)
+    return own.title if own else name
 
 
 def info(name: str) -> DatasetInfo:

@@ -83,6 +83,11 @@ class Entry:
     hint: str = ""
     drive: Callable[[str], str] | None = None
 
+    @property
+    def title(self) -> str:
+        """The name in hashes, tables and file names, without the place of a folder of your own."""
+        return self.name.partition("@")[0]
+
     def load(
         self, split: Split, *, root: Path | None = None, size: Size | None = None
     ) -> SegmentationDataset:

@@ -52,7 +52,8 @@ def labelled_ids(
 
     Args:
         dataset: The split to choose from.
-        fraction: Share of its images in (0, 1]; rounded to the nearest number, at least one.
+        fraction: Share of its images with labels, in (0, 1]; rounded to the nearest number, at
+            least one.
         seed: Determines the order.
         among: Choose from these ids; by default from all.
         cache: The cache root, for class presence; by default ``$SEGNB_CACHE``.
@@ -63,7 +64,13 @@ def labelled_ids(
     """
     if not 0 < fraction <= 1:
         raise ConfigError(f"the label fraction is {fraction}; it must be above 0 and at most 1")
-    rows = [i for i, name in enumerate(dataset.ids) if among is None or name in among]
+    # Only a folder of your own may hold images without labels.
+    bare: Collection[str] = getattr(dataset, "unlabelled", ())
+    rows = [
+        row
+        for row, name in enumerate(dataset.ids)
+        if name not in bare and (among is None or name in among)
+    ]
     ids = [dataset.ids[i] for i in rows]
     count = max(1, int(fraction * len(ids) + 0.5))
     if count == len(ids):

@@ -120,11 +120,16 @@ class PairedDataset:
         meaning = (RULES, self.info.name, sorted(self.labels.items()))
         digest = hashlib.sha256(repr(meaning).encode())
         for pair in self.pairs:
-            digest.update(repr((pair.id, _stamp(pair.image), _stamp(pair.mask))).encode())
+            digest.update(repr((pair.id, stamp(pair.image), stamp(pair.mask))).encode())
         return digest.hexdigest()[:16]
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
+def stamp(path: Path) -> tuple[int, int, int]:
+    """A file's size, its date and the time of its last change of any kind.
+
+    Raises:
+        DataError: It is missing.
+    """
     try:
         found = path.stat()
     except OSError as error:

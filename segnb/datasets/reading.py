@@ -150,6 +150,16 @@ def read_palette(path: Path) -> list[Colour] | None:
     return None if flat is None else list(zip(flat[::3], flat[1::3], flat[2::3], strict=False))
 
 
+def is_turned(path: Path) -> bool:
+    """Whether an image has an orientation flag that :func:`read_image` applies.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    with _telling(path, "an image"), _opened(path, _IMAGE_FORMATS) as picture:
+        return _flag(picture) in range(2, 9)
+
+
 def require_same_size(image: Bytes, mask: Bytes, *, image_path: Path, mask_path: Path) -> None:
     """Check that an image and its mask have the same height and width.
 
@@ -331,13 +341,7 @@ def _check_palette(
 
 def _upright(pixels: npt.NDArray[Any], picture: Image.Image) -> npt.NDArray[Any]:
     """The pixels ``[H, W, ...]``, turned as the picture's orientation flag asks for."""
-    # Pillow has turned a TIFF and dropped its flag by now.
-    flag = picture.getexif().get(_ORIENTATION)
-    if flag is None:
-        # Older versions of Pillow do not look into the XMP block of a JPEG file.
-        blocks = b"".join(content for _, content in getattr(picture, "applist", ()))
-        found = _XMP_ORIENTATION.search(blocks)
-        flag = int(found[1]) if found else 1
+    flag = _flag(picture)
     if flag in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if flag in (3, 4, 7, 8):
@@ -345,6 +349,18 @@ def _upright(pixels: npt.NDArray[Any], picture: Image.Image) -> npt.NDArray[Any]
     if flag in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return pixels
+
+
+def _flag(picture: Image.Image) -> int:
+    """The orientation flag of a picture; 1 is upright."""
+    # Pillow drops the flag of a TIFF when it loads and turns it.
+    flag = picture.getexif().get(_ORIENTATION)
+    if flag is None:
+        # Older versions of Pillow do not look into the XMP block of a JPEG file.
+        blocks = b"".join(content for _, content in getattr(picture, "applist", ()))
+        found = _XMP_ORIENTATION.search(blocks)
+        flag = int(found[1]) if found else 1
+    return int(flag)
 
 
 def _reason(error: Exception) -> str:

@@ -86,7 +86,7 @@ class About(TypedDict):
 
 def run_folder(recipe: Recipe, runs: Path = RUNS) -> Path:
     """The folder of a recipe's run; on other data than it was started with, see :func:`chosen`."""
-    name = f"{Path(recipe.dataset).name}-{recipe.tier}-{recipe.method}-s{recipe.seed}-{recipe.hash}"
+    name = f"{recipe.dataset_title}-{recipe.tier}-{recipe.method}-s{recipe.seed}-{recipe.hash}"
     return runs.expanduser() / name
 
 

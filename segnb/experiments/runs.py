@@ -23,7 +23,7 @@ import torch
 
 import segnb
 from segnb import datasets, evaluation
-from segnb.datasets import IGNORE, DatasetInfo, SegmentationDataset, WorkingSet
+from segnb.datasets import IGNORE, DatasetInfo, SegmentationDataset, WorkingSet, described
 from segnb.device import describe
 from segnb.errors import ConfigError, DataError
 from segnb.experiments import stage1
@@ -152,7 +152,8 @@ def load_splits(recipe: Recipe, *, root: Path | None = None, progress_bar: bool 
     whole = datasets.working_set(train, size=recipe.size, progress_bar=progress_bar)
     if held_out:
         evaluated["held_out"] = (train, whole.subset(held_out))
-    subsets = {name: _by_drive(name, data, used) for name, (_, data) in evaluated.items()}
+    drive = datasets.get(recipe.dataset).drive
+    subsets = {name: _by_drive(name, data, used, drive) for name, (_, data) in evaluated.items()}
     splits = Splits(whole.subset(used), labelled, missing, evaluated, subsets)
     _need_labels(splits.labelled_set, "labelled training")
     for split_name, (_, data) in evaluated.items():
@@ -179,9 +180,10 @@ def _held_out(recipe: Recipe, train: SegmentationDataset) -> tuple[str, ...]:
     return tuple(name for name in train.ids if drive(name) == recipe.hold_out)
 
 
-def _by_drive(name: str, data: WorkingSet, train: Sequence[str]) -> dict[str, frozenset[str]]:
+def _by_drive(
+    name: str, data: WorkingSet, train: Sequence[str], drive: Callable[[str], str] | None
+) -> dict[str, frozenset[str]]:
     """Ids of a split by whether the training images include their drive; empty if all agree."""
-    drive = datasets.get(data.info.name).drive
     if drive is None:
         return {}
     known = set(map(drive, train))
@@ -480,11 +482,20 @@ def load_network(folder: Path, *, weights: str = "weights") -> SegmentationNetwo
     if weights == "pretrained" and recipe.uses_contrastive:
         network.attach_projection()
     else:
-        network.attach_classifier(datasets.info(recipe.dataset).num_classes)
+        network.attach_classifier(read_info(folder).num_classes)
     about = load_weights(path, network, remedy=again(folder))
     if weights == "weights":
         need_own(about, path, recipe, None, remedy=again(folder))
     return network.eval()
+
+
+def read_info(folder: Path) -> DatasetInfo:
+    """The classes that the network of a run folder was trained for.
+
+    Raises:
+        DataError: The folder holds no run, or its data set is unknown.
+    """
+    return described.info_of_copy(folder) or datasets.info(read_recipe(folder).dataset)
 
 
 def score_again(
@@ -598,6 +609,7 @@ def _describe(
     if data is not None:
         ids["data"] = data
     write_json(folder / "recipe.json", recipe.to_dict())
+    described.copy(recipe.dataset, folder)
     write_json(path, machine)
     write_json(folder / "ids.json", ids)
 
@@ -744,7 +756,7 @@ def _row(
     machine = describe(session.device)
     stages = about["stages"].values()
     return {
-        "dataset": recipe.dataset,
+        "dataset": recipe.dataset_title,
         "tier": recipe.tier,
         "method": recipe.method,
         "form": recipe.form if contrastive else None,

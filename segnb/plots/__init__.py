@@ -11,6 +11,7 @@ from segnb.plots.curves import iou_per_class, loss_curves
 from segnb.plots.drawings import network_drawing, pairs_drawing
 from segnb.plots.embeddings import embedding_maps, tsne
 from segnb.plots.film import Film
+from segnb.plots.folder import answer_curve, folder_sheet
 from segnb.plots.gap import training_gap
 from segnb.plots.images import colour_mask, contact_sheet, overlay, predictions, views
 from segnb.plots.results import (
@@ -35,6 +36,7 @@ from segnb.plots.style import (
 __all__ = [
     "Film",
     "Picture",
+    "answer_curve",
     "circle_film",
     "circle_forces",
     "colour_mask",
@@ -43,6 +45,7 @@ __all__ = [
     "contact_sheet",
     "cost",
     "embedding_maps",
+    "folder_sheet",
     "gain",
     "iou_per_class",
     "label_curve",

@@ -134,8 +134,6 @@ def need_agreement(row: Mapping[str, Any]) -> None:
         UnfitError: Two of them don't.
     """
     _need_sums(row)
-    # A folder of one's own may lie elsewhere by now, under another path and hash.
-    own = "/" in row["dataset"] or "\\" in row["dataset"]
     try:
         recipe = recipe_of(row)
     except ValueError as error:
@@ -145,12 +143,11 @@ def need_agreement(row: Mapping[str, Any]) -> None:
             "segnb: git pull, pip install -e ."
         ) from error
     except DataError as error:
-        if own:
-            return  # it isn't on this machine
+        if "@" in row["recipe"]["dataset"]:
+            return  # a folder of one's own that isn't on this machine
         raise UnfitError(str(error)) from error
     told = {name: getattr(recipe, name) for name in ("tier", "method", "seed")}
-    if not own:
-        told |= {"dataset": recipe.dataset, "recipe_hash": recipe.hash}
+    told |= {"dataset": recipe.dataset_title, "recipe_hash": recipe.hash}
     if row["fraction"] is not None:
         told["fraction"] = recipe.fraction
     if row["temperature"] is not None:

@@ -98,7 +98,7 @@ def _of_one(
                 gained = gains_table(these, measures=measures)
                 parts.append("Gains, paired by seed (95 % interval):\n\n" + gained)
         else:
-            names = datasets.info(these[0]["dataset"]).class_names
+            names = datasets.info(recipe_of(these[0]).dataset).class_names
             by_class = classes_table(these, names, split=classes)
             parts.append(f"{title}, IoU on {classes}, %\n\n{by_class}")
     return parts
@@ -133,8 +133,9 @@ def comparable(
     Raises:
         ConfigError: There are none.
     """
+    wanted = None if dataset is None else datasets.title(dataset)
     asked = [
-        row for row in rows if dataset in (None, row["dataset"]) and tier in (None, row["tier"])
+        row for row in rows if wanted in (None, row["dataset"]) and tier in (None, row["tier"])
     ]
     chosen = [row for row in asked if _is_preset(recipe_of(row), varied)]
     if not chosen:
@@ -166,11 +167,12 @@ def not_compared(
     Returns:
         Words; empty if no row is left out.
     """
+    wanted = None if dataset is None else datasets.title(dataset)
     counts: Counter[tuple[str, str]] = Counter()
     fields: dict[tuple[str, str], Counter[str]] = {}
     for row in rows:
         where, recipe = (row["dataset"], row["tier"]), recipe_of(row)
-        if dataset not in (None, where[0]) or tier not in (None, where[1]):
+        if wanted not in (None, where[0]) or tier not in (None, where[1]):
             continue
         if not _is_preset(recipe, varied):
             counts[where] += 1

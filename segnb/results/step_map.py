@@ -132,7 +132,9 @@ def step_map(rows: Iterable[Row], *, dataset: str, tier: Tier) -> StepMap:
     usual = preset(dataset, tier)
     chosen = []
     for row in rows:
-        if (row["dataset"], row["tier"]) != (dataset, tier) or row["method"] not in _KINDS:
+        if (row["dataset"], row["tier"]) != (usual.dataset_title, tier) or row[
+            "method"
+        ] not in _KINDS:
             continue
         recipe = recipe_of(row)
         like = usual.replace(

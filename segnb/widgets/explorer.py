@@ -73,11 +73,12 @@ def find_sweep(
         dataset: Only this data set.
         tier: Only this tier.
     """
+    chosen = None if dataset is None else datasets.title(dataset)
     rows = [
         row
         for row in rows
         if row["fraction"] is not None
-        and dataset in (None, row["dataset"])
+        and chosen in (None, row["dataset"])
         and tier in (None, row["tier"])
     ]
     families: dict[str, list[ledger.Row]] = {}
@@ -86,7 +87,7 @@ def find_sweep(
             families.setdefault(_family(recipe_of(row)), []).append(row)
     if not families:
         return None
-    own = {_family(preset(row["dataset"], row["tier"])) for row in rows}
+    own = {_family(preset(recipe_of(row).dataset, row["tier"])) for row in rows}
 
     def extent(family: str) -> tuple[int, bool, int]:
         points = {(row["fraction"], row["temperature"]) for row in families[family]}
@@ -362,7 +363,8 @@ def predictions_of(rows: Sequence[table.Row], results: Path, root: Path | None) 
 
 def embeddings_of(row: table.Row, results: Path) -> Picture:
     """Embedding maps of a run at each stage."""
-    return _embedding_maps(str(results), ledger.file_name(row), row["dataset"], row["command"])
+    dataset = recipe_of(row).dataset
+    return _embedding_maps(str(results), ledger.file_name(row), dataset, row["command"])
 
 
 @lru_cache(maxsize=64)

@@ -1,0 +1,650 @@
+"""Looks at a folder of images and labels, and proposes its ``dataset.toml``."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segnb.datasets.base import IGNORE, Split
+from segnb.datasets.own import coco, labelme
+from segnb.datasets.own.annotations import colour_codes, numbers_of, value_of
+from segnb.datasets.own.description import (
+    BACKGROUND,
+    FILE,
+    Colour,
+    Description,
+    Files,
+    Format,
+    OwnClass,
+    Splits,
+    Value,
+    default_colours,
+    to_toml,
+)
+from segnb.datasets.own.lists import is_void, read_classes
+from segnb.datasets.own.patterns import ENDINGS, walk
+from segnb.datasets.own.scan import Item, find
+from segnb.datasets.reading import read_palette
+from segnb.errors import DataError, SegnbError
+from segnb.files import write_atomic
+
+#: At most this many masks are read, spread evenly over the folder.
+SAMPLE = 300
+
+#: A picture with more values than this is a photo, or a mask whose edges were blurred.
+MOST_VALUES = 256
+
+#: What is put between the name of an image and the ending of its mask.
+_MASK_ENDINGS = (
+    *("", "_mask", ".mask", "-mask", "_masks", "_Mask", "_label", "_labels", "_L", "_l", "_gt"),
+    *("_GT", "_seg", "_segmentation", "_annot", "annot", "_annotation", "_labelIds", "_manual1"),
+)
+_MASK_FOLDER = re.compile(r"mask|label|annot|^gt|ground.?truth|segm|class|target", re.IGNORECASE)
+#: Masks of single objects, which lie beside those of classes.
+_OBJECTS = re.compile(r"object|instance", re.IGNORECASE)
+
+_SPLITS: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+#: How names show what belongs together; the first that fits is proposed.
+_GROUPS = (
+    r"^(.+?)[_.](?:jpe?g|png)\.rf\.",  # copies that Roboflow made of one image
+    r"^(.+)/[^/]+$",  # a folder a clip
+    r"^(.+?)[_-]?[xr]?\d+[_-][yc]?\d+$",  # tiles: scene_0_512
+    r"^(.+?)[_-]?(?:frame|slice|img|image|tile|f|z|t)?[_-]?\d+$",  # frames: clip07_0012
+)
+#: Fewer groups than this can hardly be divided.
+_FEWEST_GROUPS = 3
+
+#: Below this share, pixels that no shape covers were left out by accident, or are void.
+_BACKGROUND_SHARE = 0.1
+
+#: The border of objects in PASCAL VOC and in what CVAT exports in its format.
+_VOC_VOID = (224, 224, 192)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What was found in a folder.
+
+    Attributes:
+        folder: The folder.
+        description: The proposed description.
+        images: Number of images.
+        labelled: How many have labels.
+        read: How many labels were read to count pixels.
+        shares: Share of the pixels read by class name, and ``void``.
+        notes: What a reader should know or decide, one sentence each.
+    """
+
+    folder: Path
+    description: Description
+    images: int
+    labelled: int
+    read: int
+    shares: Mapping[str, float]
+    notes: tuple[str, ...]
+
+    @property
+    def toml(self) -> str:
+        """The text of the ``dataset.toml``."""
+        notes = {name: f"{100 * share:.2g} % of pixels" for name, share in self.shares.items()}
+        return to_toml(self.description, notes=notes)
+
+    def __str__(self) -> str:
+        about = self.description
+        lines = [f"{self.images} images, {self.labelled} of them with labels ({about.format})"]
+        for files in about.files:
+            split = f"  ({files.split})" if files.split else ""
+            lines.append(f"  {files.images}  {files.masks or 'without labels'}{split}")
+        lines.append(f"classes, with their share of the pixels of {self.read} masks:")
+        for one in about.classes:
+            values = ", ".join(map(str, one.values))
+            lines.append(
+                f"  {one.name:<24} {values:<18} {100 * self.shares.get(one.name, 0):5.1f} %"
+            )
+        void = ", ".join(map(str, about.void))
+        lines.append(f"  {'void':<24} {void:<18} {100 * self.shares.get('void', 0):5.1f} %")
+        if about.splits.group:
+            lines.append(f"grouped by {about.splits.group}")
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+def describe(folder: Path, *, overwrite: bool = False) -> Found:
+    """Look at a folder, and write its ``dataset.toml``.
+
+    Args:
+        folder: The folder.
+        overwrite: Replace a ``dataset.toml`` that is there.
+
+    Raises:
+        DataError: There is a ``dataset.toml`` already, or no images with labels were found.
+    """
+    if (folder / FILE).exists() and not overwrite:
+        raise DataError(
+            f"{folder / FILE} is there already; edit it, or replace it with --overwrite"
+        )
+    found = look(folder)
+    write_atomic(folder / FILE, found.toml)
+    return found
+
+
+def look(folder: Path) -> Found:
+    """Look at a folder, without writing anything.
+
+    Raises:
+        DataError: There are no images with labels, or they cannot be read.
+    """
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}")
+    files = list(walk(folder, deep=True))
+    pictures = [path for path in files if path.suffix.lower() in ENDINGS]
+    if not pictures:
+        raise DataError(f"{folder} holds no images; known endings are {', '.join(ENDINGS)}")
+    kinds = _json_kinds(files)
+    notes: list[str] = []
+    if any(kind == "coco" for kind in kinds.values()):
+        form: Format = "coco"
+        sources = _coco_files(folder, [p for p, kind in kinds.items() if kind == "coco"], pictures)
+    elif any(kind == "labelme" for kind in kinds.values()):
+        form = "labelme"
+        shapes = [path for path, kind in kinds.items() if kind == "labelme"]
+        sources = _pairs(folder, pictures, shapes, notes)
+    else:
+        form = "index"
+        masks = [path for path in pictures if path.suffix.lower() not in (".jpg", ".jpeg")]
+        sources = _pairs(folder, pictures, masks, notes)
+    if not sources:
+        raise DataError(
+            f"{folder} holds {len(pictures)} images, but no labels that fit them by name were "
+            f"found: masks in a folder of their own or with an ending such as _mask, COCO or "
+            f"LabelMe JSON"
+        )
+    about = Description(
+        name=_name_of(folder), format=form, classes=(), void=(), files=tuple(sources)
+    )
+    items = [item for source in sources for item in find(folder, about, source)]
+    labelled = [item for item in items if item.labels is not None]
+    sample = [labelled[i * len(labelled) // SAMPLE] for i in range(SAMPLE)]
+    sample = sample if len(labelled) > SAMPLE else labelled
+    if form in ("index", "colour"):
+        form, counts, colours = _values(sample, notes)
+        named = _class_list(
+            [p for p in files if p.suffix.lower() in (".txt", ".csv")], form, counts, colours, notes
+        )
+        if len(sample) < len(labelled):
+            # A mask that was not read may show them.
+            counts = {**dict.fromkeys(named, 0), **counts}
+    else:
+        counts, colours, named = _shapes(form, sample), {}, {}
+    classes, void = _classes(form, counts, colours, named, notes)
+    about = replace(about, format=form, classes=classes, void=void)
+    about = replace(about, splits=_splits(folder, about, files, items))
+    owner = {value: one.name for one in classes for value in one.values}
+    total = sum(counts.values())
+    shares: Counter[str] = Counter()
+    for value, count in counts.items():
+        shares[owner.get(value, "void")] += count
+    return Found(
+        folder=folder,
+        description=about,
+        images=len(items),
+        labelled=len(labelled),
+        read=len(sample),
+        shares={name: count / total for name, count in shares.items()},
+        notes=tuple(notes),
+    )
+
+
+def _name_of(folder: Path) -> str:
+    words = re.sub(r"[^\w .-]+", "-", folder.resolve().name)[:40].strip(" .-")
+    return words or "images"
+
+
+def _json_kinds(files: Iterable[Path]) -> dict[Path, Format]:
+    kinds: dict[Path, Format] = {}
+    for path in files:
+        if path.suffix.lower() != ".json":
+            continue
+        try:
+            values = json.loads(path.read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError):
+            continue  # not every JSON file in a folder is one of labels
+        if coco.is_coco(values):
+            kinds[path] = "coco"
+        elif labelme.is_labelme(values):
+            kinds[path] = "labelme"
+    return kinds
+
+
+def _coco_files(folder: Path, files: Sequence[Path], pictures: Sequence[Path]) -> list[Files]:
+    by_name: dict[str, list[Path]] = {}
+    for path in pictures:
+        by_name.setdefault(path.name, []).append(path)
+    found = []
+    for file in files:
+        names = {
+            picture.name.rpartition("/")[2] for picture in coco.read_coco(file).images.values()
+        }
+        held = [path for name in names for path in by_name.get(name, [])]
+        split = _split_of(file.relative_to(folder).with_suffix("")) if len(files) > 1 else None
+        if len(files) > 1 and split:
+            # Files of several splits may have the same names.
+            held = [p for p in held if _split_of(p.relative_to(folder).parent) in (split, None)]
+        if not held:
+            continue
+        parents = sorted({path.parent for path in held})
+        deep = len(parents) > 1
+        base = Path(*_common_head([path.parts for path in parents]))
+        star = "**" if deep else "*"
+        found.append(
+            Files(
+                images=_relative(folder, base, star),
+                masks=file.relative_to(folder).as_posix(),
+                split=split,
+            )
+        )
+    return found
+
+
+def _pairs(
+    folder: Path, pictures: Sequence[Path], labels: Sequence[Path], notes: list[str]
+) -> list[Files]:
+    """Folders of images with their folders of labels, matched by the names of the files."""
+    places: dict[str, set[Path]] = {}
+    for path in pictures:
+        places.setdefault(path.stem, set()).add(path.parent)
+    matches: Counter[tuple[Path, Path, str]] = Counter()
+    pictures_set = set(pictures)
+    for path in labels:
+        for ending in _MASK_ENDINGS:
+            if not path.stem.endswith(ending) or path.stem == ending:
+                continue
+            stem = path.stem[: len(path.stem) - len(ending)]
+            for place in places.get(stem, ()):
+                if ending or place != path.parent or path not in pictures_set:
+                    matches[place, path.parent, ending] += 1
+    chosen: dict[Path, tuple[Path, str]] = {}
+    used: set[tuple[Path, str]] = set()
+    looks = _Looks(labels)
+
+    def rank(match: tuple[Path, Path, str]) -> tuple[Any, ...]:
+        place, masks, ending = match
+        names = masks.relative_to(folder).parts
+        hinted = any(_MASK_FOLDER.search(name) for name in names) or bool(ending)
+        objects = any(_OBJECTS.search(name) for name in (*names, ending))
+        return objects, -_alike(place, masks), -matches[match], not hinted, str(masks), ending
+
+    for place, masks, ending in sorted(matches, key=rank):
+        names = masks.relative_to(folder).parts
+        hinted = any(_MASK_FOLDER.search(name) for name in names) or bool(ending)
+        sure = hinted and not any(
+            _MASK_FOLDER.search(name) for name in place.relative_to(folder).parts
+        )
+        if place in chosen or (masks, ending) in used or (masks, "") in used:
+            continue
+        if any(place == other for other, _ in chosen.values()) and not ending:
+            continue  # the images would be the masks of others
+        drawn = labels[0] in pictures_set  # JSON files are no images themselves
+        if not looks.like_labels(masks, ending) or (
+            drawn and not sure and looks.like_labels(place, "")
+        ):
+            continue
+        chosen[place] = masks, ending
+        used.add((masks, ending))
+    found = [(place, masks, ending) for place, (masks, ending) in sorted(chosen.items())]
+    bare = sorted(
+        {path.parent for path in pictures}
+        - {place for place, _, _ in found}
+        - {masks for _, masks, _ in found}
+    )
+    notes += [
+        f"the images in {place.relative_to(folder).as_posix()} have no labels; to train on them "
+        f"with pseudo-labels, add them as [[files]] without masks"
+        for place in bare
+        if not any(_MASK_FOLDER.search(name) for name in place.relative_to(folder).parts)
+    ]
+    return _merged(folder, found)
+
+
+def _merged(folder: Path, found: Sequence[tuple[Path, Path, str]]) -> list[Files]:
+    """One entry for folders that differ only in their last part, such as a folder a clip."""
+    together: dict[tuple[Path, Path, str, Split | None], list[tuple[Path, Path]]] = {}
+    for place, masks, ending in found:
+        relative = place.relative_to(folder)
+        split = _split_of(relative) or _split_of(masks.relative_to(folder))
+        heads = (place, masks)
+        if place.name == masks.name and place != masks and place.name.lower() not in _SPLITS:
+            heads = (place.parent, masks.parent)
+        together.setdefault((*heads, ending, split), []).append((place, masks))
+    splits = {split for *_, split in together}
+    entries = []
+    for (place, masks, ending, split), members in together.items():
+        deep = (place, masks) not in members
+        star = "**" if deep else "*"
+        entries.append(
+            Files(
+                images=_relative(folder, place, star),
+                masks=_relative(folder, masks, f"{star}{ending}"),
+                # A folder "train" beside nothing else is just a name.
+                split=split if len(splits) > 1 else None,
+            )
+        )
+    return entries
+
+
+class _Looks:
+    """Whether files look like labels: few values, and large areas of each."""
+
+    def __init__(self, labels: Sequence[Path]) -> None:
+        self._by_folder: dict[Path, list[Path]] = {}
+        for path in labels:
+            self._by_folder.setdefault(path.parent, []).append(path)
+        self._known: dict[tuple[Path, str], bool] = {}
+
+    def like_labels(self, folder: Path, ending: str) -> bool:
+        """Whether the files of a folder with this ending look like labels."""
+        key = folder, ending
+        if key not in self._known:
+            files = [p for p in self._by_folder.get(folder, []) if p.stem.endswith(ending)]
+            few = [files[i * len(files) // 3] for i in range(3)] if len(files) > 3 else files
+            self._known[key] = bool(few) and all(map(_is_label, few))
+        return self._known[key]
+
+
+def _is_label(path: Path) -> bool:
+    if path.suffix.lower() == ".json":
+        return True
+    try:
+        return len(np.unique(colour_codes(path))) <= MOST_VALUES
+    except SegnbError:
+        return False
+
+
+def _values(
+    sample: Sequence[Item], notes: list[str]
+) -> tuple[Format, dict[Value, int], dict[Value, Colour]]:
+    """The encoding of masks, their pixels by value, and the colours of palettes."""
+    paths = [item.labels for item in sample if item.labels is not None]
+    palettes = [read_palette(path) for path in paths]
+    form: Format = "index"
+    colours: dict[Value, Colour] = {}
+    shown = [palette for palette in palettes if palette]
+    if shown:
+        longest = max(shown, key=len)
+        if all(palette == longest[: len(palette)] for palette in shown):
+            colours = dict(enumerate(longest))
+        else:
+            form = "colour"
+            notes.append(
+                "the palettes of the masks differ from file to file, so their colours count, not "
+                "their numbers"
+            )
+    counts: Counter[int] = Counter()
+    if form == "index":
+        try:
+            counts = _count(paths, numbers_of)
+        except DataError:
+            form = "colour"
+    if form == "colour":
+        colours, counts = {}, _count(paths, colour_codes)
+    return form, {value_of(code, form): count for code, count in counts.items()}, colours
+
+
+def _count(paths: Iterable[Path], read: Any) -> Counter[int]:
+    counts: Counter[int] = Counter()
+    for path in paths:
+        values, found = np.unique(read(path), return_counts=True)
+        counts.update(dict(zip(values.tolist(), found.tolist(), strict=True)))
+    return counts
+
+
+def _class_list(
+    files: Iterable[Path],
+    form: Format,
+    counts: Mapping[Value, int],
+    colours: Mapping[Value, Colour],
+    notes: list[str],
+) -> dict[Value, tuple[str, Colour | None]]:
+    """Names, and colours if there are any, from a list of classes that covers most values."""
+    best: dict[Value, tuple[str, Colour | None]] = {}
+    source = None
+    for path in files:
+        listed = read_classes(path)
+        named: dict[Value, tuple[str, Colour | None]] = {}
+        for value, name in listed.items():
+            if isinstance(value, tuple) and form == "index":
+                # A palette says which number has the colour.
+                numbers = [number for number in counts if colours.get(number) == value]
+                named |= dict.fromkeys(numbers, (name, value))
+            elif isinstance(value, tuple) == (form == "colour"):
+                named[value] = name, value if isinstance(value, tuple) else None
+        if len(named.keys() & counts.keys()) > len(best.keys() & counts.keys()):
+            best, source = named, path
+    if source is None or 2 * len(best.keys() & counts.keys()) < len(counts):
+        return {}
+    notes.append(f"the names of the classes are those of {source.name}")
+    return best
+
+
+def _shapes(form: Format, sample: Sequence[Item]) -> dict[Value, int]:
+    """Pixels by name of a shape; those without a shape count as background."""
+    names: dict[Value, int] = {}
+    if form == "coco":
+        for path in sorted({item.labels for item in sample if item.labels}):
+            for name in coco.read_coco(path).used:
+                names.setdefault(name, len(names))
+    else:
+        shown = {
+            name for item in sample if item.labels for name in labelme.shape_labels(item.labels)
+        }
+        names.update({name: number for number, name in enumerate(sorted(shown))})
+    if len(names) > IGNORE - 1:
+        raise DataError(f"the shapes have {len(names)} names; segnb takes at most 255 classes")
+    counts: Counter[Value] = Counter()
+    labels = {**names, BACKGROUND: names.get(BACKGROUND, IGNORE)}
+    for item in sample:
+        assert item.labels is not None
+        if form == "coco":
+            assert item.entry is not None
+            mask = coco.mask(item.labels, item.entry, labels)
+        else:
+            mask = labelme.mask(item.labels, labels)
+        found = np.bincount(mask.ravel(), minlength=256)
+        for value, label in labels.items():
+            counts[value] += int(found[label])
+    return dict(counts)
+
+
+def _classes(
+    form: Format,
+    counts: Mapping[Value, int],
+    colours: Mapping[Value, Colour],
+    named: Mapping[Value, tuple[str, Colour | None]],
+    notes: list[str],
+) -> tuple[tuple[OwnClass, ...], tuple[Value, ...]]:
+    if form in ("coco", "labelme"):
+        rows, void = _named_shapes(counts, notes)
+    else:
+        rows, void = _named_values(form, counts, colours, named, notes)
+    if not 2 <= len(rows) <= IGNORE:
+        raise DataError(
+            f"the labels hold {len(rows)} classes; segnb takes 2 to {IGNORE}. "
+            + (
+                "Masks whose edges were blurred hold many values: export them as PNG without "
+                "smoothing"
+                if len(rows) > IGNORE
+                else "Are all pixels of one value?"
+            )
+        )
+    taken: set[Colour] = set()
+    own: list[Colour | None] = []
+    for _, _, colour in rows:
+        own.append(None if colour in taken else colour)
+        taken |= {colour} if colour else set()
+    spare = iter(default_colours(len(rows), taken))
+    classes = tuple(
+        OwnClass(name=name, values=values, colour=colour or next(spare))
+        for (name, values, _), colour in zip(rows, own, strict=True)
+    )
+    return classes, void
+
+
+_Row = tuple[str, tuple[Value, ...], "Colour | None"]
+
+
+def _named_shapes(
+    counts: Mapping[Value, int], notes: list[str]
+) -> tuple[list[_Row], tuple[Value, ...]]:
+    total = sum(counts.values())
+    bare = counts.get(BACKGROUND, 0) / total
+    rows: list[_Row] = []
+    void: list[Value] = []
+    plain = next((n for n in counts if str(n).lower() == "background"), None)
+    covered = [name for name in counts if name not in (BACKGROUND, plain)]
+    share = f"{100 * bare:.2g} % of the pixels have no shape"
+    if bare >= _BACKGROUND_SHARE or (bare and len(covered) < 2 and plain is None):
+        if bare >= 0.9 and len(covered) > 1:
+            notes.append(
+                f"{share}: they are taken for background; if they are just not labelled, as with "
+                f'scribbles or points, remove "{BACKGROUND}", and they are void'
+            )
+        values = (BACKGROUND,) if plain is None else (plain, BACKGROUND)
+        rows.append(("background", values, None))
+    else:
+        if plain is not None:
+            rows.append((str(plain), (plain,), None))
+        if bare:
+            notes.append(f'{share}: they are void; if they are a class, give it "{BACKGROUND}"')
+    for name in covered:
+        if is_void(str(name)):
+            void.append(name)
+        else:
+            rows.append((str(name), (name,), None))
+    return rows, tuple(void)
+
+
+def _named_values(
+    form: Format,
+    counts: Mapping[Value, int],
+    colours: Mapping[Value, Colour],
+    named: Mapping[Value, tuple[str, Colour | None]],
+    notes: list[str],
+) -> tuple[list[_Row], tuple[Value, ...]]:
+    rows: list[_Row] = []
+    void: list[Value] = []
+    listed = [value for value in named if value in counts]
+    # In the order of the list, then in that of the values.
+    values = [*listed, *sorted((v for v in counts if v not in named), key=repr)]
+    if form == "index":
+        values = sorted(values)  # type: ignore[type-var]
+    two = form == "index" and len(values) == 2 and 0 in values and not named
+    for value in values:
+        name, colour = named.get(value, ("", colours.get(value)))
+        usual = value == _VOC_VOID or (value == IGNORE and len(values) > 2)
+        if is_void(name) if name else usual:
+            void.append(value)
+        else:
+            plain = "-".join(map(str, value)) if isinstance(value, tuple) else value
+            name = name or (("background" if value == 0 else "foreground") if two else "")
+            rows.append(
+                (
+                    name or f"class {plain}",
+                    (value,),
+                    colour or (value if isinstance(value, tuple) else None),
+                )
+            )
+    missing = [
+        name for value, (name, _) in named.items() if value not in counts and not is_void(name)
+    ]
+    if missing:
+        notes.append(f"no mask read shows {', '.join(missing)}, so they are no classes here")
+    if form == "index" and not void and not named and len(values) > 2:
+        notes.append("if one of these values means void (often the last or 255), move it to `void`")
+    return rows, tuple(void)
+
+
+def _splits(
+    folder: Path, about: Description, files: Iterable[Path], items: Sequence[Item]
+) -> Splits:
+    ids = {item.id for item in items if item.labels is not None}
+    placed = {one.split for one in about.files} - {None}
+    lists: dict[Split, str] = {}
+    if not placed:
+        names = {name.rpartition("/")[2]: name for name in ids}
+        for path in files:
+            split = _SPLITS.get(path.stem.lower())
+            if path.suffix.lower() == ".txt" and split and split not in lists:
+                lines = path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
+                stems = [
+                    Path(line.strip().replace("\\", "/")).name for line in lines if line.strip()
+                ]
+                stems = [re.sub(r"\.(jpe?g|png)$", "", stem) for stem in stems]
+                if stems and all(stem in names for stem in stems):
+                    lists[split] = path.relative_to(folder).as_posix()
+    group = group_of(ids)
+    if "val" in placed or "val" in lists:
+        return Splits(lists=lists, group=group)
+    if "test" in placed or "test" in lists or len(ids) < 100:
+        return Splits(lists=lists, shares={"val": 0.25}, group=group)
+    return Splits(lists=lists, shares={"val": 0.2, "test": 0.2}, group=group)
+
+
+def group_of(ids: Iterable[str]) -> str | None:
+    """A regular expression for what belongs together, if the names look like it.
+
+    Names look like it if they fall into at least three groups, most of which have several images.
+    """
+    ids = list(ids)
+    for expression in _GROUPS:
+        found = [re.search(expression, name) for name in ids]
+        groups = Counter(one.group(1) for one in found if one)
+        if (
+            len(groups) >= _FEWEST_GROUPS
+            and groups.total() >= 0.9 * len(ids)
+            and 2 * len(groups) <= groups.total()
+        ):
+            return expression
+    return None
+
+
+def _split_of(path: Path) -> Split | None:
+    """The split that a path names, with or without a mask's ending: ``train``, ``train_labels``."""
+    for part in reversed(path.parts):
+        for word in re.split(r"[_\W]+", part.lower()):
+            for name, split in _SPLITS.items():
+                if word in (name, f"{name}annot"):
+                    return split
+    return None
+
+
+def _alike(place: Path, masks: Path) -> int:
+    """How many parts two paths share at their ends or beginnings, besides the root."""
+    count = sum(a == b for a, b in zip(reversed(place.parts), reversed(masks.parts), strict=False))
+    same = _split_of(place) == _split_of(masks)
+    return count + len(_common_head([place.parts, masks.parts])) + same
+
+
+def _common_head(paths: Sequence[Sequence[str]]) -> list[str]:
+    head = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        head.append(parts[0])
+    return head
+
+
+def _relative(folder: Path, place: Path, star: str) -> str:
+    relative = place.relative_to(folder).as_posix()
+    return star if relative == "." else f"{relative}/{star}"

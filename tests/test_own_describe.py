@@ -1,0 +1,510 @@
+"""What is found in folders as annotation tools leave them, and that masks come out the same."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from own_folder import make_folder, save
+from PIL import Image
+
+from segnb import datasets
+from segnb.datasets import IGNORE
+from segnb.datasets.own.describe import describe, group_of, look
+from segnb.datasets.own.description import BACKGROUND, FILE
+from segnb.datasets.own.lists import is_void, read_classes
+from segnb.errors import ConfigError, DataError
+
+Mask = npt.NDArray[np.uint8]
+
+SIZE = (24, 36)
+NAMES = ("soil", "leaf", "stem")
+COLOURS = ((110, 80, 50), (40, 150, 40), (200, 40, 200))
+COUNT = 8
+
+
+def photo(number: int) -> npt.NDArray[np.uint8]:
+    noise = np.random.default_rng(number).integers(0, 256, (*SIZE, 3))
+    return noise.astype(np.uint8)
+
+
+def truth(number: int) -> Mask:
+    """Bands of the classes 0 to 2, and a row that is void."""
+    mask = np.zeros(SIZE, np.uint8)
+    mask[:, 5 + number : 14 + number] = 1
+    mask[8:16, 20:30] = 2
+    mask[0] = IGNORE
+    return mask
+
+
+def pictures(folder: Path, *, ending: str = ".jpg", start: int = 0, count: int = COUNT) -> None:
+    for number in range(start, start + count):
+        save(photo(number), folder / f"p{number:02d}{ending}")
+
+
+def check_masks(folder: Path, *, names: Sequence[str] = NAMES) -> None:
+    """All masks hold the true classes, whatever their ids."""
+    info = datasets.info(str(folder))
+    ids = np.full(256, IGNORE)
+    ids[: len(names)] = [info.class_names.index(name) for name in names]
+    seen = 0
+    for split in datasets.get(str(folder)).splits:
+        data = datasets.load(str(folder), split)
+        for index, name in enumerate(data.ids):
+            number = int(name.rpartition("p")[2][:2])
+            assert (data[index].mask == ids[truth(number)]).all(), name
+            seen += 1
+    assert seen == COUNT
+
+
+def read_all(folder: Path, *, only: str | None = None) -> None:
+    """Read every image of a folder, or just one."""
+    for split in datasets.get(str(folder)).splits:
+        data = datasets.load(str(folder), split)
+        for index, name in enumerate(data.ids):
+            if only in (None, name):
+                data[index]
+
+
+def indexed(folder: Path, values: Sequence[int], void: int, dtype: Any = np.uint8) -> None:
+    table = np.zeros(256, dtype)
+    table[: len(values)] = values
+    table[IGNORE] = void
+    for number in range(COUNT):
+        save(table[truth(number)], folder / f"p{number:02d}.png")
+
+
+def coloured(folder: Path, *, name: str = "p{:02d}.png", alpha: bool = False) -> None:
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(COLOURS)] = COLOURS
+    table[IGNORE] = 255, 255, 255
+    for number in range(COUNT):
+        picture = table[truth(number)]
+        if alpha:
+            picture = np.dstack([picture, np.full(SIZE, 200, np.uint8)])
+        save(picture, folder / name.format(number))
+
+
+def test_numbers_in_twin_folders(tmp_path: Path) -> None:
+    pictures(tmp_path / "images")
+    indexed(tmp_path / "masks", (0, 4, 7), 255)
+    found = describe(tmp_path)
+    about = found.description
+    assert (found.images, found.labelled, about.format) == (COUNT, COUNT, "index")
+    assert [one.name for one in about.classes] == ["class 0", "class 4", "class 7"]
+    assert about.void == (255,)
+    assert [(one.images, one.masks) for one in about.files] == [("images/*", "masks/*")]
+    assert found.shares["void"] == pytest.approx(1 / SIZE[0])
+    assert sum(found.shares.values()) == pytest.approx(1)
+    assert "class 4" in str(found)
+    check_masks(tmp_path, names=[one.name for one in about.classes])
+    with pytest.raises(DataError, match="is there already; edit it"):
+        describe(tmp_path)
+    assert describe(tmp_path, overwrite=True).description == about
+
+
+def test_numbers_of_16_bits_and_a_list_of_names(tmp_path: Path) -> None:
+    pictures(tmp_path / "photos")
+    indexed(tmp_path / "labels", (1, 300, 40000), 65535, np.uint16)
+    (tmp_path / "classes.txt").write_text("1: soil\n300: leaf\n40000: stem\n65535: void\n")
+    found = describe(tmp_path)
+    assert found.description.void == (65535,)
+    assert "the names of the classes are those of classes.txt" in found.notes
+    check_masks(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("labelmap.txt", "{name}:{r},{g},{b}::\n"),
+        ("class_dict.csv", "{name},{r},{g},{b}\n"),
+        ("label_colors.txt", "{r} {g} {b}\t\t{name}\n"),
+    ],
+)
+def test_colours_and_a_list_of_them(tmp_path: Path, file: str, line: str) -> None:
+    pictures(tmp_path / "JPEGImages")
+    coloured(tmp_path / "SegmentationClass", alpha=file == "class_dict.csv")
+    coloured(tmp_path / "SegmentationObject")
+    rows = [*zip(NAMES, COLOURS, strict=True), ("void", (255, 255, 255)), ("sky", (1, 2, 3))]
+    text = "# label:color_rgb:parts:actions\n" + "".join(
+        line.format(name=name, r=r, g=g, b=b) for name, (r, g, b) in rows
+    )
+    (tmp_path / file).write_text(text)
+    found = describe(tmp_path)
+    about = found.description
+    assert about.format == "colour"
+    assert about.files[0].masks == "SegmentationClass/*"
+    assert [one.name for one in about.classes] == [*NAMES]
+    assert tuple(one.colour for one in about.classes) == COLOURS
+    assert about.void == ((255, 255, 255),)
+    assert any("no mask read shows sky" in note for note in found.notes)
+    check_masks(tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["_mask", ".mask", "_L", "annot"])
+def test_masks_beside_their_images(tmp_path: Path, ending: str) -> None:
+    pictures(tmp_path, ending=".png")
+    for number in range(COUNT):
+        save(truth(number), tmp_path / f"p{number:02d}{ending}.png")
+    about = describe(tmp_path).description
+    assert [(one.images, one.masks) for one in about.files] == [("*", f"*{ending}")]
+    check_masks(tmp_path, names=("class 0", "class 1", "class 2"))
+
+
+def palette(colours: Sequence[tuple[int, int, int]]) -> list[int]:
+    """A full palette, so that Pillow writes 8 bits."""
+    flat = [value for colour in colours for value in colour]
+    return flat + [0] * (768 - len(flat))
+
+
+def test_palettes(tmp_path: Path) -> None:
+    pictures(tmp_path / "images")
+    for number in range(COUNT):
+        mask = Image.fromarray(truth(number)).convert("P")
+        mask.putpalette(palette(COLOURS))
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        mask.save(tmp_path / "masks" / f"p{number:02d}.png")
+    about = describe(tmp_path).description
+    assert about.format == "index"
+    assert tuple(one.colour for one in about.classes) == COLOURS
+    check_masks(tmp_path, names=[one.name for one in about.classes])
+
+    # A program has sorted the colours of one file: the colours are right, the numbers are not.
+    mask = Image.open(tmp_path / "masks" / "p03.png")
+    numbers = np.array([2, 1, 0, *range(3, 256)], np.uint8)[np.asarray(mask)]
+    turned = Image.fromarray(numbers).convert("P")
+    turned.putpalette(palette(COLOURS[::-1]))
+    turned.save(tmp_path / "masks" / "p03.png")
+    found = look(tmp_path)
+    assert found.description.format == "colour"
+    assert any("palettes of the masks differ" in note for note in found.notes)
+
+
+def test_folders_of_splits_and_of_clips(tmp_path: Path) -> None:
+    for split, start, count in (("train", 0, 4), ("val", 4, 2), ("test", 6, 2)):
+        pictures(tmp_path / split, start=start, count=count)
+        for number in range(start, start + count):
+            save(truth(number), tmp_path / f"{split}annot" / f"p{number:02d}.png")
+    about = describe(tmp_path).description
+    assert [(one.images, one.masks, one.split) for one in about.files] == [
+        ("test/*", "testannot/*", "test"),
+        ("train/*", "trainannot/*", "train"),
+        ("val/*", "valannot/*", "val"),
+    ]
+    check_masks(tmp_path, names=("class 0", "class 1", "class 2"))
+
+    clips = tmp_path / "clips"
+    for number in range(COUNT):
+        name = f"clip{number // 2}/p{number:02d}"
+        save(photo(number), clips / "images" / f"{name}.jpg")
+        save(truth(number), clips / "masks" / f"{name}.png")
+    about = describe(clips).description
+    assert [(one.images, one.masks) for one in about.files] == [("images/**", "masks/**")]
+    assert about.splits.group is not None
+    assert about.splits.group_of("clip1/p03") == "clip1"
+    check_masks(clips, names=("class 0", "class 1", "class 2"))
+
+
+def test_two_values_are_background_and_foreground(tmp_path: Path) -> None:
+    pictures(tmp_path / "img")
+    for number in range(COUNT):
+        save((truth(number) == 1).astype(np.uint8) * 255, tmp_path / "mask" / f"p{number:02d}.png")
+    about = describe(tmp_path).description
+    assert [(one.name, one.values) for one in about.classes] == [
+        ("background", (0,)),
+        ("foreground", (255,)),
+    ]
+    assert datasets.load(str(tmp_path), "train")[0].mask.max() == 1
+
+
+def test_what_cannot_be_described_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no folder"):
+        look(tmp_path / "none")
+    with pytest.raises(DataError, match="holds no images"):
+        look(tmp_path)
+    pictures(tmp_path / "images")
+    with pytest.raises(DataError, match="8 images, but no labels"):
+        look(tmp_path)
+    for number in range(COUNT):
+        save(truth(number) * 0, tmp_path / "masks" / f"p{number:02d}.png")
+    with pytest.raises(DataError, match="the labels hold 1 classes"):
+        look(tmp_path)
+
+
+def runs(mask: npt.NDArray[np.bool_]) -> list[int]:
+    """COCO's run lengths, column by column, beginning with zeros."""
+    flat = mask.ravel(order="F").astype(int)
+    ends = [*np.flatnonzero(np.diff(np.r_[0, flat])).tolist(), len(flat)]
+    return [int(one) for one in np.diff([0, *ends])]
+
+
+def write_coco(folder: Path, *, name: str = "{:s}", path: str = "annotations.json") -> None:
+    values: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": []}
+    values["categories"] = [{"id": 9 - i, "name": name} for i, name in enumerate(NAMES)]
+    for number in range(COUNT):
+        file = name.format(f"p{number:02d}.jpg")
+        image = {"id": 100 + number, "file_name": file, "height": SIZE[0], "width": SIZE[1]}
+        values["images"].append(image)
+        for label in range(len(NAMES)):
+            shape = {"size": [*SIZE], "counts": runs(truth(number) == label)}
+            values["annotations"].append(
+                {
+                    "id": len(values["annotations"]),
+                    "image_id": 100 + number,
+                    "category_id": 9 - label,
+                    "segmentation": shape,
+                }
+            )
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    (folder / path).write_text(json.dumps(values))
+
+
+def change_coco(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = folder / "annotations.json"
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize("name", ["{:s}", "images/{:s}", "images\\{:s}", "/label/studio/{:s}"])
+def test_coco_run_lengths(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("pycocotools")
+    pictures(tmp_path / "images")
+    write_coco(tmp_path, name=name)
+    found = describe(tmp_path)
+    about = found.description
+    assert about.format == "coco"
+    assert [one.name for one in about.classes] == [*NAMES]
+    assert any("have no shape: they are void" in note for note in found.notes)
+    check_masks(tmp_path)
+
+
+def test_coco_polygons_and_background(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools")
+    pictures(tmp_path / "images", count=2)
+    write_coco(tmp_path)
+
+    def polygons(values: dict[str, Any]) -> None:
+        values["images"] = values["images"][:2]
+        square = [[10, 4, 20, 4, 20, 12, 10, 12]]
+        later = [[16, 4, 24, 4, 24, 12, 16, 12]]
+        values["annotations"] = [
+            {"id": 1, "image_id": 100, "category_id": 9, "segmentation": square},
+            {"id": 2, "image_id": 100, "category_id": 8, "segmentation": later},
+        ]
+
+    change_coco(tmp_path, polygons)
+    about = describe(tmp_path).description
+    assert [(one.name, one.values) for one in about.classes] == [
+        ("background", (BACKGROUND,)),
+        ("soil", ("soil",)),
+        ("leaf", ("leaf",)),
+    ]
+    wanted = np.zeros(SIZE, np.uint8)
+    wanted[4:12, 10:20] = 1
+    wanted[4:12, 16:24] = 2  # the later one lies on top
+    masks = {
+        name: data[index].mask
+        for data in (datasets.load(str(tmp_path), split) for split in ("train", "val"))
+        for index, name in enumerate(data.ids)
+    }
+    assert (masks["p00"] == wanted).all()
+    assert (masks["p01"] == 0).all()  # it is in the file, so it was looked at
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda v: v["categories"].append({"id": 1, "name": "x"}) or
+         v["annotations"][0].update(category_id=1), "shows 'x', which is neither a class nor void"),
+        (lambda v: v["annotations"][0].update(segmentation=[]), "is a box without a shape"),
+        (lambda v: v["annotations"][0].update(segmentation=[[1, 2]]), "cannot be drawn"),
+        (lambda v: v["annotations"][0].update(segmentation={"size": [3, 3], "counts": [9]}),
+         "cannot be drawn"),
+        (lambda v: v["annotations"][0].update(category_id=77), "is not whole COCO: KeyError 77"),
+        (lambda v: v["images"][0].pop("height"), "is not whole COCO: KeyError 'height'"),
+        (lambda v: v["images"][0].update(file_name="gone.jpg"), "names 'gone.jpg', which is not"),
+        (lambda v: v["images"].append({**v["images"][0], "id": 5}), "two entries for"),
+        (lambda v: v.pop("images"), "is not COCO: it needs images"),
+    ],
+)  # fmt: skip
+def test_damaged_coco_is_named(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], complaint: str
+) -> None:
+    pytest.importorskip("pycocotools")
+    pictures(tmp_path / "images")
+    write_coco(tmp_path)
+    describe(tmp_path)
+    change_coco(tmp_path, change)
+    with pytest.raises(DataError, match=complaint) as error:
+        read_all(tmp_path)
+    assert "annotations.json" in str(error.value)
+
+
+def test_coco_says_which_package_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    pictures(tmp_path / "images")
+    write_coco(tmp_path)
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    with pytest.raises(ConfigError, match=r'pip install "segnb\[annotations\]"'):
+        look(tmp_path)
+
+
+def test_coco_files_of_splits(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools")
+    write_coco(tmp_path, path="all.json")
+    whole = json.loads((tmp_path / "all.json").read_text())
+    (tmp_path / "all.json").unlink()
+    for split, numbers in (("train", range(5)), ("valid", range(5, 8))):
+        pictures(tmp_path / split, start=numbers.start, count=len(numbers))
+        ids = {100 + number for number in numbers}
+        part = {
+            "images": [one for one in whole["images"] if one["id"] in ids],
+            "annotations": [one for one in whole["annotations"] if one["image_id"] in ids],
+            "categories": whole["categories"],
+        }
+        (tmp_path / split / "_annotations.coco.json").write_text(json.dumps(part))
+    about = describe(tmp_path).description
+    assert [(one.images, one.masks, one.split) for one in about.files] == [
+        ("train/*", "train/_annotations.coco.json", "train"),
+        ("valid/*", "valid/_annotations.coco.json", "val"),
+    ]
+    check_masks(tmp_path)
+
+
+def labelme(path: Path, shapes: Sequence[dict[str, Any]]) -> None:
+    values = {"shapes": shapes, "imagePath": f"{path.stem}.jpg", "imageData": None}
+    path.write_text(json.dumps({**values, "imageHeight": SIZE[0], "imageWidth": SIZE[1]}))
+
+
+def test_labelme_masks(tmp_path: Path) -> None:
+    pictures(tmp_path)
+    for number in range(COUNT):
+        shapes = []
+        for label, name in enumerate(NAMES):
+            stream = io.BytesIO()
+            Image.fromarray(truth(number) == label).save(stream, "PNG")
+            mask = base64.b64encode(stream.getvalue()).decode()
+            corners = [[0, 0], [SIZE[1] - 1, SIZE[0] - 1]]
+            shapes.append({"label": name, "shape_type": "mask", "points": corners, "mask": mask})
+        labelme(tmp_path / f"p{number:02d}.json", shapes)
+    assert describe(tmp_path).description.format == "labelme"
+    check_masks(tmp_path)
+
+
+def test_labelme_shapes(tmp_path: Path) -> None:
+    pictures(tmp_path, count=2)
+    square = [[10, 4], [19, 4], [19, 11], [10, 11]]
+    shapes = [
+        {"label": "a", "shape_type": "polygon", "points": square},
+        {"label": "b", "shape_type": "rectangle", "points": [[30, 20], [25, 15]]},
+        {"label": "b", "shape_type": "circle", "points": [[5, 18], [5, 20]]},
+        {"label": "__ignore__", "shape_type": "linestrip", "points": [[0, 0], [35, 0]]},
+        {"label": "a", "shape_type": "point", "points": [[30, 8]]},
+    ]
+    for name in ("p00", "p01"):
+        labelme(tmp_path / f"{name}.json", shapes)
+    about = describe(tmp_path).description
+    assert [one.name for one in about.classes] == ["background", "a", "b"]
+    assert about.void == ("__ignore__",)
+    mask = datasets.load(str(tmp_path), "train")[0].mask
+    assert (mask[6:12, 10:20] == 1).all()
+    assert (mask[15:21, 25:31] == 2).all()
+    assert mask[18, 5] == 2
+    assert mask[0, 3] == IGNORE
+    assert mask[8, 30] == 1
+    assert mask[22, 18] == 0
+
+    shapes[0]["points"] = square[:2]
+    labelme(tmp_path / "p00.json", shapes)
+    labelme(tmp_path / "p01.json", [{**shapes[1], "label": "new"}])
+    for name, complaint in (("p00", "shape 1, a polygon, cannot"), ("p01", "shape 1 is 'new'")):
+        with pytest.raises(DataError, match=complaint):
+            read_all(tmp_path, only=name)
+
+
+@pytest.mark.parametrize(
+    ("ids", "group"),
+    [
+        ([f"clip{c}_{f:04d}" for c in range(5) for f in range(4)], ("clip2_0003", "clip2")),
+        ([f"a{c}_jpg.rf.{f}e5" for c in range(5) for f in range(3)], ("a2_jpg.rf.1e5", "a2")),
+        ([f"scene{c}_{y}_{x}" for c in range(4) for y in range(2) for x in range(3)],
+         ("scene1_0_2", "scene1")),
+        ([f"patient-{c}-slice{f}" for c in range(4) for f in range(3)],
+         ("patient-2-slice1", "patient-2")),
+        ([f"day{c}/{f}" for c in range(4) for f in range(3)], ("day1/2", "day1")),
+        ([f"IMG_{n:04d}" for n in range(40)], None),
+        ([f"{n:06d}" for n in range(40)], None),
+        (["beach", "wood", "my dog", "café"], None),
+    ],
+)  # fmt: skip
+def test_names_that_look_like_clips(ids: list[str], group: tuple[str, str] | None) -> None:
+    import re
+
+    found = group_of(ids)
+    if group is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert re.search(found, group[0]).group(1) == group[1]  # type: ignore[union-attr]
+
+
+def test_lists_of_classes(tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    for text, found in (
+        ("Pixel Value, Class\n0, background\n1, leaf\n", {0: "background", 1: "leaf"}),
+        ("soil\nleaf\n", {0: "soil", 1: "leaf"}),
+        ("name,r,g,b\na b,1,2,3\n", {(1, 2, 3): "a b"}),
+        ("64 128 64\tAnimal\r\n", {(64, 128, 64): "Animal"}),
+        ("", {}),
+    ):
+        path.write_text(text)
+        assert read_classes(path) == found
+    path.write_bytes(b"\xff\xfe\x00")
+    assert read_classes(path) == {}
+    assert all(map(is_void, ("Void", "unlabelled", "Unlabeled", "ignore", "__ignore__")))
+    assert not any(map(is_void, ("voiding cell", "avoid", "leaf")[1:]))
+
+
+def test_lists_of_ids_are_found(tmp_path: Path) -> None:
+    pictures(tmp_path / "JPEGImages")
+    indexed(tmp_path / "SegmentationClass", (0, 1, 2), 255)
+    lists = tmp_path / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    for split, numbers in (("train", range(5)), ("val", range(5, 8))):
+        (lists / f"{split}.txt").write_text("".join(f"p{number:02d}\n" for number in numbers))
+    about = describe(tmp_path).description
+    assert set(about.splits.lists) == {"train", "val"}
+    assert datasets.load(str(tmp_path), "val").ids == ("p05", "p06", "p07")
+
+
+def test_images_without_labels_are_noted(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    (folder / FILE).unlink()
+    pictures(folder / "more")
+    assert any("the images in more have no labels" in note for note in look(folder).notes)
+
+
+def test_a_sample_does_not_lose_listed_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segnb.datasets.own import describe as module
+
+    monkeypatch.setattr(module, "SAMPLE", 4)
+    pictures(tmp_path / "images")
+    coloured(tmp_path / "masks")
+    rows = [*zip(NAMES, COLOURS, strict=True), ("void", (255, 255, 255)), ("sky", (1, 2, 3))]
+    text = "".join(f"{name},{r},{g},{b}\n" for name, (r, g, b) in rows)
+    (tmp_path / "class_dict.csv").write_text(text)
+    found = describe(tmp_path)
+    assert found.read == 4
+    assert [one.name for one in found.description.classes] == [*NAMES, "sky"]
+    check_masks(tmp_path)
