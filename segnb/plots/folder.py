@@ -65,8 +65,11 @@ def answer_curve(found: Answer) -> Picture:
         axes = figure.subplots()
         for kind, by_count in found.scores.items():
             two_stages = KINDS[kind].stage_one == "contrastive"
-            loss = {"form": "official", "scope": "cross"} if two_stages else {}
-            method = Method(kind=kind, **loss)
+            method = (
+                Method(kind=kind, form="official", scope="cross")
+                if two_stages
+                else Method(kind=kind)
+            )
             counts = sorted(by_count)
             means = [fmean(by_count[count][seed] for seed in shared) for count in counts]
             axes.plot(counts, means, label=KINDS[kind].name, **method.mark.keywords())
