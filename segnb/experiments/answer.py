@@ -107,9 +107,13 @@ class PairedGain:
         count = len(self.differences)
         repeats = f"{count} repeat" + ("s" if count > 1 else "")
         if self.interval is None:
-            return f"{self.mean:+.1f} points ({repeats}: too few for an interval)"
-        low, high = self.interval
-        return f"{self.mean:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}, {repeats})"
+            return f"{_signed(self.mean)} points ({repeats}: too few for an interval)"
+        low, high = map(_signed, self.interval)
+        return f"{_signed(self.mean)} points (95 % interval {low} to {high}, {repeats})"
+
+
+def _signed(points: float) -> str:
+    return f"{round(points, 1) + 0.0:+.1f}"  # never -0.0
 
 
 @dataclass(frozen=True, kw_only=True)

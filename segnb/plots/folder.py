@@ -13,7 +13,8 @@ from segnb.errors import DataError
 from segnb.experiments.answer import Answer
 from segnb.methods import KINDS
 from segnb.plots.images import contact_sheet
-from segnb.plots.style import WIDTH, Picture, marks, new_figure, styled
+from segnb.plots.style import WIDTH, Picture, new_figure, styled
+from segnb.results.method import Method
 
 #: Longest side of an image on the sheet, in pixels.
 _SIDE = 320
@@ -52,22 +53,30 @@ def folder_sheet(folder: Path, *, most: int = SHEET_IMAGES) -> Picture:
 
 
 def answer_curve(found: Answer) -> Picture:
-    """mIoU over the number of labelled images: a dot for each repeat, a line through the means."""
-    names = [KINDS[method].name for method in found.scores]
-    drawn_as = marks(names)
+    """mIoU over the number of labelled images: a dot for each repeat, a line through the means.
+
+    Repeats may score other images, so the means are those of repeats that all numbers have.
+    """
+    held = [by_seed for by_count in found.scores.values() for by_seed in by_count.values()]
+    shared = set.intersection(*(set(by_seed) for by_seed in held))
     said = []
     with styled():
         figure = new_figure(0.78 * WIDTH, 3.4)
         axes = figure.subplots()
-        for name, by_count in zip(names, found.scores.values(), strict=True):
+        for kind, by_count in found.scores.items():
+            two_stages = KINDS[kind].stage_one == "contrastive"
+            method = (
+                Method(kind=kind, form="official", scope="cross")
+                if two_stages
+                else Method(kind=kind)
+            )
             counts = sorted(by_count)
-            means = [fmean(by_count[count].values()) for count in counts]
-            look = drawn_as[name].keywords()
-            axes.plot(counts, means, label=name, **look)
+            means = [fmean(by_count[count][seed] for seed in shared) for count in counts]
+            axes.plot(counts, means, label=KINDS[kind].name, **method.mark.keywords())
             dots = [(count, value) for count in counts for value in by_count[count].values()]
-            axes.plot(*zip(*dots, strict=True), ".", color=drawn_as[name].colour, alpha=0.4)
+            axes.plot(*zip(*dots, strict=True), ".", color=method.mark.colour, alpha=0.4)
             points = [f"{mean:.1f} at {n}" for n, mean in zip(counts, means, strict=True)]
-            said.append(f"{name}: {', '.join(points)}.")
+            said.append(f"{KINDS[kind].name}: {', '.join(points)}.")
         axes.set(xlabel="labelled images", ylabel="mIoU, %, images not trained on")
         counts = sorted({count for by_count in found.scores.values() for count in by_count})
         axes.set_xscale("log")

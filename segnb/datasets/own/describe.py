@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections import Counter
@@ -366,10 +367,10 @@ class _Looks:
 def _is_label(path: Path) -> bool:
     if path.suffix.lower() == ".json":
         return True
-    try:
-        return len(np.unique(colour_codes(path))) <= MOST_VALUES
-    except SegnbError:
-        return False
+    for read in (numbers_of, colour_codes):
+        with contextlib.suppress(SegnbError):
+            return len(np.unique(read(path))) <= MOST_VALUES
+    return False
 
 
 def _values(
