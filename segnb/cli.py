@@ -248,6 +248,25 @@ class Evaluate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Keep:
+    """Copy a finished run's networks, in half precision, to those that come with the repository.
+
+    Attributes:
+        folder: A run's folder.
+        into: The folder of the kept networks; there is one of each data set.
+    """
+
+    folder: Positional[Path]
+    into: Path = Path("results/networks")
+
+    def __call__(self) -> int:
+        from segnb.experiments.kept import keep
+
+        print(keep(self.folder, self.into))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Predict:
     """Write coloured masks and overlays for a folder of images.
 
@@ -548,6 +567,7 @@ COMMANDS: dict[str, type[Command]] = {
     "pretrain": Pretrain,
     "finetune": Finetune,
     "evaluate": Evaluate,
+    "keep": Keep,
     "sweep": Sweep,
     "campaign": Campaign,
     "table": Table,

@@ -127,6 +127,7 @@ from segnb import evaluation, plots
 from segnb.checks import check_fair_steps, check_verdict, judge
 from segnb.datasets import WorkingSet
 from segnb.device import describe
+from segnb.experiments import kept
 from segnb.experiments.runs import initial_network, load_network, load_splits, run, run_folder
 from segnb.models import SegmentationNetwork
 from segnb.notebook import announce, command, live_dataset, project_path, tier
@@ -186,6 +187,25 @@ plots.contact_sheet(list(labelled.images[:6]), list(labelled.masks[:6]), info)
 # **How to read it.** Images are on top, their masks below, with one colour per class. A toy's class
 # depends on its outline *and* its pattern, never on its colours. Light, sand and sky change from
 # image to image, so a few labelled images cannot cover everything that varies.
+#
+# Training takes minutes below. Here, ahead of it, is what both stages can lead to. This network
+# comes with the repository; it trained much longer, and with all labels:
+
+# %%
+ready = kept.find(project_path("results/networks"), DATASET)
+ready_row, unseen = kept.row_of(ready), kept.unseen(ready)
+few = unseen.subset(unseen.ids[:4])
+predicted = list(evaluation.predict(load_network(ready), few, session=session))
+display(plots.predictions(list(few.images), list(few.masks), {"a long run": predicted}, few.info))
+Markdown(
+    f"{ready_row['labelled']} labelled images and {ready_row['image_passes']:,} image passes: "
+    f"mIoU {ready_row['miou_test']:.1f} on test. `{ready_row['command']}` trains it again."
+)
+
+# %% [markdown]
+# **How to read it.** From left to right: an image that was not used for training, its true mask,
+# and the prediction with its share of correct pixels. With so many labels the toys are found and
+# called by their right names. The question of this series is what remains of that with few.
 #
 # ## 4 · One step of stage 1
 #

@@ -59,7 +59,7 @@ from segnb import checks, datasets, evaluation, report
 from segnb.checks import judge
 from segnb.datasets import DatasetInfo
 from segnb.errors import ConfigError, DataError
-from segnb.experiments import runs
+from segnb.experiments import kept, runs
 from segnb.metrics.compactness import compactness
 from segnb.plots import (
     compactness_scatter,
@@ -69,7 +69,7 @@ from segnb.plots import (
     tsne,
 )
 from segnb.recipe import Stage, preset
-from segnb.results import ledger, overview
+from segnb.results import findings, ledger, overview
 from segnb.results.method import Method
 from segnb.results.table import select
 from segnb.training import Session
@@ -154,6 +154,26 @@ display(embedding_maps(report.embedding_points(preview, perplexity=PERPLEXITIES[
 # only where colour or texture alone gives the class away. Look for classes that gather from left to
 # right, and for pairs that stay mixed to the end. The axes have no unit, and nothing else in the
 # picture has a meaning, as we are about to see.
+#
+# How far can this go? The network that comes with the repository was trained with all labels and
+# many more steps. Its own pixels, from images it never saw:
+
+# %%
+ready = kept.find(project_path("results/networks"), DATASET)
+unseen = kept.unseen(ready)
+points = {}
+for title, weights in (("after stage 1", "pretrained"), ("after stage 2", "weights")):
+    network = runs.load_network(ready, weights=weights)
+    sample = evaluation.sample_embeddings(network, unseen, session=Session(), per_class=PIXELS)
+    perplexity = min(PERPLEXITIES[1], (len(sample.labels) - 1) / 3)
+    points[f"a long run, {title}"] = (tsne(sample.embeddings, perplexity=perplexity), sample.labels)
+display(embedding_maps(points, unseen.info))
+Markdown(findings.compactness_found(kept.row_of(ready)))
+
+# %% [markdown]
+# **How to read it.** With enough labels and steps, every class has a region of its own, also in
+# images that took no part in training. Which classes do so already after stage 1, and which only
+# after stage 2?
 #
 # Now the same embeddings with other seeds and other perplexities (the perplexity is roughly how
 # many neighbours count). In each picture, the first row is before training and the second after the
