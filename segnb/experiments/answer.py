@@ -8,6 +8,7 @@ images (cross-validation over groups). What is claimed is what the repeats allow
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import statistics
@@ -182,6 +183,7 @@ def answer(
     minutes: float = 60,
     tier: Tier = "quick",
     place: Path | None = None,
+    most: int | None = None,
     cpu: bool = False,
     progress_bar: bool = True,
     say: Callable[[str], None] = print,
@@ -194,6 +196,7 @@ def answer(
             repeats and label fractions.
         tier: The size of network and images.
         place: Folder for runs, ledger and folds; by default ``answers/NAME``.
+        most: Stop after this many comparisons, even if there is time left.
         cpu: Use the CPU even if there is a GPU.
         progress_bar: Show progress.
         say: Called with each line of progress.
@@ -209,7 +212,7 @@ def answer(
     longest = 0.0
     failed: SegnbError | None = None
     try:
-        for recipes in _comparisons(base, folds):
+        for recipes in itertools.islice(_comparisons(base, folds), most):
             begun = time.monotonic()
             if longest and begun + longest > end and not _held(recipes, place):
                 break
@@ -232,7 +235,7 @@ def answer(
     held = {row["recipe_hash"]: row for row in ledger.read(ledger.ledger_path(place))}
     done = [
         [held[recipe.hash] for recipe in recipes]
-        for recipes in _comparisons(base, folds)
+        for recipes in itertools.islice(_comparisons(base, folds), most)
         if all(recipe.hash in held for recipe in recipes)
     ]
     if not any(rows[0]["fraction"] == 1 for rows in done):
