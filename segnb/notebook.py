@@ -50,7 +50,7 @@ def live_dataset(tier: Tier) -> str:
         ``camvid``, else ``voc``, at the tier ``gpu`` if it is in the data folder; else ``shapes``.
     """
     if tier == "gpu":
-        for name in ("camvid", "voc"):
+        for name in datasets.NOTEBOOK_PHOTOGRAPHS:
             try:
                 datasets.load(name, "train")
             except DataError:

@@ -56,6 +56,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     # The package itself is the installed one; these mark the copy as a checkout of it.
     shutil.copy(notebooks.REPOSITORY / "pyproject.toml", folder.parent)
     shutil.copy(notebooks.REPOSITORY / "segnb" / "recipe.py", folder.parent / "segnb")
+    networks = Path("results") / "networks" / "shapes"
+    shutil.copytree(notebooks.REPOSITORY / networks, folder.parent / networks)
     made_sweep.write_sweep(folder.parent / "results")
     made_sweep.write_step_map(folder.parent / "results")
     for source in notebooks.sources(["00", "07"]):

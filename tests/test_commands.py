@@ -61,6 +61,11 @@ def in_notebooks() -> Iterator[tuple[str, list[str]]]:
 SEEN = [*in_pages(), *in_notebooks()]
 
 
+#: Commands that need a folder or a name: alone, they are mentioned and not given.
+POSITIONAL = ("predict", "fetch", "finetune", "evaluate", "keep", "export")
+POSITIONAL += ("describe", "check", "answer")
+
+
 def test_there_are_commands_to_look_at() -> None:
     assert {words[0] for _, words in SEEN} >= {"run", "sweep", "table", "predict", "fetch"}
     assert {where for where, _ in SEEN} >= {"README.md", "00_start_here.py"}
@@ -70,7 +75,7 @@ def test_there_are_commands_to_look_at() -> None:
 @pytest.mark.parametrize(("where", "words"), SEEN, ids=lambda value: str(value)[:60])
 def test_a_command_in_print_can_be_given(where: str, words: list[str]) -> None:
     name, *options = words
-    if not options and name in ("predict", "fetch", "finetune", "evaluate"):
+    if not options and name in POSITIONAL:
         return  # the name of a command, in a sentence
     cli._parse(cli.COMMANDS[name], name, options)
 

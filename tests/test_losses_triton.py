@@ -18,6 +18,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+from segnb.errors import ConfigError
 from segnb.losses import official
 from segnb.losses.triton import launch
 
@@ -113,7 +114,7 @@ def test_turing_gets_no_tensor_cores():
 def test_says_why_it_cannot_be_used(features, word):
     assert word in launch.unsupported_reason(features, features.dtype)
     labels = torch.zeros(1, 2, dtype=torch.int64)
-    with pytest.raises(ValueError, match=word):
+    with pytest.raises(ConfigError, match=word):
         official.within_image_loss(features, labels, backend="triton")
 
 

@@ -15,6 +15,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("run by test_losses_triton.py with TRITON_INTERPRET=1", allow_module_level=True)
 pytest.importorskip("triton", reason="Triton is not installed")
 
+from segnb.errors import ConfigError
 from segnb.losses import official, paper, plain, supcon_loss
 from segnb.losses.pixels import IGNORED, Pixels
 from segnb.losses.triton import launch
@@ -428,7 +429,7 @@ def test_features_it_does_not_take():
         (torch.zeros(1, 4, 8).double(), "float64"),
         (torch.zeros(1, 4, 513), "513"),
     ):
-        with pytest.raises(ValueError, match=f"{word}.*use backend='tiled'"):
+        with pytest.raises(ConfigError, match=f"{word}.*use backend='tiled'"):
             official.within_image_loss(features, labels, backend="triton")
 
 

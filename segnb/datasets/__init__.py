@@ -46,6 +46,9 @@ _ENTRIES = {
     for entry in (drawn.SHAPES, camvid.CAMVID, voc.VOC, voc.ANIMALS, cityscapes.CITYSCAPES)
 }
 
+#: Photographs that the notebooks train on where there is a GPU, the first of them that is here.
+NOTEBOOK_PHOTOGRAPHS = ("camvid", "voc")
+
 #: Names that are loaded when first used, because they need numpy or torch.
 _LAZY = {
     "WorkingSet": "cache",
