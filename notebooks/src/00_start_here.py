@@ -194,7 +194,7 @@ plots.contact_sheet(list(labelled.images[:6]), list(labelled.masks[:6]), info)
 # %%
 ready = kept.find(project_path("results/networks"), DATASET)
 ready_row, unseen = kept.row_of(ready), kept.unseen(ready)
-few = unseen.subset(unseen.ids[:4])
+few = unseen.subset(unseen.ids[:2])
 predicted = list(evaluation.predict(load_network(ready), few, session=session))
 display(plots.predictions(list(few.images), list(few.masks), {"a long run": predicted}, few.info))
 Markdown(
