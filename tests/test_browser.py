@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -85,6 +86,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command += ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"]
     command += ["--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}"]
     command += ["--IdentityProvider.token=", "--ServerApp.password="]
+    command += ["--ServerApp.disable_check_xsrf=True"]  # for start_kernel
     command += ["--LabApp.extension_manager=readonly"]
     with (home / "lab.log").open("w") as log:
         server = subprocess.Popen(
@@ -114,6 +116,27 @@ def _wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
     pytest.fail(f"JupyterLab did not come up: {log.read_text()[-3000:]}")
 
 
+def start_kernel(lab: str, name: str) -> None:
+    """Start a notebook's kernel before its page is opened, so that JupyterLab need not ask.
+
+    On a machine that is busy with other kernels a start may fail; JupyterLab then asks which kernel
+    to take, and again after the next failure. Here a failed start is tried again.
+    """
+    wish = {"path": f"{name}.ipynb", "name": "", "type": "notebook", "kernel": {"name": "python3"}}
+    end = time.monotonic() + PATIENCE / 1000
+    while True:
+        request = urllib.request.Request(f"{lab}/api/sessions", json.dumps(wish).encode())
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                assert json.load(answer)["kernel"]["id"]
+            return
+        except OSError as error:
+            print("the kernel did not start:", error)
+            if time.monotonic() > end:
+                raise
+            time.sleep(2)
+
+
 @pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api")
@@ -129,19 +152,24 @@ def page(browser: Any, tmp_path: Path) -> Iterator[Any]:
     context.set_default_timeout(PATIENCE)
     found = context.new_page()
     # JupyterLab may ask something on a busy machine, such as which kernel: take its proposal.
-    found.add_locator_handler(found.locator("dialog.jp-Dialog"), _agree)
+    # One answer may lead to the next question, so the handler doesn't wait for the last to go.
+    found.add_locator_handler(found.locator("dialog.jp-Dialog"), _agree, no_wait_after=True)
     yield found
     found.screenshot(path=tmp_path / "last.png")
     context.close()
 
 
 def _agree(dialog: Any) -> None:
-    print("JupyterLab asked:", dialog.first.inner_text())
-    dialog.first.locator(".jp-mod-accept").click()
+    from playwright.sync_api import Error
+
+    with contextlib.suppress(Error):  # it was answered meanwhile
+        print("JupyterLab asked:", dialog.first.inner_text(timeout=10_000))
+        dialog.first.locator(".jp-mod-accept").click(timeout=10_000)
 
 
 def open_and_run(page: Any, lab: str, name: str) -> None:
     """Open a notebook and run all its cells by the menu; wait for the last of them."""
+    start_kernel(lab, name)
     page.goto(f"{lab}/lab/workspaces/{name[:2]}/tree/{name}.ipynb")
     page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
     page.locator('.jp-NotebookPanel-toolbar [data-status="idle"]').first.wait_for()
