@@ -47,7 +47,7 @@ DATASET = live_dataset(TIER)
 FRACTION = 1 / 16  # share of the training images that are labelled
 THRESHOLD = 0.7  # minimum confidence of a pseudo-label
 SEED = 0
-SHORTER = 1 if TIER == "gpu" else 4
+SHORTER = 2 if TIER == "gpu" else 4
 IMAGE = 0  # the unlabelled image to look at closely
 RESULTS = project_path("results")  # the ledger to read; a notebook never writes to it
 RUNS = project_path("runs") / "semi_supervised"  # this notebook's own runs and ledger

@@ -40,7 +40,7 @@ from segnb.experiments.cost import estimate_cost, readable_seconds
 from segnb.experiments.runs import run, run_folder
 from segnb.notebook import mount_drive, project_path, tier
 from segnb.recipe import preset
-from segnb.results import ledger, overview, table
+from segnb.results import findings, ledger, overview, table
 from segnb.training import TrainingStopped
 from segnb.training.log import read_log
 
@@ -305,6 +305,7 @@ for name, size in sorted({(r["dataset"], r["tier"]) for r in rows}):
             display(draw(its_rows))
         except SegnbError as error:
             print(f"{draw.__name__}: {error}")
+    display(Markdown(findings.gains_found(plain, measure="miou_test")))
 
 # %% [markdown]
 # **How to read them.** Take them in this order. *How many labels is the method worth?* Read the
