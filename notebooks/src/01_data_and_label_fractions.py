@@ -101,6 +101,8 @@ plots.contact_sheet(list(data.images[:8]), list(data.masks[:8]), info)
 labelled = datasets.labelled_ids(train, FRACTION, seed=SEED)
 
 
+# %% tags=["folded"]
+# @title Draw it
 def wall(ids: Sequence[str]) -> Picture:
     """All training images, tiny: those in ``ids`` under their masks, the others faded."""
     step = max(1, data.images.shape[-1] // 32)
@@ -182,6 +184,8 @@ def membership(seed: int, order: Sequence[str]) -> np.ndarray:
 
 joined = {name: f for f in reversed(FRACTIONS) for name in shares[f]}
 order = sorted(train.ids, key=lambda name: joined.get(name, 2.0))
+# %% tags=["folded"]
+# @title Draw it
 with plots.styled():
     figure = plots.new_figure(7.2, 3.0)
     for axes, seed in zip(figure.subplots(2, 1, sharex=True), (SEED, SEED + 1), strict=True):
@@ -227,6 +231,8 @@ presence = class_presence(train)
 position = {name: i for i, name in enumerate(train.ids)}
 seen = presence[[position[name] for name in labelled]].sum(axis=0)
 
+# %% tags=["folded"]
+# @title Draw it
 with plots.styled():
     figure = plots.new_figure(7.2, 0.9 + 0.2 * info.num_classes)
     left, right = figure.subplots(1, 2, sharey=True)

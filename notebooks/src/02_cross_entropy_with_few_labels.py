@@ -168,7 +168,8 @@ for name, variant in trainings.items():
 #
 # The top row shows the loss, the bottom row the mIoU, with one column per training.
 
-# %%
+# %% tags=["folded"]
+# @title Draw it
 COLOURS = {"training": "#D55E00", "validation": "#0072B2"}
 with plots.styled():
     figure = plots.new_figure(7.6, 4.4)
@@ -342,6 +343,8 @@ for index, scores in evaluation.score_maps(network, val, session=Session(acceler
 counts = confusion.confusion().double()
 fate = (100 * counts / counts.sum(1, keepdim=True).clamp(min=1)).numpy()
 
+# %% tags=["folded"]
+# @title Draw it
 with plots.styled():
     figure = plots.new_figure(5.4, 5.2)
     axes = figure.subplots()

@@ -93,7 +93,8 @@ print(f"{len(labels)} images, mean confidence {mean:.2f}")
 # for learning. In real use you wouldn't, and nothing below trains on it.
 
 
-# %%
+# %% tags=["folded"]
+# @title Draw it
 def look(threshold: float, image: int = IMAGE) -> Picture:
     """An unlabelled image, its pseudo-label at a threshold, the errors and the confidence."""
     truth, guess, sure = unlabelled.masks[image].long(), labels[image], confidence[image]
@@ -130,6 +131,7 @@ def look(threshold: float, image: int = IMAGE) -> Picture:
     )
 
 
+# %%
 live(
     look,
     {
@@ -256,6 +258,16 @@ quality = np.array(
         for t in thresholds
     ]
 )
+kept = (sure >= THRESHOLD) & (truth != IGNORE)
+per_class = [
+    100 * float((guess == truth)[kept & (guess == c)].float().mean())
+    if (kept & (guess == c)).any()
+    else 0.0
+    for c in range(info.num_classes)
+]
+
+# %% tags=["folded"]
+# @title Draw it
 with plots.styled():
     figure = plots.new_figure(7.2, 2.8)
     left, right = figure.subplots(1, 2)
@@ -263,13 +275,6 @@ with plots.styled():
     left.plot(thresholds, 100 * quality[:, 1], "--", color="#0072B2", label="accuracy")
     left.axvline(THRESHOLD, color="#D55E00", linewidth=1, label="THRESHOLD")
     left.set(xlabel="threshold", ylabel="% of pixels", ylim=(0, 102))
-    kept = (sure >= THRESHOLD) & (truth != IGNORE)
-    per_class = [
-        100 * float((guess == truth)[kept & (guess == c)].float().mean())
-        if (kept & (guess == c)).any()
-        else 0.0
-        for c in range(info.num_classes)
-    ]
     right.barh(range(info.num_classes), per_class, color=[np.divide(c, 255) for c in info.palette])
     for c in range(info.num_classes):
         share = 100 * float((kept & (guess == c)).sum() / kept.sum().clamp(min=1))
