@@ -109,8 +109,8 @@ Picture(
 # ## What the ledger holds
 #
 # Every finished run of this project is a row of `results/ledger.jsonl`. Rows that differ only in
-# method, form of the loss, label fraction, temperature and seed belong to one sweep, and
-# `find_sweep` looks for the widest. This table counts its seeds for each method and label fraction.
+# method, label fraction, temperature and seed belong to one sweep, and `find_sweep` looks for the
+# widest. This table counts its seeds for each method and label fraction.
 
 # %%
 rows = ledger.read(RESULTS / "ledger.jsonl")
