@@ -298,7 +298,7 @@ for name, size in sorted({(r["dataset"], r["tier"]) for r in rows}):
         plots.gain: overview.main_methods(plain),
         plots.temperature_curve: overview.main_methods(heated),
         plots.cost: table.beside_baselines(table.one_device(plain)),
-        plots.compactness_scatter: plain,
+        plots.compactness_scatter: overview.main_methods(plain),
     }
     for draw, its_rows in figures.items():
         try:
