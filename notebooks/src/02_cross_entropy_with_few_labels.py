@@ -229,12 +229,13 @@ for name, seen in histories.items():
     gap = last["training"]["miou"] - last["validation"]["miou"]
     rise = last["validation"]["loss"] - min(one["validation"]["loss"] for one in seen)
     print(
-        f"{name:24} gap {gap:5.1f} points; validation loss {rise:.2f} above its lowest; "
-        f"best validation mIoU {best['validation']['miou']:.1f} at step {best['step']}"
+        f"{name:24} gap {gap:5.1f}   loss {rise:.2f} above its lowest   "
+        f"best mIoU {best['validation']['miou']:.1f} at step {best['step']}"
     )
 
 # %% [markdown]
-# **How to read it.** The gap is training mIoU minus validation mIoU at the last look. If the best
+# **How to read it.** The gap is training mIoU minus validation mIoU at the last look; loss and best
+# mIoU are those of validation. If the best
 # validation mIoU came long before the end, or the loss ends well above its lowest value, the
 # network spent the remaining steps memorising the training images. Stopping early would help, but
 # it takes validation labels, and labels are what we are short of.
