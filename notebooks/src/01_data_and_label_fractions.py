@@ -37,6 +37,7 @@ from segnb.checks import check_class_shares, check_nested_choice, judge
 from segnb.datasets import DatasetInfo
 from segnb.datasets.fractions import class_presence
 from segnb.datasets.paired import Pair, PairedDataset
+from segnb.datasets.reading import visible_files
 from segnb.errors import DataError
 from segnb.notebook import tier
 from segnb.plots import Picture
@@ -411,7 +412,7 @@ mine = DatasetInfo(
 )
 pairs = [
     Pair(image.stem, image, image.with_suffix(".mask.png"))
-    for image in sorted(folder.glob("*.jpg"))
+    for image in visible_files(folder, (".jpg",))  # without hidden ones, which a Mac writes beside
 ]
 own = PairedDataset(mine, "train", pairs, labels={0: 0, 1: 1, 255: datasets.IGNORE}, source=folder)
 print(f"{len(own)} pairs, {own.info.num_classes} classes")
