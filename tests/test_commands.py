@@ -122,8 +122,12 @@ def test_a_command_names_folders_from_where_the_cell_runs(
     assert command("segnb doctor") == "!'../my env/segnb' doctor"
 
 
-#: Options that only make a run longer or larger.
+#: Options that only make a run longer or larger, and a network so small that it trains at once.
 _SIZES = re.compile(r"--(size|crop|scale|encoder|decoder|architecture|pretrain\.|finetune\.).*")
+_SMALL = shlex.split(
+    "--size 32 48 --crop 32 32 --encoder-depth 3 --decoder-channels 16 --precision fp32 "
+    "--pretrain.steps 2 --pretrain.warmup 1 --finetune.steps 2 --cpu --quiet"
+)
 
 _FOR_A_CELL = re.compile(r"!((?:accelerate launch|segnb)\b(?:[^\n\\]|\\\n)*)")
 
@@ -171,7 +175,7 @@ def test_a_line_for_a_cell_does_what_it_says(
     _, _, whole = line.rpartition("segnb ")  # a launcher starts it in as many processes as asked
     name, *options = shlex.split(whole)
     if name in ("run", "sweep"):
-        assert cli.main([name, *at_smoke(options), "--cpu", "--quiet"]) == 0
+        assert cli.main([name, *at_smoke(options), *_SMALL]) == 0
         flags = dict(itertools.pairwise(options))
         for flag in ("--runs", "--results"):
             folder = notebooks / flags[flag]

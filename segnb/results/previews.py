@@ -1,8 +1,9 @@
 """Previews beside the ledger: a run's predictions and a sample of its pixel features, in few bytes.
 
-Only the features of runs that a map is drawn of are stored (:func:`drawn`). They are stored as eight bits a value, which keeps 99 % of every pixel's ten nearest neighbours.
-They lie in files named by their content: a network before training, or after a stage 1 that runs
-share, is stored once. A run's own folder holds them in full.
+Only the features of runs that a map is drawn of are stored (:func:`drawn`), as eight bits a value,
+which keeps 99 % of every pixel's ten nearest neighbours. They lie in files named by their content:
+a network before training, or after a stage 1 that runs share, is stored once. A run's own folder
+holds all of them in full.
 """
 
 from __future__ import annotations
