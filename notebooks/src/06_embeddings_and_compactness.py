@@ -437,7 +437,7 @@ splits = runs.load_splits(recipe)
 session = Session()
 draws: dict[str, dict[str, list[float]]] = {}
 for method in trained:
-    folder = runs.run_folder(recipe.replace(method=method), own)
+    folder = runs.find_folder(recipe.replace(method=method), own)
     network = runs.load_network(folder)
     for draw in range(DRAWS):
         fitted, measured = (

@@ -28,7 +28,7 @@ from segnb import evaluation, plots
 from segnb.checks import check_confident_labels, check_pseudo_quality, judge
 from segnb.datasets import IGNORE
 from segnb.errors import ConfigError
-from segnb.experiments.runs import initial_network, load_network, load_splits, run, run_folder
+from segnb.experiments.runs import find_folder, initial_network, load_network, load_splits, run
 from segnb.notebook import announce, command, live_dataset, project_path, tier
 from segnb.plots import Picture
 from segnb.recipe import preset
@@ -79,7 +79,7 @@ print(f"round one: mIoU {first_row['miou_val']:.1f} on val, {first_row['seconds'
 
 # %%
 session = Session(accelerator=make_accelerator(first.precision))
-network = load_network(run_folder(first, RUNS))
+network = load_network(find_folder(first, RUNS))
 labels, confidence = [], []
 for _, scores in evaluation.score_maps(network, unlabelled, session=session):
     sure, label = scores.softmax(0).max(0)
@@ -363,7 +363,7 @@ coverage = float((guessed.masks[~labelled] != IGNORE).float().mean())
 print(f"{coverage:.0%} of the pixels of the unlabelled images have a pseudo-label")
 if coverage < 0.05:
     print("Hardly any: the network is not yet sure of much. Train longer, or lower THRESHOLD.")
-folder = run_folder(second, RUNS)
+folder = find_folder(second, RUNS)
 session = Session(accelerator=make_accelerator(second.precision), folder=folder)
 network = initial_network(second)
 log = pretrain(network, union, second, session=session, name="pretrain-pseudo")
@@ -380,7 +380,7 @@ print(
 # %%
 plots.loss_curves(
     {
-        "round one": read_log(run_folder(first, RUNS) / "log.jsonl"),
+        "round one": read_log(find_folder(first, RUNS) / "log.jsonl"),
         "round two": [{**row, "stage": row["stage"].removesuffix("-pseudo")} for row in log],
     }
 )
@@ -429,8 +429,8 @@ Markdown(
 # %%
 few = val.subset(list(val.ids[:3]))
 networks = {
-    "cross-entropy": load_network(run_folder(same_cost, RUNS)),
-    "round one": load_network(run_folder(first, RUNS)),
+    "cross-entropy": load_network(find_folder(same_cost, RUNS)),
+    "round one": load_network(find_folder(first, RUNS)),
     "round two": network,
 }
 plots.predictions(
