@@ -313,12 +313,11 @@ for name, size in sorted({(r["dataset"], r["tier"]) for r in rows}):
 
 # %% [markdown]
 # **How to read them.** Take them in this order. *How many labels is the method worth?* Read the
-# label curve sideways. *Is the gain still there at equal compute, and when that baseline is spared
-# the colour distortion?* Read the gain panels from left to right; a bar across zero is undecided.
-# *Does the temperature matter?* The level lines are the baselines, which have none. *What did a
-# point of mIoU cost?* The seconds are those of the machine that ran most of the runs. *Do compact
-# embeddings go with good segmentation?* Each mark is a run; look at the correlation within labels
-# and method, since more labels help both.
+# label curve sideways. *Is the gain still there at equal compute?* Read the gain panels from left
+# to right; a bar across zero is undecided. *Does the temperature matter?* The level lines are the
+# baselines, which have none. *What did a point of mIoU cost?* The seconds are those of the machine
+# that ran most of the runs. *Do compact embeddings go with good segmentation?* Each mark is a run;
+# look at the correlation within labels and method, since more labels help both.
 #
 # A large mark is a mean over seeds, a small dot is a single seed, and a bar, from three seeds on, is
 # the interval of the mean. A large mark without dots is a single run: the beginning of a comparison,
