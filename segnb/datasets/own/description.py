@@ -173,6 +173,20 @@ def _read(path: Path, time: int, size: int) -> Description:
     return _Reader(path).description(values)
 
 
+def class_of(value: Value, labels: Mapping[Value, int], where: str) -> int:
+    """The class id, or ``IGNORE``, of what stands for a class.
+
+    Raises:
+        DataError: It stands for none; ``where`` begins the message.
+    """
+    if value not in labels:
+        raise DataError(
+            f"{where} is {value!r}, which is neither a class nor void in dataset.toml; add a class "
+            f"with that value, or add it to void"
+        )
+    return labels[value]
+
+
 def default_colours(count: int, taken: Collection[Colour] = ()) -> list[Colour]:
     """Colours for classes without one, all different, and different from those taken."""
     found: list[Colour] = []

@@ -29,7 +29,7 @@ class Item:
     id: str
     image: Path
     labels: Path | None
-    entry: int | None = None
+    entry: coco.Id | None = None
 
 
 def scan(folder: Path, description: Description) -> dict[Split, tuple[Item, ...]]:
