@@ -444,11 +444,20 @@ def test_labelme_masks(tmp_path: Path) -> None:
 def test_labelme_shapes(tmp_path: Path) -> None:
     pictures(tmp_path, count=2)
     square = [[10, 4], [19, 4], [19, 11], [10, 11]]
+    four = [[32, 16], [34, 16], [34, 22], [32, 22]]
     shapes = [
         {"label": "a", "shape_type": "polygon", "points": square},
         {"label": "b", "shape_type": "rectangle", "points": [[30, 20], [25, 15]]},
-        {"label": "b", "shape_type": "rectangle", "points": [[32, 16], [34, 16], [34, 22], [32, 22]]},
-        {"label": "a", "shape_type": "rotation", "points": [[12, 15], [16, 15], [16, 20], [12, 20]]},
+        {
+            "label": "b",
+            "shape_type": "rectangle",
+            "points": [[32, 16], [34, 16], [34, 22], [32, 22]],
+        },
+        {
+            "label": "a",
+            "shape_type": "rotation",
+            "points": [[12, 15], [16, 15], [16, 20], [12, 20]],
+        },
         {"label": "b", "shape_type": "circle", "points": [[5, 18], [5, 20]]},
         {"label": "__ignore__", "shape_type": "linestrip", "points": [[0, 0], [35, 0]]},
         {"label": "a", "shape_type": "point", "points": [[30, 8]]},
@@ -462,7 +471,7 @@ def test_labelme_shapes(tmp_path: Path) -> None:
     assert (mask[6:12, 10:20] == 1).all()
     assert (mask[15:21, 25:31] == 2).all()
     assert (mask[16:23, 32:35] == 2).all()
-    assert (mask[15:21, 12:17] == 1).all()
+    assert (mask[16:23, 12:15] == 1).all()
     assert mask[18, 5] == 2
     assert mask[0, 3] == IGNORE
     assert mask[8, 30] == 1

@@ -85,13 +85,11 @@ def shape_mask(item: Item, labels: Mapping[Value, int]) -> Bytes:
 
 
 def shape_names(items: Iterable[Item]) -> list[str]:
-    """The names of all shapes that items have, those of COCO in the order of their categories."""
-    names: dict[str, None] = {}
-    for path, alone in dict.fromkeys((item.labels, item.entry is None) for item in items):
-        if path is not None:
-            found = labelme.shape_labels(path) if alone else coco.read_coco(path).used
-            names.update(dict.fromkeys(found))
-    return [*names]
+    """The names of all shapes that items have: by COCO's categories, or in alphabetical order."""
+    files = {item.labels: item.entry is None for item in items if item.labels is not None}
+    if all(files.values()):
+        return sorted({name for path in files for name in labelme.shape_labels(path)})
+    return list(dict.fromkeys(name for path in files for name in coco.read_coco(path).used))
 
 
 def numbers_of(path: Path) -> Numbers:

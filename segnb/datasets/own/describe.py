@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,7 +36,7 @@ from segnb.datasets.own.description import (
 )
 from segnb.datasets.own.lists import is_void, read_classes
 from segnb.datasets.own.patterns import walk
-from segnb.datasets.own.scan import Item, find
+from segnb.datasets.own.scan import Item, find, read_list
 from segnb.datasets.own.sources import SPLITS, find_sources
 from segnb.datasets.reading import read_palette
 from segnb.errors import DataError
@@ -103,8 +104,6 @@ class Found:
             )
         void = ", ".join(map(str, about.void))
         lines.append(f"  {'void':<24} {void:<18} {100 * self.shares.get('void', 0):5.1f} %")
-        if about.splits.group:
-            lines.append(f"grouped by {about.splits.group}")
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
 
@@ -178,7 +177,7 @@ def look(folder: Path) -> Found:
         counts, colours, named = _shapes(sample), {}, {}
     classes, void = _classes(form, counts, colours, named, notes)
     about = replace(about, format=form, classes=classes, void=void)
-    about = replace(about, splits=_splits(folder, about, files, items))
+    about = replace(about, splits=_splits(folder, about, files, items, notes))
     owner = {value: one.name for one in classes for value in one.values}
     total = sum(counts.values())
     shares: Counter[str] = Counter()
@@ -391,29 +390,35 @@ def _named_values(
 
 
 def _splits(
-    folder: Path, about: Description, files: Iterable[Path], items: Sequence[Item]
+    folder: Path,
+    about: Description,
+    files: Iterable[Path],
+    items: Sequence[Item],
+    notes: list[str],
 ) -> Splits:
-    ids = {item.id for item in items if item.labels is not None}
+    ids = [item.id for item in items if item.labels is not None]
     placed = {one.split for one in about.files} - {None}
     lists: dict[Split, str] = {}
-    if not placed:
-        names = {name.rpartition("/")[2]: name for name in ids}
-        for path in files:
-            split = SPLITS.get(path.stem.lower())
-            if path.suffix.lower() == ".txt" and split and split not in lists:
-                lines = path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
-                stems = [
-                    Path(line.strip().replace("\\", "/")).name for line in lines if line.strip()
-                ]
-                stems = [re.sub(r"\.(jpe?g|png)$", "", stem) for stem in stems]
-                if stems and all(stem in names for stem in stems):
+    for path in () if placed else files:
+        split = SPLITS.get(path.stem.lower())
+        if path.suffix.lower() == ".txt" and split and split not in lists:
+            with contextlib.suppress(DataError):  # a list of other things
+                if read_list(path, ids):
                     lists[split] = path.relative_to(folder).as_posix()
     group = group_of(ids)
+    splits = Splits(lists=lists, group=group)
+    if group:
+        names = sorted({splits.group_of(name) for name in ids})
+        shown = ", ".join(map(repr, names[:3]))
+        notes.append(
+            f"by their names, the images are of {len(names)} clips, patients or places ({shown}, "
+            f"…), each of which stays in one split; if they are not, remove `group`"
+        )
     if "val" in placed or "val" in lists:
-        return Splits(lists=lists, group=group)
+        return splits
     if "test" in placed or "test" in lists or len(ids) < 100:
-        return Splits(lists=lists, shares={"val": 0.25}, group=group)
-    return Splits(lists=lists, shares={"val": 0.2, "test": 0.2}, group=group)
+        return replace(splits, shares={"val": 0.25})
+    return replace(splits, shares={"val": 0.2, "test": 0.2})
 
 
 def group_of(ids: Iterable[str]) -> str | None:
