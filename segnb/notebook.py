@@ -191,7 +191,7 @@ def own_folder(given: str | Path | None, into: Path) -> Path | None:
     shutil.rmtree(target, ignore_errors=True)
     try:
         shutil.unpack_archive(path, target)
-    except (shutil.ReadError, ValueError, OSError, EOFError) as error:
+    except Exception as error:  # zipfile, zlib and tarfile raise their own
         raise ConfigError(f"{path} can't be unpacked ({error}); make the zip file again") from error
     # A zip file made of a folder holds that one folder.
     inside = [one for one in target.iterdir() if one.name != "__MACOSX"]

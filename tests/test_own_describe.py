@@ -148,6 +148,18 @@ def test_colours_and_a_list_of_them(tmp_path: Path, file: str, line: str) -> Non
     check_masks(tmp_path)
 
 
+def test_values_of_one_name_are_one_class(tmp_path: Path) -> None:
+    pictures(tmp_path / "images")
+    indexed(tmp_path / "masks", (0, 4, 7), 255)
+    (tmp_path / "classes.txt").write_text("0 background\n4 plant\n7 plant\n")
+    about = describe(tmp_path).description
+    assert [(one.name, one.values) for one in about.classes] == [
+        ("background", (0,)),
+        ("plant", (4, 7)),
+    ]
+    assert datasets.info(str(tmp_path)).class_names == ("background", "plant")
+
+
 @pytest.mark.parametrize("ending", ["_mask", ".mask", "_L", "annot"])
 def test_masks_beside_their_images(tmp_path: Path, ending: str) -> None:
     pictures(tmp_path, ending=".png")
@@ -275,7 +287,6 @@ def change_coco(folder: Path, change: Callable[[dict[str, Any]], object]) -> Non
 
 @pytest.mark.parametrize("name", ["{:s}", "images/{:s}", "images\\{:s}", "/label/studio/{:s}"])
 def test_coco_run_lengths(tmp_path: Path, name: str) -> None:
-    pytest.importorskip("pycocotools")
     pictures(tmp_path / "images")
     write_coco(tmp_path, name=name)
     found = describe(tmp_path)
@@ -287,7 +298,6 @@ def test_coco_run_lengths(tmp_path: Path, name: str) -> None:
 
 
 def test_coco_polygons_and_background(tmp_path: Path) -> None:
-    pytest.importorskip("pycocotools")
     pictures(tmp_path / "images", count=2)
     write_coco(tmp_path)
 
@@ -347,7 +357,6 @@ def test_coco_polygons_and_background(tmp_path: Path) -> None:
 def test_damaged_coco_is_named(
     tmp_path: Path, change: Callable[[dict[str, Any]], object], complaint: str
 ) -> None:
-    pytest.importorskip("pycocotools")
     pictures(tmp_path / "images")
     write_coco(tmp_path)
     describe(tmp_path)
@@ -369,7 +378,6 @@ def test_coco_says_which_package_it_needs(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_coco_files_of_splits(tmp_path: Path) -> None:
-    pytest.importorskip("pycocotools")
     write_coco(tmp_path, path="all.json")
     whole = json.loads((tmp_path / "all.json").read_text())
     (tmp_path / "all.json").unlink()
@@ -392,7 +400,8 @@ def test_coco_files_of_splits(tmp_path: Path) -> None:
 
 def test_coco_of_every_kind(tmp_path: Path) -> None:
     """Run lengths as numbers and as text, a crowd, polygons in parts, and ids that are texts."""
-    tools = pytest.importorskip("pycocotools.mask")
+    from pycocotools import mask as tools
+
     pictures(tmp_path / "images", count=3)
     write_coco(tmp_path)
     left, right = np.zeros(SIZE, np.uint8, order="F"), np.zeros(SIZE, np.uint8, order="F")
@@ -448,16 +457,8 @@ def test_labelme_shapes(tmp_path: Path) -> None:
     shapes = [
         {"label": "a", "shape_type": "polygon", "points": square},
         {"label": "b", "shape_type": "rectangle", "points": [[30, 20], [25, 15]]},
-        {
-            "label": "b",
-            "shape_type": "rectangle",
-            "points": [[32, 16], [34, 16], [34, 22], [32, 22]],
-        },
-        {
-            "label": "a",
-            "shape_type": "rotation",
-            "points": [[12, 15], [16, 15], [16, 20], [12, 20]],
-        },
+        {"label": "b", "shape_type": "rectangle", "points": four},
+        {"label": "a", "shape_type": "rotation", "points": [[x - 20, y] for x, y in four]},
         {"label": "b", "shape_type": "circle", "points": [[5, 18], [5, 20]]},
         {"label": "__ignore__", "shape_type": "linestrip", "points": [[0, 0], [35, 0]]},
         {"label": "a", "shape_type": "point", "points": [[30, 8]]},

@@ -133,6 +133,13 @@ def test_a_widget_draws_what_its_plain_twin_draws(shown: list[Any]) -> None:
     assert drawn.png() == draw(3).png()
 
 
+def test_several_things_stand_below_one_another(shown: list[Any]) -> None:
+    import ipywidgets
+
+    module.live(lambda power: ["words", power], {"power": ipywidgets.IntSlider(value=1)})
+    assert shown == ["words", 1]
+
+
 def test_an_error_takes_the_pictures_place(
     shown: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -61,7 +61,7 @@ TIER = tier()  # "quick", or "gpu" where there is one ("smoke" is for tests and 
 MINUTES = {"smoke": 60, "quick": 5}.get(TIER, 8)  # for the comparison; more is better
 COMPARISONS = 1 if TIER == "smoke" else 6  # three repeats with all labels, three with a quarter
 IMAGES = 12 if TIER == "smoke" else 60  # in the made folder
-PLACE = project_path("runs") / "own"  # made folders, runs and answers
+PLACE = Path(os.path.relpath(project_path("runs"))) / "own"  # made folders, runs and answers
 
 own = own_folder(FOLDER, PLACE / "uploaded")
 
@@ -218,24 +218,22 @@ def small(folder: Path) -> Recipe:
     )
 
 
-def plan(folder: str, classes: str, minutes: float) -> Picture:
-    """What a folder shows, and what a comparison of it would be."""
+def plan(folder: str, classes: str, minutes: float) -> list[Markdown | Picture]:
+    """What a comparison of a folder would be, and what it would see."""
     place = Path(folder)
     if not (place / "dataset.toml").exists():
         describe(place)
     if classes:
         rename_classes(place, [name.strip() for name in classes.split(",")])
     short, seconds = shortened(small(place), minutes, comparisons=COMPARISONS)
-    sheet = plots.folder_sheet(place, most=6)
     text = (
-        f"{minutes} minutes: {COMPARISONS} comparisons of about {readable_seconds(seconds)}, "
-        f"with {short.pretrain.steps} steps of stage 1 and {short.finetune.steps} of stage 2"
+        f"{minutes} minutes give {COMPARISONS} x {readable_seconds(seconds)} of training: in each "
+        f"comparison {short.pretrain.steps} steps of stage 1 and {short.finetune.steps} of stage 2."
     )
-    sheet.figure.suptitle(text, fontsize=9)
-    return Picture(sheet.figure, f"{text}. {sheet.alt}")
+    return [Markdown(text), plots.folder_sheet(place, most=4)]
 
 
-choices = [os.path.relpath(folder) for folder in dict.fromkeys((mine, *made.values()))]
+choices = [str(folder) for folder in dict.fromkeys((mine, *made.values()))]
 controls = {
     "folder": widgets.Combobox(
         value=choices[0], options=choices, description="folder", continuous_update=False
@@ -253,7 +251,7 @@ live(plan, controls)
 # Without widgets:
 
 # %%
-plan(choices[0], "", MINUTES)
+display(*plan(choices[0], "", MINUTES))
 
 # %% [markdown]
 # ## Answer
@@ -318,7 +316,7 @@ plots.predictions(
 # The same from a shell, with larger images and an hour for the comparison:
 
 # %%
-place, run = (shlex.quote(os.path.relpath(one)) for one in (mine, result.run))
+place, run = (shlex.quote(str(one)) for one in (mine, result.run))
 for line in (
     f"segnb check {place}",
     f"segnb answer {place} --minutes 60",
@@ -405,7 +403,7 @@ judge(check_shared_pairs, shared_pairs)
 
 # %%
 with plots.styled():
-    figure = plots.new_figure(5.4, 0.8 + 0.2 * found.info.num_classes)
+    figure = plots.new_figure(5.4, 1.1 + 0.2 * found.info.num_classes)
     axes = figure.subplots()
     images = max(1, train.labelled)
     alone = np.array(train.seen) / images
@@ -416,7 +414,7 @@ with plots.styled():
     axes.set(xlabel="share that shows the class, %", yticks=places)
     axes.set_yticklabels(found.info.class_names)
     axes.invert_yaxis()
-    axes.legend(loc="lower right")
+    plots.legend_below(figure, [axes])
 scarcest = int(both.argmin())
 Picture(
     figure,

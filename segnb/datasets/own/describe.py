@@ -335,7 +335,7 @@ def _named_shapes(
                 f'scribbles or points, remove "{BACKGROUND}", and they are void'
             )
         values = (BACKGROUND,) if plain is None else (plain, BACKGROUND)
-        rows.append(("background", values, None))
+        rows.append(("background", values, _usual_colour("background")))
     else:
         if plain is not None:
             rows.append((str(plain), (plain,), None))
@@ -356,7 +356,7 @@ def _named_values(
     named: Mapping[Value, tuple[str, Colour | None]],
     notes: list[str],
 ) -> tuple[list[_Row], tuple[Value, ...]]:
-    rows: list[_Row] = []
+    rows: dict[str, tuple[tuple[Value, ...], Colour | None]] = {}
     void: list[Value] = []
     listed = [value for value in named if value in counts]
     # In the order of the list, then in that of the values.
@@ -369,16 +369,16 @@ def _named_values(
         usual = value == _VOC_VOID or (value == IGNORE and len(values) > 2)
         if is_void(name) if name else usual:
             void.append(value)
-        else:
-            plain = "-".join(map(str, value)) if isinstance(value, tuple) else value
-            name = name or (("background" if value == 0 else "foreground") if two else "")
-            rows.append(
-                (
-                    name or f"class {plain}",
-                    (value,),
-                    colour or (value if isinstance(value, tuple) else None),
-                )
-            )
+            continue
+        if isinstance(value, tuple):
+            name, colour = name or f"class {'-'.join(map(str, value))}", value
+        elif two:
+            name = "foreground" if value else "background"
+        row = rows.get(name or f"class {value}")
+        # A list of classes may give several values one name.
+        rows[name or f"class {value}"] = (
+            ((*row[0], value), row[1]) if row else ((value,), colour or _usual_colour(name))
+        )
     missing = [
         name for value, (name, _) in named.items() if value not in counts and not is_void(name)
     ]
@@ -386,7 +386,12 @@ def _named_values(
         notes.append(f"no mask read shows {', '.join(missing)}, so they are no classes here")
     if form == "index" and not void and not named and len(values) > 2:
         notes.append("if one of these values means void (often the last or 255), move it to `void`")
-    return rows, tuple(void)
+    return [(name, *row) for name, row in rows.items()], tuple(void)
+
+
+def _usual_colour(name: str) -> Colour | None:
+    """Grey for the background, so that objects stand out; ``None`` leaves it to the others."""
+    return (60, 60, 60) if name.lower() == "background" else None
 
 
 def _splits(
