@@ -114,7 +114,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         assert wait, "a picture stays until its successor is there"
         seen.clear()
 
-    monkeypatch.setattr(IPython.display, "display", seen.append)
+    monkeypatch.setattr(IPython.display, "display", lambda *things: seen.extend(things))
     monkeypatch.setattr(IPython.display, "clear_output", clear)
     return seen
 
