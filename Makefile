@@ -16,7 +16,7 @@ FLOOR_TESTS := $(addprefix tests/test_,losses.py losses_back_ends.py models.py t
 	resume.py table.py cli.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-floors lab bench notebooks badges clean
+.PHONY: help setup reproduce test test-floors lab bench notebooks zip badges clean
 
 help:
 	@echo "make reproduce  train the baselines and the contrastive method on the embedded data set,"
@@ -25,6 +25,7 @@ help:
 	@echo "make test-floors  the main tests with the lowest versions of everything that segnb needs"
 	@echo "make lab        JupyterLab on notebooks/"
 	@echo "make notebooks  make notebooks/*.ipynb again from notebooks/src, executed"
+	@echo "make zip        dist/segnb.zip, the copy to upload to Colab"
 	@echo "make bench      time the loss against a peer"
 	@echo "make badges REPO=owner/name   write the address of this repository into the notebooks"
 	@echo "make clean      remove .venv and caches; data, runs and results stay"
@@ -79,6 +80,9 @@ bench: $(BENCH)
 
 notebooks: $(READY)
 	$(BIN)/python tools/notebooks.py build
+
+zip: $(READY)
+	$(BIN)/python tools/pack.py
 
 badges: $(READY)
 	@test -n "$(REPO)" || { echo "make badges needs REPO=owner/name" >&2; exit 1; }

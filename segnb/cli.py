@@ -7,6 +7,7 @@ imports what it needs, so that slow imports do not delay the others.
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import errno
 import io
@@ -582,17 +583,29 @@ COMMANDS: dict[str, type[Command]] = {
 }
 
 
+#: Signs of tables and messages in ASCII.
+_PLAIN = {"–": "-", "±": "+-", "τ": "tau", "×": "x", "…": "..."}
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """What a console shows for signs that it lacks."""
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(sign, "?") for sign in lacking), error.end
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code.
 
     Errors that a user can fix are one line on standard error, without a traceback.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    codecs.register_error("segnb", _plain)
     for stream in (sys.stdout, sys.stderr):
         # Code pages of Windows lack τ or ±, and file names may hold bytes that are no text. A
         # question mark is better than an error after hours of work.
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="segnb")
     # If several processes do the same, only the first one prints.
     silent = contextlib.redirect_stdout(io.StringIO())
     first = os.environ.get("RANK", "0") == "0"

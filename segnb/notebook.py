@@ -114,8 +114,14 @@ def command(line: str, **folders: Path) -> str:
         folders: The folders that it works in, by flag (``runs``, ``results``).
 
     Returns:
-        The line behind an exclamation mark, with the folders' paths from the working folder.
+        The line behind an exclamation mark, with the folders' paths from the working folder; where
+        the shell does not find the program, because the notebook's environment is not activated,
+        with the path of that as well.
     """
+    program = line.split()[0]
+    own = Path(sys.executable).with_name(program)
+    if shutil.which(program) is None and own.exists():
+        line = shlex.quote(os.path.relpath(own)) + line.removeprefix(program)
     flags = {name: os.path.relpath(path) for name, path in folders.items()}
     words = [word for name, path in flags.items() for word in (f"--{name}", path)]
     return " ".join([f"!{line}", shlex.join(words)]).strip()
@@ -124,36 +130,6 @@ def command(line: str, **folders: Path) -> str:
 def in_colab() -> bool:
     """Whether this process is a Colab kernel."""
     return "google.colab" in sys.modules
-
-
-def mount_drive(folder: str = "segnb") -> Path | None:
-    """Mount Google Drive, after a warning about what this notebook can then see.
-
-    Called only if the reader asks for it, to keep runs on Drive beyond the session.
-
-    Args:
-        folder: The folder under ``MyDrive`` that segnb reads and writes; created if missing.
-
-    Returns:
-        That folder; ``None`` outside Colab, where there is nothing to mount, and if the reader
-        declines.
-    """
-    if not in_colab():
-        print("This is not Colab: nothing to mount, files stay on this machine.")
-        return None
-    print(
-        "Google will ask for access to your whole Drive; it can't grant less. Code in this "
-        f"notebook can then see every file there. segnb uses only MyDrive/{folder}. If you "
-        "decline, everything still works, but is lost when the session ends."
-    )
-    home = Path("/content/drive/MyDrive") / folder
-    try:
-        importlib.import_module("google.colab.drive").mount("/content/drive")
-        home.mkdir(parents=True, exist_ok=True)
-    except Exception as error:  # Colab raises errors of its own, whose names it changes
-        print(f"Drive is not used ({error}); files stay in this session.")
-        return None
-    return home
 
 
 def own_folder(given: str | Path | None, into: Path) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -186,6 +187,14 @@ def test_a_console_without_tau_or_plus_minus_is_written_to(words: list[str], enc
     assert done.returncode == 0
     assert b"Traceback" not in done.stderr
     assert len(done.stdout) > 1000
+
+
+def test_signs_that_a_console_lacks_stay_readable(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(kept, encoding="ascii"))
+    assert cli.main(["--help"]) == 0
+    print("33.1 ± 0.4 | – | τ 0.1 | caf\xe9 | \udce9", flush=True)
+    assert kept.getvalue().endswith(b"33.1 +- 0.4 | - | tau 0.1 | caf? | ?\n")
 
 
 def test_a_preset_is_the_ground_that_flags_change() -> None:

@@ -1,16 +1,27 @@
-"""Every command that a page or a notebook prints is one that can be given, where it is printed."""
+"""Every command that a page or a notebook prints is one that can be given, where it is printed.
+
+Those of the saved notebooks are given: from the notebooks' folder, with the folders and options
+that are printed, at the size of the smoke tier.
+"""
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 import shlex
-from collections.abc import Iterator
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tiny import Finished
 
 from segnb import cli
 from segnb.notebook import command
+
+pytest_plugins = ["tiny"]
 
 REPOSITORY = Path(__file__).parent.parent
 PAGES = (
@@ -102,3 +113,96 @@ def test_a_command_names_folders_from_where_the_cell_runs(
     options = cli._parse(cli.Run, "run", shlex.split(line)[2:])
     assert options.runs.resolve() == tmp_path / "my runs"
     assert command("segnb doctor") == "!segnb doctor"
+    monkeypatch.setenv("PATH", "/bin")  # the environment is not activated
+    beside = tmp_path / "my env" / "python"
+    monkeypatch.setattr(sys, "executable", str(beside))
+    assert command("segnb doctor") == "!segnb doctor"  # and there is none beside it
+    beside.parent.mkdir()
+    beside.with_name("segnb").touch()
+    assert command("segnb doctor") == "!'../my env/segnb' doctor"
+
+
+#: Options that only make a run longer or larger, and a network so small that it trains at once.
+_SIZES = re.compile(r"--(size|crop|scale|encoder|decoder|architecture|pretrain\.|finetune\.).*")
+_SMALL = shlex.split(
+    "--size 32 48 --crop 32 32 --encoder-depth 3 --decoder-channels 16 --precision fp32 "
+    "--pretrain.steps 2 --pretrain.warmup 1 --finetune.steps 2 --cpu --quiet"
+)
+
+_FOR_A_CELL = re.compile(r"!((?:accelerate launch|segnb)\b(?:[^\n\\]|\\\n)*)")
+
+
+def shown() -> Iterator[tuple[str, str]]:
+    """The lines for a cell in the saved notebooks' outputs."""
+    for path in sorted((REPOSITORY / "notebooks").glob("[0-9]*.ipynb")):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            for output in cell.get("outputs", []):
+                text = output.get("text") or output.get("data", {}).get("text/plain", "")
+                for match in _FOR_A_CELL.finditer("".join(text)):
+                    yield path.stem, match[1].replace("\\\n", " ")
+
+
+def at_smoke(words: list[str]) -> list[str]:
+    """The words at the smallest size, with the made data set and one of several seeds."""
+    options: list[list[str]] = []
+    for word in words:
+        if word.startswith("--") or not options:
+            options.append([])
+        options[-1].append(word)
+    kept = [one for one in options if not _SIZES.fullmatch(one[0])]
+    few = {"--tier": ["smoke"], "--dataset": ["camvid"]}
+    found = []
+    for name, *values in kept:
+        values = few.get(name, values[:1] if name in ("--seeds", "--fractions") else values)
+        found += [name, *values]
+    return found
+
+
+@pytest.mark.parametrize(("where", "line"), shown(), ids=lambda value: str(value)[:50])
+def test_a_line_for_a_cell_does_what_it_says(
+    where: str,
+    line: str,
+    places: Path,
+    one_thread: None,
+    finished: Callable[..., Finished],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    notebooks = tmp_path / "notebooks"
+    notebooks.mkdir()
+    monkeypatch.chdir(notebooks)
+    _, _, whole = line.rpartition("segnb ")  # a launcher starts it in as many processes as asked
+    name, *options = shlex.split(whole)
+    if name in ("run", "sweep"):
+        assert cli.main([name, *at_smoke(options), *_SMALL]) == 0
+        flags = dict(itertools.pairwise(options))
+        for flag in ("--runs", "--results"):
+            folder = notebooks / flags[flag]
+            assert tmp_path in folder.resolve().parents
+            assert folder.resolve().relative_to(tmp_path).parts[0] in ("runs", "results")
+            assert any(folder.iterdir())
+    elif name == "predict":
+        folder = notebooks / options[0]
+        assert folder.resolve().parent == tmp_path / "runs"  # where notebook 00 keeps its runs
+        shutil.copytree(finished("ce").folder, folder)
+        shutil.copytree(places / "CamVid" / "val", notebooks / "MY_IMAGES")
+        assert cli.main([name, *options, "--cpu"]) == 0
+        assert len(list((notebooks / "PREDICTIONS").glob("*.mask.png"))) == 4
+    else:
+        assert (name, options) == ("fetch", ["cityscapes"]), "how is this to be tried?"
+        cli.main([name, *options])
+        told = capsys.readouterr()
+        assert "cityscapes-dataset.com" in told.out + told.err
+        assert "Traceback" not in told.err
+    inside = {path.name for path in notebooks.iterdir()}
+    assert inside <= {"MY_IMAGES", "PREDICTIONS"}
+
+
+def test_there_are_lines_to_give() -> None:
+    lines = [line for _, line in shown()]
+    assert {"run", "sweep", "predict", "fetch"} <= {
+        re.sub(r".*segnb ", "", line).split()[0] for line in lines
+    }
+    for line in lines:
+        assert ("--runs" in line) == bool(re.search(r"segnb (run|sweep) ", line)), line

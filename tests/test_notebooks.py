@@ -29,7 +29,7 @@ from segnb import installed
 from segnb import notebook as helpers
 from segnb.errors import ConfigError
 from segnb.recipe import preset
-from tools import notebooks
+from tools import notebooks, pack
 from tools.notebooks import NotebookError
 
 SOURCES = sorted(notebooks.SOURCES.glob("[0-9]*.py"))
@@ -466,8 +466,10 @@ def test_set_up_on_colab_clones_and_installs_without_dependencies(
     told = capsys.readouterr().out
     assert "Fetching github.com/ann/segnb" in told
     assert f"Set-up is done: the project is in {tmp_path / 'segnb'}" in told
-    clone, install = colab
+    clone, init, chosen, install = colab
     assert "https://github.com/ann/segnb" in clone
+    assert init[-2:] == ["init", "--no-cone"]
+    assert chosen[-4:] == ["/*", *(f"!{one}" for one in pack.unused())]
     assert "--no-deps" in install
     assert install[-1] == str(tmp_path / "segnb")
     assert Path.cwd() == tmp_path / "segnb" / "notebooks"
@@ -573,14 +575,6 @@ def test_a_restart_without_set_up_is_told(
     assert helpers.project_path("results") == tmp_path / "results"
 
 
-def test_declining_drive_is_no_error(
-    colab: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "google.colab.drive", Drive(declined=True))
-    assert helpers.mount_drive() is None
-    assert "Drive is not used (mount failed)" in capsys.readouterr().out
-
-
 # segnb.notebook
 
 
@@ -625,25 +619,6 @@ def test_project_path_finds_the_repository_from_its_notebooks(
     assert helpers.project_path("results") == notebooks.REPOSITORY / "results"
     monkeypatch.chdir(tmp_path)
     assert helpers.project_path("results") == tmp_path / "results"
-
-
-def test_mounting_outside_colab_is_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert helpers.mount_drive() is None
-    assert "not Colab" in capsys.readouterr().out
-
-
-def test_mounting_says_first_what_it_sees(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    said_before = []
-    drive = types.ModuleType("google.colab.drive")
-    drive.mount = lambda _: said_before.append(capsys.readouterr().out)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
-    monkeypatch.setitem(sys.modules, "google.colab.drive", drive)
-    monkeypatch.setattr(helpers, "Path", lambda _: tmp_path)
-    assert helpers.mount_drive("mine") == tmp_path / "mine"
-    assert "whole Drive" in said_before[0]
-    assert (tmp_path / "mine").is_dir()
 
 
 def zipped_images(path: Path, inside: str) -> Path:

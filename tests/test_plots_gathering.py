@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from segnb import datasets
-from segnb.plots.gathering import Gathering, gathering_film
+from segnb.plots.gathering import Gathering, gathering_film, spread, together
 
 
 def made(moments: int = 3, title: str = "beaches") -> Gathering:
@@ -57,3 +57,23 @@ def test_the_film_has_a_frame_a_moment_and_says_what_happens() -> None:
     assert "at step 20" in film.alt
     with pytest.raises(ValueError, match="as many moments"):
         gathering_film([made(), made(moments=2)])
+
+
+def test_classes_that_lie_together_are_named_together() -> None:
+    places = np.array([[0.0, 0.0], [0.1, 0.0], [0.2, 0.0], [1.0, 0.0], [-1.0, 0.5]])
+    labels = np.array([4, 0, 2, 1, 3]).repeat(3)
+    groups = together(labels, places.repeat(3, axis=0), within=0.15)
+    # 4 and 2 are not neighbours, but both are neighbours of 0.
+    assert sorted([*group] for group in groups) == [[0, 2, 4], [1], [3]]
+    (alone,) = [group for group in groups if 1 in group]
+    np.testing.assert_allclose(alone[1], [1.0, 0.0])
+
+
+@pytest.mark.parametrize("angles", [[0.0, 0.1, 0.2], [-3.1, 3.1, 0.0], [1.0], [2.0, 2.0]])
+def test_names_keep_their_distance_around_the_circle(angles: list[float]) -> None:
+    turned = spread(np.array(angles), gap=0.4)
+    between = np.abs(np.angle(np.exp(1j * (turned[:, None] - turned[None]))))
+    assert between[~np.eye(len(angles), dtype=bool)].min(initial=9) > 0.39
+    moved = np.abs(np.angle(np.exp(1j * (turned - np.array(angles)))))
+    assert moved.max() < 0.45
+    assert spread(np.array([0.0, 1.0]), gap=0.4).tolist() == [0.0, 1.0]

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import ledger_row, tiny_recipe
 
 from segnb.errors import DataError
-from segnb.report import read_preview
-from segnb.results import previews
+from segnb.methods import MethodName
+from segnb.report import embedding_points, read_preview
+from segnb.results import ledger, previews
 from tools.previews import convert
 
 STAGES = ("initial", "pretrained", "finetuned")
@@ -31,6 +33,16 @@ def made(seed: int = 0, per_class: int = 60) -> dict[str, np.ndarray]:
 
 def row(name: str) -> dict[str, str]:
     return {"recipe_hash": name, "command": "segnb run --seed 1"}
+
+
+def ledger_of(results: Path, **methods: MethodName) -> dict[str, str]:
+    """A ledger with a row of each method; the names of their previews."""
+    names = {}
+    for seed, (name, method) in enumerate(methods.items()):
+        held = ledger_row(tiny_recipe(method, seed=seed))
+        ledger.add(results / "ledger.jsonl", held)
+        names[name] = str(held["recipe_hash"])
+    return names
 
 
 def neighbours(features: np.ndarray) -> list[set[int]]:
@@ -83,17 +95,37 @@ def test_runs_without_a_stage_or_without_labelled_pixels(
 def test_earlier_previews_are_read_and_converted_once(tmp_path: Path) -> None:
     folder = tmp_path / "previews"
     folder.mkdir()
+    (old,) = ledger_of(tmp_path, old="contrastive").values()
     whole = made()
-    np.savez_compressed(folder / "old.npz", **whole)
-    before = (folder / "old.npz").stat().st_size
-    found = read_preview(row("old"), tmp_path)
+    np.savez_compressed(folder / f"{old}.npz", **whole)
+    before = (folder / f"{old}.npz").stat().st_size
+    found = read_preview(row(old), tmp_path)
     np.testing.assert_array_equal(found["embeddings_initial"], whole["embeddings_initial"])
-    assert convert(folder) == 1
+    assert convert(tmp_path) == 1
     held = {path: path.read_bytes() for path in folder.rglob("*.npz")}
     assert sum(map(len, held.values())) < 0.7 * before
-    assert convert(folder) == 0
+    assert convert(tmp_path) == 0
     assert {path: path.read_bytes() for path in folder.rglob("*.npz")} == held
-    assert len(read_preview(row("old"), tmp_path)["labels"]) == 3 * previews.PIXELS
+    assert len(read_preview(row(old), tmp_path)["labels"]) == 3 * previews.PIXELS
+
+
+def test_features_that_no_map_shows_are_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "previews"
+    names = ledger_of(tmp_path, shown="contrastive", other="ce", early="ce_long")
+    one, two = made(0), made(1)
+    two["embeddings_initial"] = one["embeddings_initial"]
+    previews.store(folder, names["shown"], one)
+    previews.store(folder, names["other"], two)  # as earlier versions did
+    np.savez_compressed(folder / f"{names['early']}.npz", **made(2))
+    assert convert(tmp_path) == 2
+    assert len(list((folder / previews.FEATURES).iterdir())) == 3  # those of the run that is shown
+    for name, whole in (("other", two), ("early", made(2))):
+        found = read_preview(row(names[name]), tmp_path)
+        assert set(found) == {"ids", "predictions"}
+        np.testing.assert_array_equal(found["predictions"], whole["predictions"])
+        assert embedding_points(found) == {}
+    assert set(read_preview(row(names["shown"]), tmp_path)) == set(one)
+    assert convert(tmp_path) == 0
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "features gone", "features cut"])

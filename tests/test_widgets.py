@@ -431,14 +431,15 @@ def test_of_two_sweeps_as_wide_the_presets_own_is_taken() -> None:
     assert found.rows == (own,)
 
 
-def test_rows_of_other_forms_belong_to_the_sweep_and_split_lists_do_not(
+def test_rows_of_other_forms_and_of_split_lists_do_not_belong_to_the_sweep(
     rows: list[dict[str, Any]],
 ) -> None:
     official = made_sweep.made_row(BASE.replace(form="official"))
     listed = {**made_sweep.made_row(BASE.replace(split_list="x.txt")), "fraction": None}
     found = find_sweep([*rows, official, listed])
     assert found is not None
-    assert official in found.rows
+    assert official not in found.rows
+    assert {row["form"] for row in found.rows} == {None, "paper"}
     assert listed not in found.rows
 
 

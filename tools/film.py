@@ -6,19 +6,21 @@
     python tools/film.py gathering   stage 1 gathers a beach and a street (about ten minutes)
 
 ``gathering`` trains stage 1 on the embedded data set and on CamVid, with the quick tier's recipes
-and seed 0, and takes validation pixels through the projection head as it goes.
+and seed 0, and takes validation pixels through the projection head as it goes. What it saw is kept
+in ``runs/film``, so that a second call only draws.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from segnb import circle, evaluation
+from segnb import circle, datasets, evaluation
 from segnb.experiments.runs import initial_network, load_splits
 from segnb.files import write_atomic
 from segnb.plots import Film, circle_film
@@ -27,7 +29,9 @@ from segnb.recipe import Recipe, preset
 from segnb.training import Session, make_accelerator, pretrain
 from segnb.training.log import LogRow
 
-FIGURES = Path(__file__).resolve().parent.parent / "results" / "figures"
+PROJECT = Path(__file__).resolve().parent.parent
+FIGURES = PROJECT / "results" / "figures"
+KEPT = PROJECT / "runs" / "film"
 LOSSES: tuple[circle.Loss, ...] = ("infonce", "paper", "official", "cross-entropy")
 
 #: Looks at the embeddings during stage 1: more at first, where most happens.
@@ -52,7 +56,22 @@ def gathering() -> Film:
         "beaches (shapes), 16 labelled": preset("shapes").replace(fraction=1 / 32),
         "streets (CamVid), 46 labelled": preset("camvid").replace(form="official", fraction=1 / 8),
     }
-    return gathering_film([watch(recipe, title) for title, recipe in recipes.items()])
+    return gathering_film([kept(recipe, title) for title, recipe in recipes.items()])
+
+
+def kept(recipe: Recipe, title: str) -> Gathering:
+    """What was seen of a recipe's stage 1; it is trained if that is not kept yet."""
+    path = KEPT / f"{recipe.hash}.npz"
+    if not path.exists():
+        seen = watch(recipe, title)
+        steps, units = zip(*seen.moments, strict=True)
+        held = io.BytesIO()
+        np.savez_compressed(held, labels=seen.labels, steps=steps, units=np.float16(units))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, held.getvalue())
+    with np.load(path) as saved:
+        moments = list(zip(saved["steps"].tolist(), saved["units"].astype(float), strict=True))
+        return Gathering(title, datasets.info(recipe.dataset), saved["labels"], moments)
 
 
 def watch(recipe: Recipe, title: str) -> Gathering:

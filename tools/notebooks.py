@@ -203,6 +203,9 @@ def execute(notebook: NotebookNode, *, name: str, tier: str, timeout: int | None
         shutil.copy(REPOSITORY / "segnb" / "recipe.py", folder.parent / "segnb")
         environment = dict(os.environ, SEGNB_TIER=tier, MPLBACKEND=_INLINE)
         environment.setdefault("SEGNB_DATA", str(REPOSITORY / "data"))
+        # As in an activated environment: lines for a cell name programs without their paths.
+        programs = [str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]
+        environment["PATH"] = os.pathsep.join(programs)
         client = NotebookClient(
             notebook,
             config=_kernel_sockets(Path(scratch)),

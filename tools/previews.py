@@ -3,6 +3,9 @@
 ::
 
     python tools/previews.py [RESULTS]     those that are lean already stay as they are
+
+Features of runs that no map is drawn of are left out, and files of features that no preview names
+any more are removed.
 """
 
 from __future__ import annotations
@@ -12,27 +15,43 @@ from pathlib import Path
 
 import numpy as np
 
-from segnb.results import previews
+from segnb.results import ledger, previews
 
 
-def convert(folder: Path) -> int:
-    """Write the previews of a folder again where needed; returns how many."""
-    count = 0
-    for path in sorted(folder.glob("*.npz")):
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
+def convert(results: Path) -> int:
+    """Write the previews of a ledger's rows again where needed; returns how many."""
+    folder, count = results / "previews", 0
+    named: set[str] = set()
+    for row in ledger.read(results / "ledger.jsonl"):
+        path = folder / f"{ledger.file_name(row)}.npz"
+        if not path.is_file():
+            continue
+        features = previews.drawn(row["method"])
+        arrays = _arrays(path)
         stages = [value for key, value in arrays.items() if key.startswith("embeddings_")]
-        if stages and not any(map(previews.is_stored, stages)):
-            previews.store(folder, path.stem, arrays)
+        if stages and not (features and any(map(previews.is_stored, stages))):
+            previews.store(folder, path.stem, arrays, features=features)
             count += 1
+    for path in folder.glob("*.npz"):
+        named |= {str(value) for value in _arrays(path).values() if previews.is_stored(value)}
+    for path in (folder / previews.FEATURES).glob("*.npz"):
+        if path.stem not in named:
+            path.unlink()
     return count
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """What a preview's own file holds."""
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
 
 
 def main() -> int:
     """The command line; returns the exit code."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "results") / "previews"
+    results = Path(sys.argv[1] if len(sys.argv) > 1 else "results")
+    folder = results / "previews"
     before = sum(path.stat().st_size for path in folder.rglob("*.npz"))
-    count = convert(folder)
+    count = convert(results)
     after = sum(path.stat().st_size for path in folder.rglob("*.npz"))
     print(f"{count} previews written again: {before / 1e6:.1f} MB before, {after / 1e6:.1f} MB now")
     return 0

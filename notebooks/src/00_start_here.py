@@ -128,7 +128,7 @@ from segnb.checks import check_fair_steps, check_verdict, judge
 from segnb.datasets import WorkingSet
 from segnb.device import describe
 from segnb.experiments import kept
-from segnb.experiments.runs import initial_network, load_network, load_splits, run, run_folder
+from segnb.experiments.runs import find_folder, initial_network, load_network, load_splits, run
 from segnb.models import SegmentationNetwork
 from segnb.notebook import announce, command, live_dataset, project_path, tier
 from segnb.recipe import preset
@@ -313,7 +313,7 @@ rows, folders = {}, {}
 for method in METHODS:
     chosen = recipe.replace(method=method)
     rows[method] = run(chosen, runs=RUNS, results=None)
-    folders[method] = run_folder(chosen, RUNS)
+    folders[method] = find_folder(chosen, RUNS)
     print(f"{names[method]!s:28} {rows[method]['seconds']:.0f} s")
 
 # %% [markdown]

@@ -9,7 +9,7 @@
 # - see what is left when only a fraction of the labels may be used, and how to choose that fraction
 #   so that results can be compared,
 # - count how unevenly the classes are spread, which decides what mIoU rewards,
-# - load a folder of your own images and masks.
+# - see how the split of a video can leak, and what this project does about it.
 #
 # Time: about a minute. You need no network connection, no files and no GPU.
 
@@ -22,23 +22,18 @@
 # @title Imports
 import hashlib
 import itertools
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import ipywidgets as widgets
 import numpy as np
 import torch
-from IPython.display import Markdown
-from PIL import Image
+from IPython.display import Markdown, display
 
 from segnb import datasets, plots
 from segnb.checks import check_class_shares, check_nested_choice, judge
-from segnb.datasets import DatasetInfo
 from segnb.datasets.fractions import class_presence
-from segnb.datasets.paired import Pair, PairedDataset
 from segnb.errors import DataError
-from segnb.notebook import tier
+from segnb.notebook import project_path, tier
 from segnb.plots import Picture
 from segnb.recipe import preset
 from segnb.results.table import fraction_name
@@ -101,6 +96,8 @@ plots.contact_sheet(list(data.images[:8]), list(data.masks[:8]), info)
 labelled = datasets.labelled_ids(train, FRACTION, seed=SEED)
 
 
+# %% tags=["folded"]
+# @title Draw it
 def wall(ids: Sequence[str]) -> Picture:
     """All training images, tiny: those in ``ids`` under their masks, the others faded."""
     step = max(1, data.images.shape[-1] // 32)
@@ -182,6 +179,8 @@ def membership(seed: int, order: Sequence[str]) -> np.ndarray:
 
 joined = {name: f for f in reversed(FRACTIONS) for name in shares[f]}
 order = sorted(train.ids, key=lambda name: joined.get(name, 2.0))
+# %% tags=["folded"]
+# @title Draw it
 with plots.styled():
     figure = plots.new_figure(7.2, 3.0)
     for axes, seed in zip(figure.subplots(2, 1, sharex=True), (SEED, SEED + 1), strict=True):
@@ -227,6 +226,8 @@ presence = class_presence(train)
 position = {name: i for i, name in enumerate(train.ids)}
 seen = presence[[position[name] for name in labelled]].sum(axis=0)
 
+# %% tags=["folded"]
+# @title Draw it
 with plots.styled():
     figure = plots.new_figure(7.2, 0.9 + 0.2 * info.num_classes)
     left, right = figure.subplots(1, 2, sharey=True)
@@ -315,6 +316,99 @@ wall(datasets.labelled_ids(train, fraction, seed=SEED))
 # annotators more than an hour and a half (Cordts et al., 2016).
 
 # %% [markdown]
+# ## A split can leak
+#
+# Drawn scenes are independent of each other. Photographs often aren't: **CamVid**, the streets of
+# this series, was cut from four drives, and two frames of a drive show the same street in the same
+# light. Its files are named by drive and frame, so the names alone show how the public splits were
+# made.
+
+# %%
+frames = {
+    split: project_path(f"results/lists/camvid-{split}.txt").read_text().split()
+    for split in ("train", "val", "test")
+}
+
+
+def place(name: str) -> tuple[str, int]:
+    """The drive and the number of a frame: ``Seq05VD_f00030`` is frame 30 of Seq05VD."""
+    drive, _, number = name.partition("_")
+    return drive, int(number.strip("f"))
+
+
+places = {split: [place(name) for name in names] for split, names in frames.items()}
+trained_on = {drive for drive, _ in places["train"]}
+
+# %% tags=["folded"]
+# @title Draw it
+drives = sorted({drive for one in places.values() for drive, _ in one})
+with plots.styled():
+    figure = plots.new_figure(7.2, 3.4)
+    panels = figure.subplots(len(drives), 1)
+    for axes, drive in zip(panels, drives, strict=True):
+        for row, split in enumerate(places):
+            numbers = [number for one, number in places[split] if one == drive]
+            colour = {"train": "#999999", "val": "#D55E00", "test": "#0072B2"}[split]
+            axes.plot(numbers, [row] * len(numbers), "|", color=colour, markersize=9)
+        axes.set(yticks=range(3), yticklabels=list(places), ylim=(2.6, -0.6))
+        axes.set_ylabel(drive, rotation=0, ha="right", va="center", labelpad=28)
+        axes.grid(visible=False)
+    panels[-1].set_xlabel("number of the frame in its drive")
+Picture(
+    figure,
+    "The frames of CamVid's four drives by split. Val is one short clip of drive 0016E5, most of "
+    "which is in train. Test has a later part of 0001TP, whose beginning is in train, and all of "
+    "Seq05VD.",
+)
+
+# %% [markdown]
+# **How to read it.** Each mark is a frame. Where marks of *val* or *test* stand on a drive that also
+# has marks of *train*, the network is asked about a street that it has seen. In numbers:
+
+# %%
+nearest = min(
+    abs(number - other)
+    for drive, number in places["val"]
+    for same, other in places["train"]
+    if same == drive
+)
+unseen = sum(drive not in trained_on for drive, _ in places["test"])
+span = np.ptp([number for _, number in places["val"]])
+Markdown(
+    f"All {len(places['val'])} frames of val lie within {span} frames of one drive "
+    f"(about {span / 30:.0f} seconds at 30 frames a second), the nearest training frame "
+    f"{nearest} frames away. Of test's {len(places['test'])} frames, {unseen} are of a drive that "
+    f"training has not seen. So this project reports *test* on seen and unseen drives as well."
+)
+
+# %% [markdown]
+# With CamVid in your data folder (notebook 09), the next cell shows what that means: a frame of val,
+# the training frame nearest to it, and a frame of the unseen drive.
+
+# %%
+try:
+    camvid = {split: datasets.load("camvid", split, size=(96, 128)) for split in places}
+except DataError:
+    print("CamVid is not in the data folder.")
+else:
+    first = min(places["val"], key=lambda one: one[1])
+    _, closest = min(
+        (abs(number - first[1]), index)
+        for index, (drive, number) in enumerate(places["train"])
+        if drive == first[0]
+    )
+    shown = [
+        camvid["val"][places["val"].index(first)],
+        camvid["train"][closest],
+        camvid["test"][[drive for drive, _ in places["test"]].index("Seq05VD")],
+    ]
+    display(
+        plots.contact_sheet(
+            [one.image for one in shown], [one.mask for one in shown], camvid["val"].info, columns=3
+        )
+    )
+
+# %% [markdown]
 # ## Exercise 1: count pixels, but not void
 #
 # Write `class_shares(mask, num_classes)`: the share (0 to 1) of each class among the pixels **that
@@ -386,66 +480,6 @@ def nested_choice(ids: Sequence[str], fraction: float, seed: int) -> list[str]:
 judge(check_nested_choice, nested_choice)
 
 # %% [markdown]
-# ## Your own images
-#
-# You need pairs: an image, and a mask of the same size with **one class id per pixel**. Save masks
-# as PNG in mode L or P, never as JPEG: compression invents classes that do not exist. Here we write
-# four such pairs into a folder, to stand in for yours. To use your own, point `folder` at them, put
-# your class names into `mine`, and let `labels` say what each value in your files means: class 0,
-# 1, …, or void. Any value it does not list is rejected.
-
-# %%
-folder = Path(tempfile.mkdtemp())
-for i in range(4):
-    sample = val[i]
-    things = np.where(sample.mask == datasets.IGNORE, 255, sample.mask >= 3).astype(np.uint8)
-    Image.fromarray(sample.image).save(folder / f"beach{i}.jpg")
-    Image.fromarray(things).save(folder / f"beach{i}.mask.png")
-
-mine = DatasetInfo(
-    name="my beach",
-    class_names=("background", "toy"),
-    palette=((221, 204, 119), (204, 61, 133)),
-    licence="mine",
-    homepage="a folder",
-)
-pairs = [
-    Pair(image.stem, image, image.with_suffix(".mask.png"))
-    for image in sorted(folder.glob("*.jpg"))
-]
-own = PairedDataset(mine, "train", pairs, labels={0: 0, 1: 1, 255: datasets.IGNORE}, source=folder)
-print(f"{len(own)} pairs, {own.info.num_classes} classes")
-
-# %% [markdown]
-# From here on, your images work like any others, with the same working set, the same pictures and
-# the same training calls. They are resized with their aspect ratio kept, and the area they do not
-# cover becomes void.
-
-# %%
-own_data = datasets.working_set(own, size=(96, 96), cache=folder / "cache")
-plots.contact_sheet(list(own_data.images), list(own_data.masks), mine)
-
-# %% [markdown]
-# **How to read it.** The grey strip below each mask is padding, marked as void, so it never counts.
-# Before you spend an hour on training, check here that each colour sits where its class should be.
-#
-# Mistakes in masks are common, and the silent ones are the worst. Unknown class ids, colours
-# instead of ids and sizes that don't match are all rejected, with the name of the file:
-
-# %%
-Image.fromarray(np.full((96, 128), 7, np.uint8)).save(folder / "beach1.mask.png")
-try:
-    own[1]
-except DataError as error:
-    print(str(error).replace(str(folder), "my-folder"))
-
-# %% [markdown]
-# To **train** on `own_data`, pass it to the two stages, as notebooks 04 and 05 do:
-# `training.pretrain(network, own_data, recipe, session=...)`, then `training.finetune(...)`. To
-# **segment** a folder of images with a trained network, run
-# `!segnb predict RUN IMAGES --out OUT` in a cell (notebook 00 leaves you such a run).
-
-# %% [markdown]
 # ## Summary
 #
 # - A mask gives each pixel a class id, or 255 for void, which is never counted.
@@ -454,6 +488,11 @@ except DataError as error:
 # - Classes are unevenly spread, but mIoU weighs them equally, so rare classes decide it. With few
 #   labels, those rare classes depend on a handful of images. That is why we report results over
 #   several seeds.
+# - Frames of one drive on both sides of a split are an easier test than they look. Ask of every
+#   number which split it was measured on.
+#
+# **Your own images** take three commands, from a folder to an answer:
+# [notebook 11](11_your_own_images.ipynb).
 #
 # **Where to go next.** [Notebook 02](02_cross_entropy_with_few_labels.ipynb) trains cross-entropy
 # on these few labels, as well as we can, and watches it overfit.

@@ -168,7 +168,8 @@ for name, variant in trainings.items():
 #
 # The top row shows the loss, the bottom row the mIoU, with one column per training.
 
-# %%
+# %% tags=["folded"]
+# @title Draw it
 COLOURS = {"training": "#D55E00", "validation": "#0072B2"}
 with plots.styled():
     figure = plots.new_figure(7.6, 4.4)
@@ -228,12 +229,13 @@ for name, seen in histories.items():
     gap = last["training"]["miou"] - last["validation"]["miou"]
     rise = last["validation"]["loss"] - min(one["validation"]["loss"] for one in seen)
     print(
-        f"{name:24} gap {gap:5.1f} points; validation loss {rise:.2f} above its lowest; "
-        f"best validation mIoU {best['validation']['miou']:.1f} at step {best['step']}"
+        f"{name:24} gap {gap:5.1f}   loss {rise:.2f} above its lowest   "
+        f"best mIoU {best['validation']['miou']:.1f} at step {best['step']}"
     )
 
 # %% [markdown]
-# **How to read it.** The gap is training mIoU minus validation mIoU at the last look. If the best
+# **How to read it.** The gap is training mIoU minus validation mIoU at the last look; loss and best
+# mIoU are those of validation. If the best
 # validation mIoU came long before the end, or the loss ends well above its lowest value, the
 # network spent the remaining steps memorising the training images. Stopping early would help, but
 # it takes validation labels, and labels are what we are short of.
@@ -342,6 +344,8 @@ for index, scores in evaluation.score_maps(network, val, session=Session(acceler
 counts = confusion.confusion().double()
 fate = (100 * counts / counts.sum(1, keepdim=True).clamp(min=1)).numpy()
 
+# %% tags=["folded"]
+# @title Draw it
 with plots.styled():
     figure = plots.new_figure(5.4, 5.2)
     axes = figure.subplots()

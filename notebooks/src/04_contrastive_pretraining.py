@@ -236,19 +236,23 @@ def hardest_negative(temperature: float, positive_angle: float) -> float:
 # %%
 positive_angle = math.radians(30)
 angles = np.linspace(0, np.pi, 361)
-answers = []
+pushes, hardest = {}, {}
+for tau in (0.07, 0.2, 0.5):
+    share = 1 / (1 + np.exp((math.cos(positive_angle) - np.cos(angles)) / tau))
+    pushes[tau] = share * np.sin(angles) / tau
+    hardest[tau] = math.degrees(hardest_negative(tau, positive_angle))
+answers = [f"{angle:.0f}° at τ = {tau:g}" for tau, angle in hardest.items()]
+print("hardest:", ", ".join(answers))
+
+# %% tags=["folded"]
+# @title Draw it
 with styled():
     figure = new_figure(6.4, 3.0)
     axes = figure.subplots()
-    for tau, look in zip((0.07, 0.2, 0.5), ("-", "--", ":"), strict=True):
-        share = 1 / (1 + np.exp((math.cos(positive_angle) - np.cos(angles)) / tau))
-        push = share * np.sin(angles) / tau
-        hardest = math.degrees(hardest_negative(tau, positive_angle))
+    for (tau, push), look in zip(pushes.items(), ("-", "--", ":"), strict=True):
         (line,) = axes.plot(np.degrees(angles), push, look, label=f"τ = {tau:g}")
-        axes.plot(
-            hardest, np.interp(hardest, np.degrees(angles), push), "o", color=line.get_color()
-        )
-        answers.append(f"{hardest:.0f}° at τ = {tau:g}")
+        at = np.interp(hardest[tau], np.degrees(angles), push)
+        axes.plot(hardest[tau], at, "o", color=line.get_color())
     axes.axvline(30, color="#777777", linewidth=1)
     axes.set(
         xlabel="angle of the negative (degrees); the line is the positive",
@@ -256,7 +260,6 @@ with styled():
         xticks=range(0, 181, 30),
     )
     axes.legend()
-print("hardest:", ", ".join(answers))
 Picture(
     figure,
     "How hard a negative pushes the anchor along the circle, against its angle, with the positive "

@@ -32,7 +32,7 @@ from segnb.checks import check_paired_gain, check_unfair_because, judge
 from segnb.datasets import WorkingSet
 from segnb.errors import ConfigError
 from segnb.experiments import kept
-from segnb.experiments.runs import load_network, load_splits, run, run_folder
+from segnb.experiments.runs import find_folder, load_network, load_splits, run
 from segnb.metrics.segmentation import ConfusionScore, score_confusion
 from segnb.models import SegmentationNetwork, count_parameters
 from segnb.notebook import announce, live_dataset, project_path, tier
@@ -115,7 +115,7 @@ contrastive = recipes["contrastive"]
 splits = load_splits(contrastive)
 print(f"{len(splits.labelled)} of {len(splits.train.ids)} training images are labelled")
 run(contrastive, runs=RUNS, results=RUNS, until="pretrain")
-folder = run_folder(contrastive, RUNS)
+folder = find_folder(contrastive, RUNS)
 network = load_network(folder, weights="pretrained")
 head = count_parameters(network.head)
 print(f"extractor {(count_parameters(network) - head) / 1e6:.2f} M parameters, head {head:,}")
@@ -211,7 +211,7 @@ def miou(network: SegmentationNetwork, images: WorkingSet) -> float:
 
 gaps = {}
 for recipe in recipes.values():
-    trained = load_network(run_folder(recipe, RUNS))
+    trained = load_network(find_folder(recipe, RUNS))
     gaps[Method.of(recipe)] = (miou(trained, splits.labelled_set), miou(trained, val))
 plots.training_gap(gaps)
 

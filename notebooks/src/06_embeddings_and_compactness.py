@@ -392,7 +392,7 @@ for name, value in known.as_dict().items():
 #
 # Each run's row in the ledger holds all six numbers for each stage, measured on the same validation
 # pixels. The classifiers behind the last two were fitted only on pixels of the *labelled training
-# images*. First a table of all the runs, then a figure of the pair we trained here.
+# images*. Here they are for the pair we trained, as a table and as a figure.
 
 # %%
 NAMES = ("intra", "inter", "fisher", "silhouette", "knn_miou", "probe_miou")
@@ -408,10 +408,7 @@ def stage_table(rows: dict) -> Markdown:
     return Markdown("\n".join(lines))
 
 
-pair = dict(trained)
-if shown is not trained["contrastive"]:
-    pair[f"{shown['dataset']}, ledger {shown['recipe_hash']}"] = shown
-display(stage_table(pair))
+display(stage_table(trained))
 display(compactness_stages(trained.values()))
 
 # %% [markdown]
@@ -440,7 +437,7 @@ splits = runs.load_splits(recipe)
 session = Session()
 draws: dict[str, dict[str, list[float]]] = {}
 for method in trained:
-    folder = runs.run_folder(recipe.replace(method=method), own)
+    folder = runs.find_folder(recipe.replace(method=method), own)
     network = runs.load_network(folder)
     for draw in range(DRAWS):
         fitted, measured = (
@@ -475,13 +472,14 @@ for name, found in draws.items():
 # ## 6 · Does compactness go along with mIoU?
 #
 # If the paper's *therefore* holds, runs with a better geometry should have a higher mIoU. The
-# ledger can tell us, for each data set with enough runs. Each run becomes a mark.
+# ledger can tell us, for each data set with enough runs of the three methods of this series. Each
+# run becomes a mark.
 
 # %%
 LEAST = 6
 places = Counter((row["dataset"], row["tier"]) for row in reported).most_common()
 many = {
-    f"{dataset}, {size} tier": select(reported, dataset=dataset, tier=size)
+    f"{dataset}, {size} tier": overview.main_methods(select(reported, dataset=dataset, tier=size))
     for (dataset, size), count in places
     if count >= LEAST
 }
@@ -506,9 +504,10 @@ if not many:
 # is reversed. If compactness did what the paper's *therefore* asks, ρ would be **negative for
 # intra**, which is good when it is small, and **positive for the others**.
 #
-# Before you believe a ρ, look at the marks: those of one method lie together. Long cross-entropy
-# has the highest mIoU and a low Fisher ratio; short training has a lower mIoU and a higher ratio.
-# So a line through *all* marks falls, whatever happens inside each method. This is **Simpson's
+# Before you believe a ρ, look at the marks: those of one method lie together. On CamVid, long
+# cross-entropy has the highest mIoU and a low Fisher ratio; short training has a lower mIoU and a
+# higher ratio. So a line through marks of *all* methods falls, whatever happens inside each of
+# them. On the drawn scenes more labels raise both, so there it climbs. This is **Simpson's
 # paradox**: a trend between groups that the groups themselves don't have. We fell for it ourselves:
 # an earlier version of this notebook read ρ = -0.75 on CamVid as "tighter classes go with a lower
 # mIoU". The fair question is asked *within labels and method*, where only the seed differs between
@@ -578,6 +577,7 @@ for place, rows in many.items():
 # correlation across runs is not a cause. In one sentence:
 
 # %%
+lines = []
 for place in many:
     (_, _), (between, _), (inside, level) = found[place, "fisher"]
     verdict = (
@@ -585,10 +585,11 @@ for place in many:
         if abs(inside) <= level
         else f"beyond chance: tighter classes go with a {'higher' if inside > 0 else 'lower'} mIoU"
     )
-    print(
-        f"{place}: Fisher ratio and mIoU have ρ = {between:+.2f} at equal labels and {inside:+.2f} within "
-        f"labels and method, {verdict}."
+    lines.append(
+        f"- **{place}**: Fisher ratio and mIoU have ρ = {between:+.2f} at equal labels and "
+        f"{inside:+.2f} within labels and method, {verdict}."
     )
+Markdown("\n".join(lines))
 
 # %% [markdown]
 # ## Summary

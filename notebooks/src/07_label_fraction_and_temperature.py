@@ -77,12 +77,19 @@ RUNS = project_path("runs") / "explorer"  # the live runs, with a small ledger o
 
 # %%
 cosines = np.linspace(-0.6, 1.0, 9)
+weights = {
+    tau: np.exp(cosines / tau) / np.exp(cosines / tau).sum() for tau in (0.03, 0.07, 0.2, 0.5)
+}
+for tau, shares in weights.items():
+    print(f"τ {tau:4g}: the most alike key has {shares[-1]:.0%} of the weight")
+
+# %% tags=["folded"]
+# @title Draw it
 with plots.styled():
     figure = plots.new_figure(7.2, 2.6)
     panels = figure.subplots(1, 4, sharey=True)
-    for axes, tau in zip(panels, (0.03, 0.07, 0.2, 0.5), strict=True):
-        weights = np.exp((cosines - cosines.max()) / tau)
-        axes.bar(cosines, weights / weights.sum(), width=0.15, color="#0072B2")
+    for axes, (tau, shares) in zip(panels, weights.items(), strict=True):
+        axes.bar(cosines, shares, width=0.15, color="#0072B2")
         axes.set(title=f"τ = {tau:g}", xlabel="cosine to the anchor", ylim=(0, 1))
     panels[0].set_ylabel("softmax weight of the key")
 Picture(
@@ -102,8 +109,8 @@ Picture(
 # ## What the ledger holds
 #
 # Every finished run of this project is a row of `results/ledger.jsonl`. Rows that differ only in
-# method, form of the loss, label fraction, temperature and seed belong to one sweep, and
-# `find_sweep` looks for the widest. This table counts its seeds for each method and label fraction.
+# method, label fraction, temperature and seed belong to one sweep, and `find_sweep` looks for the
+# widest. This table counts its seeds for each method and label fraction.
 
 # %%
 rows = ledger.read(RESULTS / "ledger.jsonl")

@@ -28,7 +28,7 @@ from segnb import evaluation, plots
 from segnb.checks import check_confident_labels, check_pseudo_quality, judge
 from segnb.datasets import IGNORE
 from segnb.errors import ConfigError
-from segnb.experiments.runs import initial_network, load_network, load_splits, run, run_folder
+from segnb.experiments.runs import find_folder, initial_network, load_network, load_splits, run
 from segnb.notebook import announce, command, live_dataset, project_path, tier
 from segnb.plots import Picture
 from segnb.recipe import preset
@@ -47,7 +47,7 @@ DATASET = live_dataset(TIER)
 FRACTION = 1 / 16  # share of the training images that are labelled
 THRESHOLD = 0.7  # minimum confidence of a pseudo-label
 SEED = 0
-SHORTER = 1 if TIER == "gpu" else 4
+SHORTER = 2 if TIER == "gpu" else 4
 IMAGE = 0  # the unlabelled image to look at closely
 RESULTS = project_path("results")  # the ledger to read; a notebook never writes to it
 RUNS = project_path("runs") / "semi_supervised"  # this notebook's own runs and ledger
@@ -79,7 +79,7 @@ print(f"round one: mIoU {first_row['miou_val']:.1f} on val, {first_row['seconds'
 
 # %%
 session = Session(accelerator=make_accelerator(first.precision))
-network = load_network(run_folder(first, RUNS))
+network = load_network(find_folder(first, RUNS))
 labels, confidence = [], []
 for _, scores in evaluation.score_maps(network, unlabelled, session=session):
     sure, label = scores.softmax(0).max(0)
@@ -93,7 +93,8 @@ print(f"{len(labels)} images, mean confidence {mean:.2f}")
 # for learning. In real use you wouldn't, and nothing below trains on it.
 
 
-# %%
+# %% tags=["folded"]
+# @title Draw it
 def look(threshold: float, image: int = IMAGE) -> Picture:
     """An unlabelled image, its pseudo-label at a threshold, the errors and the confidence."""
     truth, guess, sure = unlabelled.masks[image].long(), labels[image], confidence[image]
@@ -130,6 +131,7 @@ def look(threshold: float, image: int = IMAGE) -> Picture:
     )
 
 
+# %%
 live(
     look,
     {
@@ -256,6 +258,16 @@ quality = np.array(
         for t in thresholds
     ]
 )
+kept = (sure >= THRESHOLD) & (truth != IGNORE)
+per_class = [
+    100 * float((guess == truth)[kept & (guess == c)].float().mean())
+    if (kept & (guess == c)).any()
+    else 0.0
+    for c in range(info.num_classes)
+]
+
+# %% tags=["folded"]
+# @title Draw it
 with plots.styled():
     figure = plots.new_figure(7.2, 2.8)
     left, right = figure.subplots(1, 2)
@@ -263,13 +275,6 @@ with plots.styled():
     left.plot(thresholds, 100 * quality[:, 1], "--", color="#0072B2", label="accuracy")
     left.axvline(THRESHOLD, color="#D55E00", linewidth=1, label="THRESHOLD")
     left.set(xlabel="threshold", ylabel="% of pixels", ylim=(0, 102))
-    kept = (sure >= THRESHOLD) & (truth != IGNORE)
-    per_class = [
-        100 * float((guess == truth)[kept & (guess == c)].float().mean())
-        if (kept & (guess == c)).any()
-        else 0.0
-        for c in range(info.num_classes)
-    ]
     right.barh(range(info.num_classes), per_class, color=[np.divide(c, 255) for c in info.palette])
     for c in range(info.num_classes):
         share = 100 * float((kept & (guess == c)).sum() / kept.sum().clamp(min=1))
@@ -358,7 +363,7 @@ coverage = float((guessed.masks[~labelled] != IGNORE).float().mean())
 print(f"{coverage:.0%} of the pixels of the unlabelled images have a pseudo-label")
 if coverage < 0.05:
     print("Hardly any: the network is not yet sure of much. Train longer, or lower THRESHOLD.")
-folder = run_folder(second, RUNS)
+folder = find_folder(second, RUNS)
 session = Session(accelerator=make_accelerator(second.precision), folder=folder)
 network = initial_network(second)
 log = pretrain(network, union, second, session=session, name="pretrain-pseudo")
@@ -375,7 +380,7 @@ print(
 # %%
 plots.loss_curves(
     {
-        "round one": read_log(run_folder(first, RUNS) / "log.jsonl"),
+        "round one": read_log(find_folder(first, RUNS) / "log.jsonl"),
         "round two": [{**row, "stage": row["stage"].removesuffix("-pseudo")} for row in log],
     }
 )
@@ -424,8 +429,8 @@ Markdown(
 # %%
 few = val.subset(list(val.ids[:3]))
 networks = {
-    "cross-entropy": load_network(run_folder(same_cost, RUNS)),
-    "round one": load_network(run_folder(first, RUNS)),
+    "cross-entropy": load_network(find_folder(same_cost, RUNS)),
+    "round one": load_network(find_folder(first, RUNS)),
     "round two": network,
 }
 plots.predictions(

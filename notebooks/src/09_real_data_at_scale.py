@@ -37,10 +37,10 @@ from segnb.checks import check_largest_batch, check_time_left, judge
 from segnb.device import describe
 from segnb.errors import SegnbError
 from segnb.experiments.cost import estimate_cost, readable_seconds
-from segnb.experiments.runs import run, run_folder
-from segnb.notebook import mount_drive, project_path, tier
+from segnb.experiments.runs import find_folder, run
+from segnb.notebook import project_path, tier
 from segnb.recipe import preset
-from segnb.results import ledger, overview, table
+from segnb.results import findings, ledger, overview, table
 from segnb.training import TrainingStopped
 from segnb.training.log import read_log
 
@@ -54,8 +54,8 @@ FRACTION = 1 / 32  # share of the training images that are labelled
 SEED = 0
 SHORTER = 10
 TIER = tier()  # "quick", or "gpu" where there is one ("smoke" is for tests and learns nothing)
-KEEP_ON_DRIVE = False  # on Colab: keep runs on Google Drive, so that they outlive the session
 RESULTS = project_path("results")  # the ledger to read; a notebook never writes to it
+RUNS = project_path("runs") / "scale"  # this notebook's own runs and small ledger
 
 # %% [markdown]
 # ## What is here
@@ -78,7 +78,8 @@ for name in datasets.names():
     try:
         count = len(datasets.load(name, "train"))
     except SegnbError:
-        print(f"{name:>12}  not here; to get it:  !segnb fetch {name}")
+        line = notebook.command(f"segnb fetch {name}")
+        print(f"{name:>12}  not here; to get it:  {line}")
     else:
         present.append(name)
         print(f"{name:>12}  {count} training images. {datasets.info(name).licence}")
@@ -87,14 +88,12 @@ print(f"\nThis notebook continues with {DATASET}.")
 
 # %% [markdown]
 # **Where runs are kept.** A Colab session can end at any time, and its disk disappears with it.
-# With `KEEP_ON_DRIVE`, the runs go to your Google Drive instead. It is off by default, because
-# Google then gives this notebook access to your whole Drive; the next cell says so before you are
-# asked for permission.
+# With `DRIVE = True` in the set-up cell at the top, the folder `runs` lies on your Google Drive. It
+# is off by default, because Google then gives this notebook access to your whole Drive.
 
 # %%
-drive = mount_drive() if KEEP_ON_DRIVE else None
-RUNS = (drive or project_path("runs")) / "scale"
-print("runs are kept on Drive" if drive else "runs are kept on this machine")
+print(f"runs are kept in {os.path.relpath(RUNS)}", end="")
+print(", on Google Drive" if project_path("runs").is_symlink() else ", on this machine")
 
 # %% [markdown]
 # ## Estimated time and memory
@@ -157,7 +156,7 @@ try:
     )
 except TrainingStopped as stopped:
     print(stopped)
-folder = run_folder(recipe, INTERRUPTED)
+folder = find_folder(recipe, INTERRUPTED)
 before = read_log(folder / "log.jsonl")
 for path in sorted(INTERRUPTED.rglob("*.*")):
     if path.is_file():
@@ -188,7 +187,7 @@ places = ["--runs", here, "--results", here, "--quiet"]
 command = shlex.join([*launch, "-m", *shlex.split(recipe.command()), *places])
 print(f"{machine.devices} x {machine.name}")
 short = ["accelerate", "launch", *launch[3:], "-m", *shlex.split(recipe.command()), *places]
-print(f"!{shlex.join(short)}")
+print(notebook.command(shlex.join(short)))
 
 # %% [markdown]
 # The exclamation mark passes the line to the shell.
@@ -213,7 +212,7 @@ print("equal to the last digit" if resumed["miou_val"] == row["miou_val"] else "
 breadth = {"uninterrupted": 8.0, "first session": 4.0, "resumed": 1.3}
 picture = plots.loss_curves(
     {
-        "uninterrupted": read_log(run_folder(recipe, RUNS) / "log.jsonl"),
+        "uninterrupted": read_log(find_folder(recipe, RUNS) / "log.jsonl"),
         "first session": before,
         "resumed": read_log(folder / "log.jsonl"),
     }
@@ -231,16 +230,18 @@ picture
 # several processes draw their crops separately, so there they agree up to noise.
 
 # %% [markdown]
-# **At full scale** these are the commands, for a shell on a machine with one GPU (the first three,
-# sized for Colab) or several. They are generated from the recipes, so they can't go out of date.
-# Each can be interrupted and run again.
+# **At full scale** these are the commands, for a machine with one GPU (the first three, sized for
+# Colab) or several. Paste one into a cell; in a shell in this folder, leave out the exclamation
+# mark. They are generated from the recipes, so they can't go out of date. Each can be interrupted
+# and run again, and adds a row to the project's ledger.
 
 # %%
 for name, size in (("camvid", "colab"), ("voc", "paper"), ("cityscapes", "paper")):
     for method in ("ce", "ce_long", "contrastive"):
         large = preset(name, size).replace(method=method)
         launcher = "" if size == "colab" else "accelerate launch --multi_gpu -m "
-        print(f"{launcher}{large.command()}")
+        line = f"{launcher}{large.command()}"
+        print(notebook.command(line, runs=project_path("runs"), results=RESULTS))
     print()
 
 # %% [markdown]
@@ -298,13 +299,14 @@ for name, size in sorted({(r["dataset"], r["tier"]) for r in rows}):
         plots.gain: overview.main_methods(plain),
         plots.temperature_curve: overview.main_methods(heated),
         plots.cost: table.beside_baselines(table.one_device(plain)),
-        plots.compactness_scatter: plain,
+        plots.compactness_scatter: overview.main_methods(plain),
     }
     for draw, its_rows in figures.items():
         try:
             display(draw(its_rows))
         except SegnbError as error:
             print(f"{draw.__name__}: {error}")
+    display(Markdown(findings.gains_found(plain, measure="miou_test")))
 
 # %% [markdown]
 # **How to read them.** Take them in this order. *How many labels is the method worth?* Read the

@@ -69,7 +69,7 @@ plots.contact_sheet([photo, scenes[3].image], [mask, scenes[3].mask], info, colu
 # ## 1. Masks resized like photographs
 #
 # **The failure.** Image and mask go through the same `resize`, and its default blends neighbouring
-# pixels. Halfway between class 2 and class 8, that makes "class 5".
+# pixels. Halfway between class 2 and class 6, that makes "class 4".
 
 # %%
 half = (mask.shape[1] // 2, mask.shape[0] // 2)  # Pillow says width first
@@ -94,6 +94,8 @@ def shown(labels: np.ndarray) -> np.ndarray:
     return np.where(labels < info.num_classes, labels, IGNORE).astype(np.uint8)
 
 
+# %% tags=["folded"]
+# @title Draw it
 with plots.styled():
     figure = plots.new_figure(7.2, 2.2)
     titles = ("the mask", "halved, blended", "halved, nearest")
@@ -226,24 +228,28 @@ lines = {
     "as on paper, fp32": lambda t: naive_loss(clustered, near, t, torch.float32),
     "logsumexp in fp32": lambda t: repaired_loss(clustered, near, t),
 }
-with plots.styled():
-    figure = plots.new_figure(6.4, 3.0)
-    axes = figure.subplots()
-    dead = {}
-    for (name, loss_at), colour, width in zip(
-        lines.items(), ("#D55E00", "#E69F00", "#0072B2"), (5, 3, 1.2), strict=True
-    ):
-        values = np.array([float(loss_at(t)) for t in temperatures])
-        alive = np.isfinite(values)
-        dead[name] = temperatures[~alive].max() if (~alive).any() else None
-        axes.plot(temperatures[alive], values[alive], color=colour, linewidth=width, label=name)
-    axes.axvline(TEMPERATURE, color="#888888", linestyle=":")
-    axes.set(xscale="log", xlabel="temperature τ", ylabel="loss")
-    plots.legend_below(figure, [axes])
+values = {name: np.array([float(loss(t)) for t in temperatures]) for name, loss in lines.items()}
+dead = {  # the largest temperature at which each one fails
+    name: max(temperatures[~np.isfinite(found)], default=None) for name, found in values.items()
+}
 for name, limit in dead.items():
     print(
         f"{name}: " + ("finite everywhere" if limit is None else f"not finite for τ ≤ {limit:.3g}")
     )
+
+# %% tags=["folded"]
+# @title Draw it
+with plots.styled():
+    figure = plots.new_figure(6.4, 3.0)
+    axes = figure.subplots()
+    for (name, found), colour, width in zip(
+        values.items(), ("#D55E00", "#E69F00", "#0072B2"), (5, 3, 1.2), strict=True
+    ):
+        alive = np.isfinite(found)
+        axes.plot(temperatures[alive], found[alive], color=colour, linewidth=width, label=name)
+    axes.axvline(TEMPERATURE, color="#888888", linestyle=":")
+    axes.set(xscale="log", xlabel="temperature τ", ylabel="loss")
+    plots.legend_below(figure, [axes])
 Picture(
     figure,
     "The loss against the temperature, computed in three ways. "
@@ -553,6 +559,8 @@ for name, (reported, worth) in means.items():
     reported, worth = round(reported, 1) + 0.0, round(worth, 1) + 0.0  # no "-0.0"
     print(f"{name}: {reported:+.1f} points reported on test, {worth:+.1f} outside")
 
+# %% tags=["folded"]
+# @title Draw it
 with plots.styled():
     figure = plots.new_figure(6.8, 2.9)
     for axes, (name, pairs) in zip(
@@ -706,5 +714,5 @@ judge(check_choose_and_report, choose_and_report)
 #
 # Each repair has a test in this repository's `tests/`, so that it stays repaired.
 #
-# **Where to go next.** This is the last notebook. With what you know now, read the results table in
-# the README again, and ask it the questions you would ask of any other paper.
+# **Where to go next.** With what you know now, read the results in the README again, and ask them
+# the questions you would ask of any other paper.

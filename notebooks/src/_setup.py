@@ -7,6 +7,7 @@
 # @title Set-up
 REPO = ""  # owner/name on GitHub
 DRIVE = False  # True: keep runs in MyDrive/segnb, and look there for segnb.zip first
+UNUSED = ["/notebooks/*.ipynb", "/results/figures/", "/results/tuning/"]  # most of the bytes
 
 import sys
 
@@ -50,9 +51,12 @@ if "google.colab" in sys.modules:
     if project() is None and REPO:
         print(f"Fetching github.com/{REPO}.")
         shutil.rmtree(copy, ignore_errors=True)
-        clone = ["git", "clone", "--quiet", "--depth", "1", f"https://github.com/{REPO}", copy]
+        lean = ["--depth", "1", "--filter=blob:none", "--sparse", f"https://github.com/{REPO}"]
+        chosen = ["git", "-C", copy, "sparse-checkout"]
         try:
-            subprocess.run(clone, check=True)
+            subprocess.run(["git", "clone", "--quiet", *lean, copy], check=True)
+            subprocess.run([*chosen, "init", "--no-cone"], check=True)
+            subprocess.run([*chosen, "set", "/*", *(f"!{one}" for one in UNUSED)], check=True)
         except (OSError, subprocess.CalledProcessError):
             print(f"github.com/{REPO} can't be reached, or has no such repository.")
     home = project()
@@ -60,12 +64,13 @@ if "google.colab" in sys.modules:
         shutil.rmtree(copy, ignore_errors=True)
         raise RuntimeError(
             "The project is not here yet. Download it as a zip file from where you got this "
-            "notebook (on GitHub: Code, then Download ZIP), upload it with the folder icon on the "
-            "left, and run this cell again."
+            "notebook (on GitHub: Code, then Download ZIP; in a checkout, `make zip` writes a "
+            "smaller one), upload it with the folder icon on the left, and run this cell again."
         )
     print("Installing segnb; torch, numpy and pandas stay as they are.")
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", home]
     subprocess.run(install, check=True)
+    (home / "notebooks").mkdir(exist_ok=True)
     os.chdir(home / "notebooks")
     os.environ.setdefault("SEGNB_DATA", str(home / "data"))
     if drive is not None and not (home / "runs").exists():

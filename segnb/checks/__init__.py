@@ -83,7 +83,7 @@ def need_close(
     def is_close(other: Any) -> bool:
         return np.allclose(found, numbers(other), rtol=tolerance, atol=tolerance, equal_nan=True)
 
-    need(bool(np.isfinite(found[np.isfinite(right)]).all()), f"the result is not finite. {hint}")
+    need(bool(np.isfinite(found[np.isfinite(right)]).all()), f"the result is not finite: {hint}")
     if not is_close(right):
         raise Hint(next((special for wrong, special in mistakes if is_close(wrong)), hint))
 

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from segnb.datasets.base import IGNORE, Bytes, DatasetInfo, Sample, SegmentationDataset, cache_root
-from segnb.datasets.store import building, entry_name, remove, say
+from segnb.datasets.store import entry_name, read_or_build
 from segnb.errors import DataError
 from segnb.files import write_json
 
@@ -136,19 +136,11 @@ def working_set(
     name = entry_name(dataset, f"{height}x{width}", f"v{FORMAT_VERSION}")
     folder = cache_root(cache) / "working" / name
     shapes = _shapes(dataset, size)
-    arrays = _stored(folder, shapes)
-    if arrays is None:
-        with building(folder):
-            arrays = _stored(folder, shapes)  # another process may have built it meanwhile
-            if arrays is None:
-                if os.path.lexists(folder):
-                    say(f"the cache {folder} is damaged and is built again")
-                _build(dataset, size, folder, progress_bar=progress_bar)
-                arrays = _stored(folder, shapes)
-    if arrays is None:
-        raise DataError(
-            f"the cache {folder} cannot be read back; set SEGNB_CACHE to a folder on a local disk"
-        )
+    arrays = read_or_build(
+        folder,
+        lambda: _stored(folder, shapes),
+        lambda: _build(dataset, size, folder, progress_bar=progress_bar),
+    )
     images, masks, extents = (torch.from_numpy(arrays[name]) for name in _ARRAYS)
     whole = WorkingSet(dataset.info, tuple(dataset.ids), images, masks, extents)
     return whole if ids is None else whole.subset(ids)
@@ -284,7 +276,6 @@ def _build(
         with contextlib.suppress(OSError):  # some disks have no permissions
             side.chmod(0o755)
         # Renaming is atomic, so a reader only ever sees a complete folder.
-        remove(folder)
         os.replace(side, folder)
     finally:
         shutil.rmtree(side, ignore_errors=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import zlib
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ import numpy.typing as npt
 
 from segnb.datasets.base import IGNORE, SegmentationDataset, cache_root
 from segnb.datasets.lists import listed_ids, read_lines
-from segnb.datasets.store import building, entry_name, remove, say
+from segnb.datasets.store import entry_name, read_or_build
 from segnb.errors import ConfigError, DataError
 from segnb.files import write_atomic
 
@@ -159,19 +158,13 @@ def class_presence(
     """
     path = cache_root(cache) / "presence" / f"{entry_name(dataset)}.npy"
     shape = (len(dataset), dataset.info.num_classes)
-    stored = _stored_presence(path, shape)
-    if stored is None:
-        with building(path):
-            stored = _stored_presence(path, shape)  # another process may have written it meanwhile
-            if stored is None:
-                if os.path.lexists(path):
-                    say(f"the cache {path} is damaged and is built again")
-                    remove(path)
-                stored = _find_presence(dataset)
-                content = io.BytesIO()
-                np.save(content, stored)
-                write_atomic(path, content.getvalue() + _checksum(content.getvalue()))
-    return stored
+
+    def build() -> None:
+        content = io.BytesIO()
+        np.save(content, _find_presence(dataset))
+        write_atomic(path, content.getvalue() + _checksum(content.getvalue()))
+
+    return read_or_build(path, lambda: _stored_presence(path, shape), build)
 
 
 def _stored_presence(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.bool_] | None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from segnb.datasets.base import SegmentationDataset, writing_cache
+from segnb.errors import DataError
+
+T = TypeVar("T")
 
 #: What a killed builder leaves beside an entry.
 _HALF = re.compile(r"\.(.+)\.[a-z0-9_]{8}(\.part)?")
@@ -28,6 +33,35 @@ def entry_name(dataset: SegmentationDataset, *details: object) -> str:
     exact = (dataset.info.name, dataset.split, dataset.fingerprint, *details)
     digest = hashlib.sha256(repr(exact).encode(errors="backslashreplace")).hexdigest()[:16]
     return "-".join((words, re.sub(r"\W+", "-", dataset.split), *map(str, details), digest))
+
+
+def read_or_build(path: Path, read: Callable[[], T | None], build: Callable[[], None]) -> T:
+    """The content of an entry, which is built if it is missing or damaged.
+
+    Args:
+        path: The entry, a file or a folder.
+        read: Returns its content; ``None`` if it is missing or damaged.
+        build: Writes it; called where nothing stands at ``path``, by one process at a time.
+
+    Raises:
+        DataError: The cache cannot be written, or not read back.
+    """
+    found = read()
+    if found is not None:
+        return found
+    with building(path):
+        found = read()  # another process may have built it meanwhile
+        if found is None:
+            if os.path.lexists(path):
+                say(f"the cache {path} is damaged and is built again")
+                remove(path)
+            build()
+            found = read()
+    if found is None:
+        raise DataError(
+            f"the cache {path} cannot be read back; set SEGNB_CACHE to a folder on a local disk"
+        )
+    return found
 
 
 @contextlib.contextmanager

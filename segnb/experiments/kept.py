@@ -6,6 +6,7 @@ A kept network lies in a folder like a run's, so whatever takes a run's folder t
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from segnb import datasets
@@ -36,7 +37,8 @@ def keep(folder: Path, into: Path) -> Path:
     """
     recipe = read_recipe(folder)
     if not (folder / "metrics.json").is_file():
-        raise ConfigError(f"{folder} is not finished; `segnb finetune {folder}` finishes it")
+        command = f"segnb finetune {shlex.quote(str(folder))}"
+        raise ConfigError(f"{folder} is not finished; `{command}` finishes it")
     row = read_row(folder / "metrics.json", recipe)
     target = into / recipe.dataset_title
     for name in ("pretrained", "weights") if recipe.has_stage1 else ("weights",):

@@ -456,7 +456,12 @@ def publish(folder: Path, row: ledger.Row, results: Path) -> ledger.Row:
     for source, target in published(row).items():
         write_atomic(results / target, (folder / source).read_bytes())
     with np.load(folder / "preview.npz", allow_pickle=False) as preview:
-        previews.store(results / "previews", ledger.file_name(row), dict(preview))
+        previews.store(
+            results / "previews",
+            ledger.file_name(row),
+            dict(preview),
+            features=previews.drawn(row["method"]),
+        )
     if row not in held:
         ledger.add(path, row)
     for inside in (results, results / "logs", results / "previews", results / "figures"):

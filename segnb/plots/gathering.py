@@ -16,8 +16,11 @@ from segnb.plots.style import FAINT, QUIET, new_figure, styled
 
 Points = npt.NDArray[np.float64]
 
-#: Classes that are named in the picture; more names would cover each other.
-_NAMED = 6
+#: Classes nearer to each other than this share of the circle's radius are named together.
+_APART = 0.2
+
+#: Radians between two names on the circle.
+_GAP = 0.45
 
 #: Inches of a panel, and pixels an inch.
 _WIDTH, _HEIGHT, _PIXELS = 3.6, 3.4, 100
@@ -109,19 +112,66 @@ def _draw(axes: Axes, one: Gathering, points: Points, *, limit: float) -> None:
         edgecolors="white",
         alpha=0.9,
     )
-    present = np.unique(one.labels)
-    # The classes that lie furthest out are named: those in the middle would cover each other.
-    middle = {int(c): np.median(points[one.labels == c], axis=0) for c in present}
-    outer = sorted(middle, key=lambda c: -float(np.hypot(*middle[c])))[:_NAMED]
-    for c in outer:
-        direction = middle[c] / max(float(np.hypot(*middle[c])), 1e-9)
-        x, y = 1.14 * limit * direction
-        name = one.info.class_names[c]
-        axes.text(x, y, name, ha="center", va="center", color=QUIET, fontsize=8)
-        axes.plot(*(direction * 1.0 * limit), "o", markersize=5, color=_colour(one.info, c))
-    axes.set(xlim=(-1.4 * limit, 1.4 * limit), ylim=(-1.3 * limit, 1.3 * limit), aspect="equal")
+    groups = together(one.labels, points, within=_APART * limit)
+    if len(groups) > 1:  # before that there is nothing to tell apart
+        centres = np.array([np.mean([*group.values()], axis=0) for group in groups])
+        turned = spread(np.arctan2(centres[:, 1], centres[:, 0]), gap=_GAP)
+        for group, angle in zip(groups, turned, strict=True):
+            direction = np.array([np.cos(angle), np.sin(angle)])
+            names = _in_lines([one.info.class_names[c] for c in group])
+            axes.text(
+                *(1.06 * limit * direction),
+                names,
+                ha="left" if direction[0] > 0.3 else "right" if direction[0] < -0.3 else "center",
+                va="bottom" if direction[1] > 0.3 else "top" if direction[1] < -0.3 else "center",
+                color=QUIET,
+                fontsize=8,
+                linespacing=1.1,
+            )
+    axes.set(xlim=(-1.6 * limit, 1.6 * limit), ylim=(-1.45 * limit, 1.45 * limit), aspect="equal")
     axes.axis("off")
 
 
-def _colour(info: DatasetInfo, c: int) -> tuple[float, ...]:
-    return tuple(value / 255 for value in info.palette[c])
+def together(
+    labels: npt.NDArray[np.int64], points: Points, *, within: float
+) -> list[dict[int, Points]]:
+    """Classes whose middles lie close to each other, as groups.
+
+    Args:
+        labels: A class id each, ``[M]``.
+        points: Their places, ``[M, 2]``.
+        within: Two classes closer than this share a group, and so do the neighbours of both.
+
+    Returns:
+        In each group, the median place of each of its classes.
+    """
+    from sklearn.cluster import DBSCAN
+
+    classes = np.unique(labels)
+    middles = np.stack([np.median(points[labels == c], axis=0) for c in classes])
+    group_of = DBSCAN(eps=within, min_samples=1).fit_predict(middles)
+    return [
+        {int(classes[i]): middles[i] for i in np.flatnonzero(group_of == group)}
+        for group in np.unique(group_of)
+    ]
+
+
+def spread(angles: Points, *, gap: float) -> Points:
+    """Angles in radians, turned as little as needed to lie ``gap`` apart around the circle."""
+    order = np.argsort(angles)
+    turned = np.array(angles, dtype=np.float64)[order]
+    for _ in range(200):
+        between = np.diff(turned, append=turned[0] + 2 * np.pi)
+        push = np.clip(gap - between, 0, None) / 2 if len(turned) > 1 else np.zeros(len(turned))
+        if not push.any():
+            break
+        turned += np.roll(push, 1) - push
+    found = np.empty_like(turned)
+    found[order] = turned
+    return found
+
+
+def _in_lines(names: Sequence[str]) -> str:
+    """Names with commas, two a line."""
+    pairs = [", ".join(names[i : i + 2]) for i in range(0, len(names), 2)]
+    return ",\n".join(pairs)

@@ -1,8 +1,9 @@
 """Previews beside the ledger: a run's predictions and a sample of its pixel features, in few bytes.
 
-Features are stored as eight bits a value, which keeps 99 % of every pixel's ten nearest neighbours.
-They lie in files named by their content: a network before training, or after a stage 1 that runs
-share, is stored once. A run's own folder holds them in full.
+Only the features of runs that a map is drawn of are stored (:func:`drawn`), as eight bits a value,
+which keeps 99 % of every pixel's ten nearest neighbours. They lie in files named by their content:
+a network before training, or after a stage 1 that runs share, is stored once. A run's own folder
+holds all of them in full.
 """
 
 from __future__ import annotations
@@ -26,16 +27,26 @@ FEATURES = "features"
 _STAGE = "embeddings_"
 
 
-def store(folder: Path, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+def drawn(method: str) -> bool:
+    """Whether maps of a method's features are drawn from the ledger: those of stage 1 alone."""
+    return method == "contrastive"
+
+
+def store(
+    folder: Path, name: str, arrays: Mapping[str, np.ndarray], *, features: bool = True
+) -> None:
     """Write a run's preview.
 
     Args:
         folder: The folder of the previews.
         name: The hash of the run's recipe.
         arrays: What its own ``preview.npz`` holds.
+        features: Store the features and their labels too.
     """
     kept: dict[str, Any] = dict(arrays)
-    if "labels" in arrays:
+    if not features:
+        kept = {key: kept[key] for key in kept if key != "labels" and not key.startswith(_STAGE)}
+    elif "labels" in arrays:
         labels = arrays["labels"]
         first = [np.flatnonzero(labels == c)[:PIXELS] for c in np.unique(labels)]
         few = np.concatenate([np.empty(0, np.int64), *first])

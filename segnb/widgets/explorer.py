@@ -35,11 +35,11 @@ SHOWN_PIXELS = 30
 
 @dataclass(frozen=True)
 class SweptRows:
-    """Ledger rows that differ only in method, form, scope, label fraction, temperature and seed.
+    """Ledger rows that differ only in method, label fraction, temperature and seed.
 
     Attributes:
         base: The recipe that they vary; its method is ``contrastive``.
-        rows: The rows, including cross-entropy baselines.
+        rows: The rows, with those of cross-entropy and of cross-entropy with the same compute.
     """
 
     base: Recipe
@@ -95,8 +95,7 @@ def find_sweep(
 
     best = max(families, key=extent)
     base = recipe_of(families[best][0]).replace(seed=0, precision="auto")
-    long = base.replace(method="ce_long")
-    wanted = {_family(one) for one in (base.replace(method="ce"), long, long.replace(distortion=0))}
+    wanted = {_family(base.replace(method=baseline)) for baseline in ("ce", "ce_long")}
     baselines = [row for row in rows if _family(recipe_of(row)) in wanted]
     return SweptRows(base, tuple(table.each_run_once([*baselines, *families[best]])))
 
@@ -381,6 +380,5 @@ def _embedding_maps(results: str, name: str, dataset: str, command: str) -> Pict
 
 def _family(recipe: Recipe) -> str:
     # The hash leaves out what a method does not use, such as the temperature of "ce".
-    varied = {"fraction": 1.0, "temperature": 1.0, "form": "paper", "scope": "cross"}
-    neutral = recipe.replace(seed=0, precision="auto", **varied)
+    neutral = recipe.replace(seed=0, precision="auto", fraction=1.0, temperature=1.0)
     return f"{recipe.method}-{neutral.hash}"
