@@ -313,14 +313,14 @@ plots.predictions(
 # so short a training, expect the large areas to be right and most objects to be missed. For photos
 # without masks, look at the overlays in the output folder.
 #
-# The same from a shell, with larger images and an hour for the comparison:
+# The same as commands, with larger images and an hour for the comparison; `export` writes the
+# network as an ONNX file, for programs without torch:
 
 # %%
 place, run = (shlex.quote(str(one)) for one in (mine, result.run))
 for line in (
-    f"segnb check {place}",
-    f"segnb answer {place} --minutes 60",
-    f"segnb predict {run} PHOTOS",
+    f"segnb check {place} --sheet {shlex.quote(str(PLACE / 'sheet.png'))}",
+    f"segnb answer {place} --minutes 60 --place {shlex.quote(str(PLACE / 'hour'))}",
     f"segnb export {run}",
 ):
     print(command(line))
