@@ -74,7 +74,7 @@ def announce(recipes: Mapping[str, Recipe]) -> None:
     first = next(iter(recipes.values()))
     height, width = first.size
     print(f"Tier {first.tier} on {describe()}.")
-    print(f"Images: {first.dataset}, at {height}x{width} pixels.")
+    print(f"Images: {first.dataset_title}, at {height}x{width} pixels.")
     costs = {name: estimate_cost(recipe) for name, recipe in recipes.items()}
     wide = max(map(len, costs))
     for name, cost in costs.items():

@@ -339,7 +339,6 @@ def test_an_own_folder_is_chosen_named_and_planned(page: Any, lab: str, tmp_path
     box.get_by_text("has 8 classes, so it takes as many different names").wait_for()
     enter("classes", "air, water, ground, ball, ring, towel, star, kite")
     picture.wait_for()
-    assert "ground" in str(picture.get_attribute("alt"))
     # More time.
     box.locator(".noUi-handle").focus()
     page.keyboard.press("ArrowRight")

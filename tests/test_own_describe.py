@@ -148,6 +148,24 @@ def test_colours_and_a_list_of_them(tmp_path: Path, file: str, line: str) -> Non
     check_masks(tmp_path)
 
 
+def test_scribbles(tmp_path: Path) -> None:
+    pictures(tmp_path / "images")
+    for number in range(COUNT):
+        scribble = np.zeros(SIZE, np.uint8)
+        scribble[4, 3:9], scribble[9, 3:12] = 1, 2
+        save(scribble, tmp_path / "masks" / f"p{number:02d}.png")
+    found = describe(tmp_path)
+    (note,) = (one for one in found.notes if "scribbles" in one)
+    assert note.startswith("0 fills 98 % of the masks")
+    # What the note says works.
+    text = (tmp_path / FILE).read_text()
+    start = text.index("[[classes]]")
+    text = text[:start] + text[text.index("[[classes]]", start + 1) :]
+    (tmp_path / FILE).write_text(text.replace("void = []", "void = [0]"))
+    mask = datasets.load(str(tmp_path), "train")[0].mask
+    assert np.bincount(mask.ravel(), minlength=256)[[0, 1, IGNORE]].tolist() == [6, 9, 849]
+
+
 def test_values_of_one_name_are_one_class(tmp_path: Path) -> None:
     pictures(tmp_path / "images")
     indexed(tmp_path / "masks", (0, 4, 7), 255)

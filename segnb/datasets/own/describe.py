@@ -58,6 +58,9 @@ _FEWEST_GROUPS = 3
 #: Below this share, pixels that no shape covers were left out by accident, or are void.
 _BACKGROUND_SHARE = 0.1
 
+#: From this share on, one value may stand for what was not labelled.
+_MOSTLY = 0.9
+
 #: The border of objects in PASCAL VOC and in what CVAT exports in its format.
 _VOC_VOID = (224, 224, 192)
 
@@ -329,7 +332,7 @@ def _named_shapes(
     covered = [name for name in counts if name not in (BACKGROUND, plain)]
     share = f"{100 * bare:.2g} % of the pixels have no shape"
     if bare >= _BACKGROUND_SHARE or (bare and len(covered) < 2 and plain is None):
-        if bare >= 0.9 and len(covered) > 1:
+        if bare >= _MOSTLY and len(covered) > 1:
             notes.append(
                 f"{share}: they are taken for background; if they are just not labelled, as with "
                 f'scribbles or points, remove "{BACKGROUND}", and they are void'
@@ -384,7 +387,14 @@ def _named_values(
     ]
     if missing:
         notes.append(f"no mask read shows {', '.join(missing)}, so they are no classes here")
-    if form == "index" and not void and not named and len(values) > 2:
+    value, most = max(counts.items(), key=lambda one: one[1])
+    share = most / sum(counts.values())
+    if share >= _MOSTLY and value not in void and len(values) > 2:
+        notes.append(
+            f"{value} fills {100 * share:.2g} % of the masks; if it means not labelled, as with "
+            f"scribbles or points, move it to `void`"
+        )
+    elif form == "index" and not void and not named and len(values) > 2:
         notes.append("if one of these values means void (often the last or 255), move it to `void`")
     return [(name, *row) for name, row in rows.items()], tuple(void)
 

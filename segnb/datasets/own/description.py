@@ -291,8 +291,8 @@ class _Reader:
 
     def text(self, table: Mapping[str, Any], key: str, where: str = "", usual: str = "") -> str:
         value = table.get(key, usual)
-        if not isinstance(value, str):
-            self.fail(f"{where}{key}", f"is {value!r}", "write a text in quotation marks")
+        if not isinstance(value, str) or any(ord(letter) < 32 for letter in value):
+            self.fail(f"{where}{key}", f"is {value!r}", "write one line in quotation marks")
         return value
 
     def description(self, table: Mapping[str, Any]) -> Description:
@@ -387,8 +387,8 @@ class _Reader:
             name = self.text(one, "name", f"classes {number}, ")
             where = f"class {name!r}, " if name.strip() else f"classes {number}, "
             self.known(one, ("name", "value", "colour"), where)
-            if not name.strip() or "\n" in name:
-                self.fail(f"{where}name", f"is {name!r}", "give the class a name of one line")
+            if not name.strip():
+                self.fail(f"{where}name", f"is {name!r}", "give the class a name")
             if name in names:
                 self.fail(f"{where}name", "is there twice", "give each class another name")
             if "value" not in one:
@@ -472,7 +472,7 @@ class _Reader:
             if name in placed:
                 self.fail(key, f"is given, but files have the split {name!r} too", "remove one")
             if isinstance(value, str):
-                lists[name] = value
+                lists[name] = self.text(given, name, "splits, ")
             elif name == "train":
                 self.fail(key, f"is {value!r}", "name a list of ids, or leave it out: all the rest")
             elif isinstance(value, bool) or not isinstance(value, (int, float)):
