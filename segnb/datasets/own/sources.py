@@ -117,67 +117,70 @@ def _coco_sources(folder: Path, files: Sequence[Path], pictures: Sequence[Path])
     return found
 
 
+_Match = tuple[Path, Path, str]
+
+
 def _pairs(
     folder: Path, pictures: Sequence[Path], labels: Sequence[Path], notes: list[str]
 ) -> list[Files]:
     """Folders of images with their folders of labels, matched by the names of the files."""
-    places: dict[str, set[Path]] = {}
-    for path in pictures:
-        places.setdefault(path.stem, set()).add(path.parent)
-    matches: Counter[tuple[Path, Path, str]] = Counter()
-    pictures_set = set(pictures)
-    for path in labels:
-        for ending in _MASK_ENDINGS:
-            if not path.stem.endswith(ending) or path.stem == ending:
-                continue
-            stem = path.stem[: len(path.stem) - len(ending)]
-            for place in places.get(stem, ()):
-                if ending or place != path.parent or path not in pictures_set:
-                    matches[place, path.parent, ending] += 1
-    chosen: dict[Path, tuple[Path, str]] = {}
-    used: set[tuple[Path, str]] = set()
-    looks = _Looks(labels)
 
-    def rank(match: tuple[Path, Path, str]) -> tuple[Any, ...]:
+    def of_masks(place: Path) -> bool:
+        """Whether the name of a folder says that it holds labels."""
+        return any(_MASK_FOLDER.search(name) for name in place.relative_to(folder).parts)
+
+    def rank(match: _Match) -> tuple[Any, ...]:
         place, masks, ending = match
-        names = masks.relative_to(folder).parts
-        hinted = any(_MASK_FOLDER.search(name) for name in names) or bool(ending)
-        objects = any(_OBJECTS.search(name) for name in (*names, ending))
+        names = (*masks.relative_to(folder).parts, ending)
+        objects = any(_OBJECTS.search(name) for name in names)
+        hinted = bool(ending) or of_masks(masks)
         return objects, -_alike(place, masks), -matches[match], not hinted, str(masks), ending
 
+    matches = _matches(pictures, labels)
+    looks = _Looks(labels)
+    drawn = not {*labels}.isdisjoint(pictures)  # JSON files are no images themselves
+    chosen: dict[Path, tuple[Path, str]] = {}
     for place, masks, ending in sorted(matches, key=rank):
-        names = masks.relative_to(folder).parts
-        hinted = any(_MASK_FOLDER.search(name) for name in names) or bool(ending)
-        sure = hinted and not any(
-            _MASK_FOLDER.search(name) for name in place.relative_to(folder).parts
-        )
-        if place in chosen or (masks, ending) in used or (masks, "") in used:
+        if place in chosen or {(masks, ending), (masks, "")} & {*chosen.values()}:
             continue
-        if any(place == other for other, _ in chosen.values()) and not ending:
+        if not ending and place in {other for other, _ in chosen.values()}:
             continue  # the images would be the masks of others
-        drawn = labels[0] in pictures_set  # JSON files are no images themselves
-        if not looks.like_labels(masks, ending) or (
-            drawn and not sure and looks.like_labels(place, "")
-        ):
+        if not looks.like_labels(masks, ending):
+            continue
+        # Of two folders that both look like labels, a name has to say which are the images.
+        sure = (bool(ending) or of_masks(masks)) and not of_masks(place)
+        if drawn and not sure and looks.like_labels(place, ""):
             continue
         chosen[place] = masks, ending
-        used.add((masks, ending))
-    found = [(place, masks, ending) for place, (masks, ending) in sorted(chosen.items())]
-    bare = sorted(
-        {path.parent for path in pictures}
-        - {place for place, _, _ in found}
-        - {masks for _, masks, _ in found}
-    )
     notes += [
         f"the images in {place.relative_to(folder).as_posix()} have no labels; to train on them "
         f"with pseudo-labels, add them as [[files]] without masks"
-        for place in bare
-        if not any(_MASK_FOLDER.search(name) for name in place.relative_to(folder).parts)
+        for place in sorted({path.parent for path in pictures})
+        if place not in chosen
+        and place not in {masks for masks, _ in chosen.values()}
+        and not of_masks(place)
     ]
-    return _merged(folder, found)
+    return _merged(folder, [(place, *found) for place, found in sorted(chosen.items())])
 
 
-def _merged(folder: Path, found: Sequence[tuple[Path, Path, str]]) -> list[Files]:
+def _matches(pictures: Sequence[Path], labels: Sequence[Path]) -> Counter[_Match]:
+    """How many files match, by the folder of images, the folder of labels and their ending."""
+    places: dict[str, set[Path]] = {}
+    for path in pictures:
+        places.setdefault(path.stem, set()).add(path.parent)
+    drawn = {*pictures}
+    matches: Counter[_Match] = Counter()
+    for path in labels:
+        for ending in _MASK_ENDINGS:
+            if path.stem.endswith(ending) and path.stem != ending:
+                for place in places.get(path.stem.removesuffix(ending), ()):
+                    # An image is no mask of itself.
+                    if ending or place != path.parent or path not in drawn:
+                        matches[place, path.parent, ending] += 1
+    return matches
+
+
+def _merged(folder: Path, found: Sequence[_Match]) -> list[Files]:
     """One entry for folders that differ only in their last part, such as a folder a clip."""
     together: dict[tuple[Path, Path, str, Split | None], list[tuple[Path, Path]]] = {}
     for place, masks, ending in found:
