@@ -204,6 +204,23 @@ def test_an_exported_file_says_the_same_as_torch(own: tuple[Path, Path], tmp_pat
     assert (full[0].argmax(0).numpy() == classes).mean() > 0.999
 
 
+def test_versions_that_cannot_export_are_named(
+    own: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segnb.export import export
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise TypeError("Expected an int, got a boolean.\nStep 3 of 3")
+
+    monkeypatch.setattr(torch.onnx, "export", fails)
+    with pytest.raises(
+        ConfigError, match=r"together \(Expected an int.*\); pip .*--upgrade"
+    ) as error:
+        export(own[1], images=own[0] / "second" / "images")
+    assert "\n" not in str(error.value)
+    assert not (own[1] / "network.onnx").exists()
+
+
 def test_export_without_its_packages(
     own: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
