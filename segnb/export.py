@@ -156,8 +156,9 @@ def _converted(network: nn.Module, images: Tensor) -> Any:
     except Exception as error:  # of torch, onnxscript, onnx or protobuf
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"torch {torch.__version__} and onnxscript {installed.version('onnxscript')} can't export "
-            f'this network together ({first[:200]}); pip install --upgrade torch "segnb[onnx]"'
+            f"torch {torch.__version__} with onnxscript {installed.version('onnxscript')} can't "
+            f"export this network ({first[:200]}); "
+            'pip install --upgrade torch "segnb[onnx]"'
         ) from error
 
 
