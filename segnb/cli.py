@@ -515,12 +515,12 @@ class Answer:
 
     def __call__(self) -> int:
         from segnb import plots
-        from segnb.experiments.answer import answer
+        from segnb.experiments.answer import answer, usual_recipe
 
         found = answer(
             self.folder,
             minutes=self.minutes,
-            tier=self.tier,
+            recipe=usual_recipe(self.folder, self.tier),
             place=self.place,
             cpu=self.cpu,
             progress_bar=not self.quiet,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import segnb
-from segnb import datasets
+from segnb import datasets, installed
 from segnb.datasets.cache import letterbox
 from segnb.datasets.reading import IMAGE_SUFFIXES, read_image, visible_files
 from segnb.errors import ConfigError, DataError
@@ -96,7 +96,8 @@ def export(run: Path, path: Path | None = None, *, images: Path | None = None) -
 
     Raises:
         DataError: The folder holds no run, or there are no images to compare on.
-        ConfigError: A package is missing, or the file disagrees with torch; then none is written.
+        ConfigError: A package is missing or fails, or the file disagrees with torch; then none is
+            written.
     """
     try:
         import onnx
@@ -112,17 +113,7 @@ def export(run: Path, path: Path | None = None, *, images: Path | None = None) -
     whole = _Whole(load_network(run), recipe.size).eval()
     with torch.inference_mode():
         expected = whole(batch).numpy()
-    with _quiet():
-        program = torch.onnx.export(
-            whole,
-            (batch[:2],),
-            input_names=["images"],
-            output_names=["scores"],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-            dynamo=True,
-        )
-    assert program is not None
-    model = program.model_proto
+    model = _converted(whole, batch[:2])
     _describe(model, onnx, recipe, info)
     with atomic_path(path) as side:
         onnx.save(model, str(side))
@@ -146,6 +137,29 @@ def read_metadata(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} was not written by `segnb export`")
     values: dict[str, Any] = json.loads(found["segnb"])
     return values
+
+
+def _converted(network: nn.Module, images: Tensor) -> Any:
+    """The network as an ONNX model, made by torch's exporter."""
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                network,
+                (images,),
+                input_names=["images"],
+                output_names=["scores"],
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                dynamo=True,
+            )
+            assert program is not None
+            return program.model_proto
+    except Exception as error:  # of torch, onnxscript, onnx or protobuf
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(
+            f"torch {torch.__version__} with onnxscript {installed.version('onnxscript')} can't "
+            f"export this network ({first[:200]}); "
+            'pip install --upgrade torch "segnb[onnx]"'
+        ) from error
 
 
 def _describe(model: Any, onnx: Any, recipe: Recipe, info: datasets.DatasetInfo) -> None:

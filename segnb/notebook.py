@@ -74,7 +74,7 @@ def announce(recipes: Mapping[str, Recipe]) -> None:
     first = next(iter(recipes.values()))
     height, width = first.size
     print(f"Tier {first.tier} on {describe()}.")
-    print(f"Images: {first.dataset}, at {height}x{width} pixels.")
+    print(f"Images: {first.dataset_title}, at {height}x{width} pixels.")
     costs = {name: estimate_cost(recipe) for name, recipe in recipes.items()}
     wide = max(map(len, costs))
     for name, cost in costs.items():
@@ -130,6 +130,48 @@ def command(line: str, **folders: Path) -> str:
 def in_colab() -> bool:
     """Whether this process is a Colab kernel."""
     return "google.colab" in sys.modules
+
+
+def own_folder(given: str | Path | None, into: Path) -> Path | None:
+    """The reader's folder of images, wherever it comes from.
+
+    Args:
+        given: A folder, or a zip file of one; ``"upload"`` asks for a zip file on Colab; ``None``
+            for no folder.
+        into: Where a zip file is unpacked.
+
+    Returns:
+        The folder; ``None`` without one.
+
+    Raises:
+        ConfigError: There is no such folder, or the file is no zip file.
+    """
+    if given is None:
+        return None
+    if given == "upload":
+        if not in_colab():
+            raise ConfigError(
+                'FOLDER = "upload" is for Colab; in JupyterLab, drag a zip file of the folder into '
+                "the list of files on the left, and set FOLDER to its name"
+            )
+        names = list(importlib.import_module("google.colab.files").upload())
+        if not names:
+            raise ConfigError("nothing was uploaded: run the cell again and choose a zip file")
+        given = names[0]
+    path = Path(given).expanduser()
+    if path.is_dir():
+        return path
+    if not path.is_file():
+        raise ConfigError(f"there is no folder and no zip file {path}; correct FOLDER")
+    target = into / path.stem
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        shutil.unpack_archive(path, target)
+    except Exception as error:  # zipfile, zlib and tarfile raise their own
+        raise ConfigError(f"{path} can't be unpacked ({error}); make the zip file again") from error
+    # A zip file made of a folder holds that one folder.
+    inside = [one for one in target.iterdir() if one.name != "__MACOSX"]
+    return inside[0] if len(inside) == 1 and inside[0].is_dir() else target
 
 
 def install_missing() -> list[str]:

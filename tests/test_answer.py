@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,9 +167,8 @@ def test_images_without_labels_get_pseudo_labels(own: tuple[Path, Path], tmp_pat
 
 
 def test_an_exported_file_says_the_same_as_torch(own: tuple[Path, Path], tmp_path: Path) -> None:
-    pytest.importorskip("onnx")
-    ort = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
+    import onnxruntime as ort
+
     from segnb.export import export, read_metadata
 
     home, folder = own
@@ -204,6 +204,23 @@ def test_an_exported_file_says_the_same_as_torch(own: tuple[Path, Path], tmp_pat
     assert (full[0].argmax(0).numpy() == classes).mean() > 0.999
 
 
+def test_versions_that_cannot_export_are_named(
+    own: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segnb.export import export
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise TypeError("Expected an int, got a boolean.\nStep 3 of 3")
+
+    monkeypatch.setattr(torch.onnx, "export", fails)
+    with pytest.raises(
+        ConfigError, match=r"together \(Expected an int.*\); pip .*--upgrade"
+    ) as error:
+        export(own[1], images=own[0] / "second" / "images")
+    assert "\n" not in str(error.value)
+    assert not (own[1] / "network.onnx").exists()
+
+
 def test_export_without_its_packages(
     own: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,10 +238,10 @@ def test_a_comparison_within_a_budget(
 ) -> None:
     folder = own[0] / "second"
     base = tiny(preset(str(folder), "smoke"), method="ce", form="official", fraction=1.0)
-    monkeypatch.setattr(answers, "_base", lambda *_, **__: base)
     monkeypatch.setattr(answers, "_ROUNDS", ((1.0, range(1)), (0.5, range(1))))
     lines: list[str] = []
     options: dict[str, Any] = {"place": tmp_path / "answer", "cpu": True, "progress_bar": False}
+    options["recipe"] = base
     found = answers.answer(folder, minutes=10, say=lines.append, **options)
     assert found.folds == 5
     assert set(found.scores) == set(METHODS)
@@ -238,10 +255,17 @@ def test_a_comparison_within_a_budget(
     )
     # Again, it only reads; and without any time, it says so.
     assert answers.answer(folder, minutes=0, say=lines.append, **options) == found
-    with pytest.raises(ConfigError, match="too short for one comparison"):
+    with pytest.raises(ConfigError, match="0 minutes are too few"):
         answers.answer(
             folder, minutes=0, say=lines.append, **{**options, "place": tmp_path / "other"}
         )
+    # On other images, it is another comparison.
+    os.utime(folder / "images" / "00.jpg")
+    with pytest.raises(ConfigError, match="too short for one comparison"):
+        answers.answer(folder, minutes=0, say=lines.append, **options)
+    (tmp_path / "answer" / "plan.json").write_text("{")
+    with pytest.raises(DataError, match=r"plan\.json is not JSON.*remove it"):
+        answers.answer(folder, minutes=9, say=lines.append, **options)
 
 
 def test_the_time_decides_the_steps(
@@ -254,17 +278,17 @@ def test_the_time_decides_the_steps(
         seconds = 1000.0
 
     monkeypatch.setattr(answers, "estimate_cost", lambda *_, **__: Cost())
-    entry = datasets.get(str(own[0] / "second"))
+    usual = answers.usual_recipe(own[0] / "second")
 
-    def base(minutes: float, place: Path) -> Recipe:
-        return answers._base(entry, "quick", place, minutes, cpu=True, say=print)
+    def base(minutes: float, place: Path, comparisons: int = 3) -> Recipe:
+        return answers._planned(usual, place, minutes, comparisons, cpu=True, say=print)
 
-    usual = preset(entry.name, "quick")
     assert base(1000, tmp_path / "a").pretrain.steps == usual.pretrain.steps
     half = base(9000 / 60 / 0.7 / 2, tmp_path / "b")
     assert half.pretrain.steps == usual.pretrain.steps // 2
     assert half.finetune.steps == usual.finetune.steps // 2
     assert base(1000, tmp_path / "b") == half  # the plan is kept
+    assert base(9000 / 60 / 0.7, tmp_path / "d", 6) == half
     with pytest.raises(ConfigError, match=r"1 minutes are too few for this machine: give it \d+"):
         base(1, tmp_path / "c")
     assert cli.main(["answer", str(tmp_path)]) == 1

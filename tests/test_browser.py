@@ -1,4 +1,4 @@
-"""A real browser drives JupyterLab through notebooks 00 and 07, and looks at the page."""
+"""A real browser drives JupyterLab through notebooks 00, 07 and 11, and looks at the page."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     shutil.copytree(notebooks.REPOSITORY / networks, folder.parent / networks)
     made_sweep.write_sweep(folder.parent / "results")
     made_sweep.write_step_map(folder.parent / "results")
-    for source in notebooks.sources(["00", "07"]):
+    for source in notebooks.sources(["00", "07", "11"]):
         nbformat.write(notebooks.make(source), folder / f"{source.stem}.ipynb")
     for name, text in SETTINGS.items():
         path = home / "settings" / name
@@ -309,3 +309,38 @@ def test_the_explorer_answers_its_sliders_and_trains(page: Any, lab: str, tmp_pa
     the_map.locator("button.widget-button", has_text="+17.0").wait_for()
     assert cells.all_inner_texts() == ["+17.0", "+2.0", "-2.5"]
     page.screenshot(path=tmp_path / "07-map-compute.png")
+
+
+def test_an_own_folder_is_chosen_named_and_planned(page: Any, lab: str, tmp_path: Path) -> None:
+    (source,) = notebooks.sources(["11"])
+    open_and_run(page, lab, source.stem)
+    assert "Use cross-entropy" in page.locator(".jp-Notebook").inner_text()
+    fields = page.locator(".widget-vbox .widget-text")
+    box = page.locator(".widget-vbox", has=fields).first
+    picture = box.locator(".jp-OutputArea-output img")
+    box.locator(".jp-RenderedMarkdown", has_text="60 minutes give 1 x").wait_for()
+
+    def enter(field: str, text: str) -> None:
+        place = box.locator(".widget-text", has_text=field).locator("input")
+        place.fill(text)
+        place.press("Enter")
+
+    # Another folder, whose classes have other colours.
+    before = picture.get_attribute("src")
+    enter("folder", "../runs/own/numbers")
+    page.wait_for_function(
+        "old => [...document.querySelectorAll('.widget-vbox img')].some(one => one.src !== old)",
+        arg=before,
+    )
+    box.scroll_into_view_if_needed()
+    page.screenshot(path=tmp_path / "11-folder.png")
+    # Too few names for its classes, and then enough.
+    enter("classes", "up, down")
+    box.get_by_text("has 8 classes, so it takes as many different names").wait_for()
+    enter("classes", "air, water, ground, ball, ring, towel, star, kite")
+    picture.wait_for()
+    # More time.
+    box.locator(".noUi-handle").focus()
+    page.keyboard.press("ArrowRight")
+    box.locator(".jp-RenderedMarkdown", has_text="61 minutes give 1 x").wait_for()
+    page.screenshot(path=tmp_path / "11-minutes.png")

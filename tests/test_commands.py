@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from own_folder import make_folder
 from tiny import Finished
 
 from segnb import cli
@@ -189,6 +190,20 @@ def test_a_line_for_a_cell_does_what_it_says(
         shutil.copytree(places / "CamVid" / "val", notebooks / "MY_IMAGES")
         assert cli.main([name, *options, "--cpu"]) == 0
         assert len(list((notebooks / "PREDICTIONS").glob("*.mask.png"))) == 4
+    elif name in ("check", "answer"):
+        folder = make_folder(notebooks / options[0])
+        given = cli._parse(cli.COMMANDS[name], name, options)
+        written = given.sheet if name == "check" else given.place  # type: ignore[attr-defined]
+        for place in (folder, written):
+            assert place.resolve().relative_to(tmp_path).parts[0] == "runs"
+        if name == "check":
+            assert given() == 0
+            assert written.is_file()
+    elif name == "export":
+        folder = notebooks / options[0]
+        shutil.copytree(finished("ce").folder, folder)
+        assert cli.main([name, *options]) == 0
+        assert (folder / "network.onnx").is_file()
     else:
         assert (name, options) == ("fetch", ["cityscapes"]), "how is this to be tried?"
         cli.main([name, *options])

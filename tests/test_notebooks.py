@@ -621,6 +621,48 @@ def test_project_path_finds_the_repository_from_its_notebooks(
     assert helpers.project_path("results") == tmp_path / "results"
 
 
+def zipped_images(path: Path, inside: str) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{inside}images/a.txt", "one")
+        archive.writestr(f"{inside}masks/a.txt", "")
+        archive.writestr("__MACOSX/images/._a.txt", "")
+    return path
+
+
+def test_an_own_folder_may_be_a_zip_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    into = tmp_path / "into"
+    assert helpers.own_folder(None, into) is None
+    assert helpers.own_folder(str(tmp_path), into) == tmp_path
+    for inside in ("", "leaves/", "other leaves/"):
+        found = helpers.own_folder(zipped_images(tmp_path / "my leaves.zip", inside), into)
+        assert found is not None
+        assert found.is_relative_to(into)
+        assert (found / "images" / "a.txt").read_text() == "one"
+        # What was unpacked before is gone.
+        assert len([*into.rglob("a.txt")]) == 2
+    monkeypatch.chdir(tmp_path)
+    asked = types.ModuleType("google.colab.files")
+    asked.upload = lambda: {"my leaves.zip": b""}  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    monkeypatch.setitem(sys.modules, "google.colab.files", asked)
+    assert helpers.own_folder("upload", into) == into / "my leaves" / "other leaves"
+    asked.upload = dict  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="nothing was uploaded"):
+        helpers.own_folder("upload", into)
+
+
+def test_an_own_folder_that_is_none_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no folder and no zip file .*gone"):
+        helpers.own_folder(tmp_path / "gone", tmp_path)
+    with pytest.raises(ConfigError, match="is for Colab; in JupyterLab, drag"):
+        helpers.own_folder("upload", tmp_path)
+    whole = zipped_images(tmp_path / "a.zip", "").read_bytes()
+    for content in (b"", whole[:60], whole.replace(b"one", b"two")):
+        (tmp_path / "a.zip").write_bytes(content)
+        with pytest.raises(ConfigError, match=r"a\.zip can't be unpacked \(.*make the zip file"):
+            helpers.own_folder(tmp_path / "a.zip", tmp_path / "into")
+
+
 def lacking(versions: dict[str, str | None]) -> Callable[[str], str | None]:
     def version(name: str) -> str | None:
         return versions[name] if name in versions else metadata.version(name)

@@ -64,13 +64,13 @@ def test_missing_and_rare_classes_and_void(folder: Path) -> None:
     for name in val:
         save(np.full((30, 40), 3, np.uint8), folder / "masks" / f"{name}.png")
     (found,) = check(folder).warnings
-    assert found == "val shows no leaf: it is not scored on val"
+    assert found == "val shows no leaf: what is missing cannot be scored there"
     for name in datasets.load(str(folder), "train").ids:
         scribble = np.full((30, 40), 9, np.uint8)
         scribble[4:6, 4:20] = 3
         save(scribble, folder / "masks" / f"{name}.png")
     warnings = " ".join(check(folder).warnings)
-    assert "train shows no leaf: it cannot be learned" in warnings
+    assert "train shows no leaf: what is missing cannot be learned" in warnings
     assert "more than half of the pixels" in warnings
     for name in val:
         save(np.full((30, 40), 9, np.uint8), folder / "masks" / f"{name}.png")
@@ -84,6 +84,16 @@ def test_copies_across_splits_are_named(folder: Path) -> None:
     (warning,) = check(folder).warnings
     assert warning.startswith("1 images nearly equal one of another split")
     assert f"{train[0]} (train) and {val[0]} (val)" in warning
+
+
+def test_groups_across_given_splits_are_named(folder: Path) -> None:
+    (folder / "val.txt").write_text("00\n05\n")
+    group = "[splits]\nval = 'val.txt'\ngroup = '{}'\n"
+    for expression, torn in ((r"^0", 1), (r"^\d\d", 0)):
+        text = TEXT.replace("{name}", "leaves") + group.format(expression)
+        (folder / "dataset.toml").write_text(text)
+        warnings = [one for one in check(folder).warnings if "in several splits" in one]
+        assert len(warnings) == torn, expression
 
 
 def test_hashes_tell_copies_from_other_photos() -> None:

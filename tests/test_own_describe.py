@@ -17,8 +17,8 @@ from PIL import Image
 
 from segnb import datasets
 from segnb.datasets import IGNORE
-from segnb.datasets.own.describe import describe, group_of, look
-from segnb.datasets.own.description import BACKGROUND, FILE
+from segnb.datasets.own.describe import describe, group_of, look, rename_classes
+from segnb.datasets.own.description import BACKGROUND, FILE, read_description
 from segnb.datasets.own.lists import is_void, read_classes
 from segnb.errors import ConfigError, DataError
 
@@ -148,6 +148,36 @@ def test_colours_and_a_list_of_them(tmp_path: Path, file: str, line: str) -> Non
     check_masks(tmp_path)
 
 
+def test_scribbles(tmp_path: Path) -> None:
+    pictures(tmp_path / "images")
+    for number in range(COUNT):
+        scribble = np.zeros(SIZE, np.uint8)
+        scribble[4, 3:9], scribble[9, 3:12] = 1, 2
+        save(scribble, tmp_path / "masks" / f"p{number:02d}.png")
+    found = describe(tmp_path)
+    (note,) = (one for one in found.notes if "scribbles" in one)
+    assert note.startswith("0 fills 98 % of the masks")
+    # What the note says works.
+    text = (tmp_path / FILE).read_text()
+    start = text.index("[[classes]]")
+    text = text[:start] + text[text.index("[[classes]]", start + 1) :]
+    (tmp_path / FILE).write_text(text.replace("void = []", "void = [0]"))
+    mask = datasets.load(str(tmp_path), "train")[0].mask
+    assert np.bincount(mask.ravel(), minlength=256)[[0, 1, IGNORE]].tolist() == [6, 9, 849]
+
+
+def test_values_of_one_name_are_one_class(tmp_path: Path) -> None:
+    pictures(tmp_path / "images")
+    indexed(tmp_path / "masks", (0, 4, 7), 255)
+    (tmp_path / "classes.txt").write_text("0 background\n4 plant\n7 plant\n")
+    about = describe(tmp_path).description
+    assert [(one.name, one.values) for one in about.classes] == [
+        ("background", (0,)),
+        ("plant", (4, 7)),
+    ]
+    assert datasets.info(str(tmp_path)).class_names == ("background", "plant")
+
+
 @pytest.mark.parametrize("ending", ["_mask", ".mask", "_L", "annot"])
 def test_masks_beside_their_images(tmp_path: Path, ending: str) -> None:
     pictures(tmp_path, ending=".png")
@@ -275,7 +305,6 @@ def change_coco(folder: Path, change: Callable[[dict[str, Any]], object]) -> Non
 
 @pytest.mark.parametrize("name", ["{:s}", "images/{:s}", "images\\{:s}", "/label/studio/{:s}"])
 def test_coco_run_lengths(tmp_path: Path, name: str) -> None:
-    pytest.importorskip("pycocotools")
     pictures(tmp_path / "images")
     write_coco(tmp_path, name=name)
     found = describe(tmp_path)
@@ -287,7 +316,6 @@ def test_coco_run_lengths(tmp_path: Path, name: str) -> None:
 
 
 def test_coco_polygons_and_background(tmp_path: Path) -> None:
-    pytest.importorskip("pycocotools")
     pictures(tmp_path / "images", count=2)
     write_coco(tmp_path)
 
@@ -323,22 +351,30 @@ def test_coco_polygons_and_background(tmp_path: Path) -> None:
     ("change", "complaint"),
     [
         (lambda v: v["categories"].append({"id": 1, "name": "x"}) or
-         v["annotations"][0].update(category_id=1), "shows 'x', which is neither a class nor void"),
+         v["annotations"][0].update(category_id=1), "is 'x', which is neither a class nor void"),
         (lambda v: v["annotations"][0].update(segmentation=[]), "is a box without a shape"),
-        (lambda v: v["annotations"][0].update(segmentation=[[1, 2]]), "cannot be drawn"),
+        # pycocotools alone would draw four numbers as a box.
+        (lambda v: v["annotations"][0].update(segmentation=[[1, 2, 9, 9]]), "needs three points"),
+        (lambda v: v["annotations"][0].update(segmentation=[[1, 2]]), "needs three points"),
+        (lambda v: v["annotations"][0].update(segmentation=[["a"] * 6]), "cannot be drawn"),
         (lambda v: v["annotations"][0].update(segmentation={"size": [3, 3], "counts": [9]}),
          "cannot be drawn"),
-        (lambda v: v["annotations"][0].update(category_id=77), "is not whole COCO: KeyError 77"),
-        (lambda v: v["images"][0].pop("height"), "is not whole COCO: KeyError 'height'"),
+        (lambda v: v["annotations"][0].update(segmentation={"size": [*SIZE]}), "cannot be drawn"),
+        (lambda v: v["annotations"][0].update(category_id=77),
+         r"annotations\[0\].category_id is 77, the id of none of its categories"),
+        (lambda v: v["annotations"][2].update(image_id="a"), r"annotations\[2\].image_id is 'a'"),
+        (lambda v: v["annotations"][1].pop("image_id"), r"no 'annotations\[1\].image_id'"),
+        (lambda v: v["images"][0].pop("height"), r"there is no 'images\[0\].height'"),
+        (lambda v: v["images"][0].update(width=0), r"images\[0\].width is 0; it must be 1 or more"),
         (lambda v: v["images"][0].update(file_name="gone.jpg"), "names 'gone.jpg', which is not"),
+        (lambda v: v["images"][1].update(id=100), "two of its images have one id"),
         (lambda v: v["images"].append({**v["images"][0], "id": 5}), "two entries for"),
-        (lambda v: v.pop("images"), "is not COCO: it needs images"),
+        (lambda v: v.pop("images"), "there is no 'images'"),
     ],
 )  # fmt: skip
 def test_damaged_coco_is_named(
     tmp_path: Path, change: Callable[[dict[str, Any]], object], complaint: str
 ) -> None:
-    pytest.importorskip("pycocotools")
     pictures(tmp_path / "images")
     write_coco(tmp_path)
     describe(tmp_path)
@@ -346,6 +382,7 @@ def test_damaged_coco_is_named(
     with pytest.raises(DataError, match=complaint) as error:
         read_all(tmp_path)
     assert "annotations.json" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_coco_says_which_package_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,7 +396,6 @@ def test_coco_says_which_package_it_needs(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_coco_files_of_splits(tmp_path: Path) -> None:
-    pytest.importorskip("pycocotools")
     write_coco(tmp_path, path="all.json")
     whole = json.loads((tmp_path / "all.json").read_text())
     (tmp_path / "all.json").unlink()
@@ -378,6 +414,38 @@ def test_coco_files_of_splits(tmp_path: Path) -> None:
         ("valid/*", "valid/_annotations.coco.json", "val"),
     ]
     check_masks(tmp_path)
+
+
+def test_coco_of_every_kind(tmp_path: Path) -> None:
+    """Run lengths as numbers and as text, a crowd, polygons in parts, and ids that are texts."""
+    from pycocotools import mask as tools
+
+    pictures(tmp_path / "images", count=3)
+    write_coco(tmp_path)
+    left, right = np.zeros(SIZE, np.uint8, order="F"), np.zeros(SIZE, np.uint8, order="F")
+    left[:, :9], right[:, 30:] = 1, 1
+    text = tools.encode(left)
+
+    def every_kind(values: dict[str, Any]) -> None:
+        values["images"] = [{**one, "id": str(one["id"])} for one in values["images"][:3]]
+        parts = [[10, 4, 20, 4, 20, 12, 10, 12], [22, 4, 26, 4, 26, 12, 22, 12]]
+        crowd = {"size": [*SIZE], "counts": runs(right == 1)}
+        compressed = {"size": [*SIZE], "counts": text["counts"].decode()}
+        values["annotations"] = [
+            {"id": 1, "image_id": "100", "category_id": 9, "segmentation": compressed},
+            {"id": 2, "image_id": "100", "category_id": 8, "segmentation": crowd, "iscrowd": 1},
+            {"id": 3, "image_id": "100", "category_id": 7, "segmentation": parts},
+        ]
+
+    change_coco(tmp_path, every_kind)
+    describe(tmp_path)
+    wanted = np.zeros(SIZE, np.uint8)
+    wanted[left == 1], wanted[right == 1] = 1, 2
+    wanted[4:12, 10:20] = wanted[4:12, 22:26] = 3
+    for split in ("train", "val"):
+        data = datasets.load(str(tmp_path), split)  # type: ignore[arg-type]
+        if "p00" in data.ids:
+            assert (data[data.ids.index("p00")].mask == wanted).all()
 
 
 def labelme(path: Path, shapes: Sequence[dict[str, Any]]) -> None:
@@ -403,9 +471,12 @@ def test_labelme_masks(tmp_path: Path) -> None:
 def test_labelme_shapes(tmp_path: Path) -> None:
     pictures(tmp_path, count=2)
     square = [[10, 4], [19, 4], [19, 11], [10, 11]]
+    four = [[32, 16], [34, 16], [34, 22], [32, 22]]
     shapes = [
         {"label": "a", "shape_type": "polygon", "points": square},
         {"label": "b", "shape_type": "rectangle", "points": [[30, 20], [25, 15]]},
+        {"label": "b", "shape_type": "rectangle", "points": four},
+        {"label": "a", "shape_type": "rotation", "points": [[x - 20, y] for x, y in four]},
         {"label": "b", "shape_type": "circle", "points": [[5, 18], [5, 20]]},
         {"label": "__ignore__", "shape_type": "linestrip", "points": [[0, 0], [35, 0]]},
         {"label": "a", "shape_type": "point", "points": [[30, 8]]},
@@ -418,6 +489,8 @@ def test_labelme_shapes(tmp_path: Path) -> None:
     mask = datasets.load(str(tmp_path), "train")[0].mask
     assert (mask[6:12, 10:20] == 1).all()
     assert (mask[15:21, 25:31] == 2).all()
+    assert (mask[16:23, 32:35] == 2).all()
+    assert (mask[16:23, 12:15] == 1).all()
     assert mask[18, 5] == 2
     assert mask[0, 3] == IGNORE
     assert mask[8, 30] == 1
@@ -429,6 +502,50 @@ def test_labelme_shapes(tmp_path: Path) -> None:
     for name, complaint in (("p00", "shape 1, a polygon, cannot"), ("p01", "shape 1 is 'new'")):
         with pytest.raises(DataError, match=complaint):
             read_all(tmp_path, only=name)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda v: v.pop("imageHeight"), "there is no 'imageHeight'; correct it"),
+        (lambda v: v.update(imageWidth=None), "imageWidth is None; it must be a whole number"),
+        (lambda v: v["shapes"][0].pop("label"), r"there is no 'shapes\[0\].label'"),
+        (lambda v: v["shapes"][0].update(points=[[1]]), r"shapes\[0\].points\[0\] is \[1\]"),
+        (lambda v: v["shapes"][0].update(shape_type="star"), "a star, cannot be drawn"),
+        (lambda v: v["shapes"][0].update(shape_type="mask"), "a mask, cannot be drawn"),
+        (lambda v: v["shapes"][0].update(shape_type="circle"), "a circle, cannot be drawn"),
+        (lambda v: v["shapes"][0].update(shape_type="rectangle", points=[]), "cannot be drawn"),
+        (lambda v: v["shapes"][0].update(shape_type="line", points=[]), "cannot be drawn"),
+    ],
+)
+def test_damaged_labelme_is_named(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], complaint: str
+) -> None:
+    pictures(tmp_path, count=3)
+    shape = {"label": "a", "shape_type": "polygon", "points": [[1, 1], [9, 1], [9, 9], [1, 9]]}
+    for number in range(3):
+        labelme(tmp_path / f"p{number:02d}.json", [shape])
+    describe(tmp_path)
+    path = tmp_path / "p01.json"
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+    with pytest.raises(DataError, match=complaint) as error:
+        read_all(tmp_path, only="p01")
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_classes_get_other_names(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    before = read_description(folder)
+    rename_classes(folder, ["earth", "green"])
+    after = read_description(folder)
+    assert after.info.class_names == ("earth", "green")
+    assert (after.labels, after.files, after.void) == (before.labels, before.files, before.void)
+    for names in (["a"], ["a", "a"], ["a", "b", "c"]):
+        with pytest.raises(DataError, match="has 2 classes, so it takes as many different names"):
+            rename_classes(folder, names)
 
 
 @pytest.mark.parametrize(

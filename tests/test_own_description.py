@@ -47,9 +47,12 @@ def test_a_folder_is_a_data_set(tmp_path: Path) -> None:
     [
         ('name = "{name}"', "", "name is missing; write 1 to 60 letters"),
         ('"{name}"', '"../away"', "name is '../away'; write 1 to 60 letters"),
+        ('"leaf"', '"le\\naf"', r"classes 2, name is 'le\\naf'; write one line"),
+        ('"images/*"', '"im\\u0000/*"', "images is 'im.*write one line"),
+        ("void = [9]", 'void = [9]\nsplits = {val = "a\\tb"}', "splits, val is 'a"),
         ('"{name}"', '"a@b"', "name is 'a@b'"),
         ('"{name}"', '"/abs"', "name is '/abs'"),
-        ('"{name}"', "3", "name is 3; write a text in quotation marks"),
+        ('"{name}"', "3", "name is 3; write one line in quotation marks"),
         ('"{name}"', f'"{"x" * 70}"', "name is 'xxx"),
         ('"index"', '"png"', "format is 'png'; choose one of index, colour, coco, labelme"),
         ("value = 200", "value = 3", "class 'leaf', value 3 is also that of 'soil'"),

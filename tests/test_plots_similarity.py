@@ -114,7 +114,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         assert wait, "a picture stays until its successor is there"
         seen.clear()
 
-    monkeypatch.setattr(IPython.display, "display", seen.append)
+    monkeypatch.setattr(IPython.display, "display", lambda *things: seen.extend(things))
     monkeypatch.setattr(IPython.display, "clear_output", clear)
     return seen
 
@@ -131,6 +131,13 @@ def test_a_widget_draws_what_its_plain_twin_draws(shown: list[Any]) -> None:
     slider.value = 3
     (drawn,) = shown
     assert drawn.png() == draw(3).png()
+
+
+def test_several_things_stand_below_one_another(shown: list[Any]) -> None:
+    import ipywidgets
+
+    module.live(lambda power: ["words", power], {"power": ipywidgets.IntSlider(value=1)})
+    assert shown == ["words", 1]
 
 
 def test_an_error_takes_the_pictures_place(

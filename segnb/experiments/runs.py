@@ -169,13 +169,13 @@ def _held_out(recipe: Recipe, train: SegmentationDataset) -> tuple[str, ...]:
         return ()
     drive = datasets.get(recipe.dataset).drive
     if drive is None:
-        raise ConfigError(f"hold_out: {recipe.dataset} has no drives; leave it out")
+        raise ConfigError(f"hold_out: {recipe.dataset_title} has no drives; leave it out")
     drives = Counter(map(drive, train.ids))
     if drives[recipe.hold_out] in (0, len(train)):
         known = ", ".join(f"{name} ({count})" for name, count in drives.items())
         raise ConfigError(
-            f"hold_out is {recipe.hold_out!r}; {recipe.dataset}'s training images come from the "
-            f"drives {known}, of which one can be set aside"
+            f"hold_out is {recipe.hold_out!r}; {recipe.dataset_title}'s training images come from "
+            f"the drives {known}, of which one can be set aside"
         )
     return tuple(name for name in train.ids if drive(name) == recipe.hold_out)
 

@@ -19,6 +19,9 @@ from segnb.results.method import Method
 #: Longest side of an image on the sheet, in pixels.
 _SIDE = 320
 
+#: Room beside the first and the last number of images, as a factor.
+_MARGIN = 1.25
+
 
 def folder_sheet(folder: Path, *, most: int = SHEET_IMAGES) -> Picture:
     """Images of all splits above their masks, in the colours of the classes.
@@ -82,5 +85,6 @@ def answer_curve(found: Answer) -> Picture:
         axes.set_xscale("log")
         axes.set_xticks(counts, [str(count) for count in counts])
         axes.minorticks_off()
+        axes.set_xlim(counts[0] / _MARGIN, counts[-1] * _MARGIN)
         figure.legend(loc="outside lower center", ncols=2)
         return Picture(figure, f"mIoU on {found.title} over labelled images. {' '.join(said)}")

@@ -116,7 +116,7 @@ def sweep_overview(sweep: SweptRows | None) -> str:
         counts = [held[method, tau, fraction] or "–" for fraction in sweep.fractions]
         lines.append([method.name, "–" if tau is None else f"{tau:g}", *map(str, counts)])
     head = ["method", "τ", *map(table.fraction_name, sweep.fractions)]
-    return f"{len(sweep.rows)} runs on {sweep.base.dataset}:\n\n{table.markdown(head, lines)}"
+    return f"{len(sweep.rows)} runs on {sweep.base.dataset_title}:\n\n{table.markdown(head, lines)}"
 
 
 def answer(
@@ -212,7 +212,9 @@ class Explorer:
             cpu=cpu,
             outcome=lambda row: run_pictures(row, runs, root=root),
         )
-        heading = widgets.HTML(f"<h4>Train this point here ({live.dataset}, {live.tier})</h4>")
+        heading = widgets.HTML(
+            f"<h4>Train this point here ({live.dataset_title}, {live.tier})</h4>"
+        )
         sliders = [self.fraction, self.temperature]
         for one in sliders:
             one.observe(lambda _: self.update(), names="value")
@@ -284,7 +286,7 @@ class _Point:
 
     def numbers(self) -> str:
         base = self.sweep.base
-        parts = [f"**{base.dataset}, {base.tier} tier, {self.name}**, from the ledger"]
+        parts = [f"**{base.dataset_title}, {base.tier} tier, {self.name}**, from the ledger"]
         if self.rows:
             parts.append(table.results_table(self.rows))
         if self.missing:

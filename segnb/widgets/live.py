@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from segnb.errors import SegnbError
 from segnb.plots import Picture
 
 
-def live(draw: Callable[..., Picture], controls: Mapping[str, Any]) -> Any:
+def live(draw: Callable[..., Picture | Sequence[Any]], controls: Mapping[str, Any]) -> Any:
     """Controls above a picture that is redrawn whenever one of them changes.
 
     The old picture stays until the new one is complete. If ``draw`` fails, an error message
@@ -19,7 +19,7 @@ def live(draw: Callable[..., Picture], controls: Mapping[str, Any]) -> Any:
 
     Args:
         draw: Called with the controls' values by name; the cell after the widget can call it with
-            plain variables.
+            plain variables. It returns a picture, or several things to show below one another.
         controls: Widgets with a ``value``. Give sliders ``continuous_update=False``, so that each
             move draws only one picture.
 
@@ -34,7 +34,7 @@ def live(draw: Callable[..., Picture], controls: Mapping[str, Any]) -> Any:
     def redraw(_: object = None) -> None:
         values = {name: control.value for name, control in controls.items()}
         with output:
-            shown: Picture | str
+            shown: Picture | Sequence[Any]
             try:
                 shown = draw(**values)
             except (SegnbError, ValueError) as error:
@@ -42,7 +42,10 @@ def live(draw: Callable[..., Picture], controls: Mapping[str, Any]) -> Any:
             except Exception:
                 shown = traceback.format_exc()
             clear_output(wait=True)
-            print(shown) if isinstance(shown, str) else display(shown)
+            if isinstance(shown, str):
+                print(shown)
+            else:
+                display(*(shown if isinstance(shown, Sequence) else [shown]))
 
     for control in controls.values():
         control.observe(redraw, names="value")

@@ -318,7 +318,7 @@ class TrainingPanel:
                 trace = f"<summary>traceback</summary><pre>{html.escape(trace)}</pre>"
                 text += f"<details>{trace}</details>"
             return text
-        name = f"{recipe.method}, {recipe.dataset}, seed {recipe.seed}"
+        name = f"{recipe.method}, {recipe.dataset_title}, seed {recipe.seed}"
         if recipe.uses_contrastive:
             name += f", fraction {recipe.fraction:g}, τ {recipe.temperature:g}"
         progress = f"step {taken} of {planned}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,8 @@ class Labels:
         """
         path = item.labels
         assert path is not None
-        if self.description.format == "coco":
-            assert item.entry is not None
-            return coco.mask(path, item.entry, self.labels)
-        if self.description.format == "labelme":
-            return labelme.mask(path, self.labels)
+        if self.description.format in ("coco", "labelme"):
+            return shape_mask(item, self.labels)
         codes = self.codes(path)
         found = self._table[codes]
         if (found == _UNKNOWN).any():
@@ -72,6 +70,26 @@ class Labels:
         if self.description.format == "colour":
             return colour_codes(path)
         return numbers_of(path)
+
+
+def shape_mask(item: Item, labels: Mapping[Value, int]) -> Bytes:
+    """The mask of an image whose labels are shapes in a JSON file, ``[H, W]`` in class ids.
+
+    Raises:
+        DataError: See :func:`segnb.datasets.own.coco.mask` and its LabelMe counterpart.
+    """
+    assert item.labels is not None
+    if item.entry is None:
+        return labelme.mask(item.labels, labels)
+    return coco.mask(item.labels, item.entry, labels)
+
+
+def shape_names(items: Iterable[Item]) -> list[str]:
+    """The names of all shapes that items have: by COCO's categories, or in alphabetical order."""
+    files = {item.labels: item.entry is None for item in items if item.labels is not None}
+    if all(files.values()):
+        return sorted({name for path in files for name in labelme.shape_labels(path)})
+    return list(dict.fromkeys(name for path in files for name in coco.read_coco(path).used))
 
 
 def numbers_of(path: Path) -> Numbers:

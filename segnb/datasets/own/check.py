@@ -14,7 +14,7 @@ import numpy.typing as npt
 from segnb import datasets
 from segnb.datasets.base import IGNORE, DatasetInfo, Split
 from segnb.datasets.own.dataset import OwnSplit, open_splits
-from segnb.datasets.own.description import read_description
+from segnb.datasets.own.description import Description, read_description
 from segnb.datasets.own.duplicates import difference_hash, near_duplicates
 from segnb.datasets.own.scan import Item
 from segnb.datasets.reading import is_turned
@@ -142,7 +142,7 @@ def check(folder: Path, *, progress_bar: bool = True) -> Check:
         splits=splits,
         sizes=dict(sizes.most_common()),
         faults=tuple(_faults(splits, looks, description.info)),
-        warnings=tuple(_warnings(description.info, opened, splits, looks)),
+        warnings=tuple(_warnings(description, opened, splits, looks)),
     )
 
 
@@ -194,23 +194,20 @@ def _faults(
 
 
 def _warnings(
-    info: DatasetInfo,
+    description: Description,
     opened: Mapping[Split, OwnSplit],
     splits: Mapping[Split, SplitCheck],
     looks: Mapping[Split, list[_Look]],
 ) -> list[str]:
+    titles = description.info.class_names
     found = []
     for name, one in splits.items():
-        missing = [
-            title for title, seen in zip(info.class_names, one.seen, strict=True) if not seen
-        ]
+        missing = [title for title, seen in zip(titles, one.seen, strict=True) if not seen]
         if missing and any(one.seen):
-            what = "cannot be learned" if name == "train" else f"is not scored on {name}"
-            found.append(f"{name} shows no {', no '.join(missing)}: it {what}")
+            what = "cannot be learned" if name == "train" else "cannot be scored there"
+            found.append(f"{name} shows no {', no '.join(missing)}: what is missing {what}")
         elif any(one.seen) and min(one.seen) < 3 and name == "train":
-            rare = [
-                title for title, seen in zip(info.class_names, one.seen, strict=True) if seen < 3
-            ]
+            rare = [title for title, seen in zip(titles, one.seen, strict=True) if seen < 3]
             found.append(f"only one or two images of train show {', '.join(rare)}")
     turned = sum(one.turned for many in looks.values() for one in many)
     if turned:
@@ -222,6 +219,15 @@ def _warnings(
         found.append(
             "more than half of the pixels of a split are void: with points or scribbles that is "
             "as it should be; otherwise check `void`"
+        )
+    places: dict[str, set[Split]] = {}
+    for name, split in opened.items():
+        for image in split.ids if description.splits.group else ():
+            places.setdefault(description.splits.group_of(image), set()).add(name)
+    if torn := [group for group, names in places.items() if len(names) > 1]:
+        found.append(
+            f"{len(torn)} groups have images in several splits ({', '.join(map(repr, torn[:3]))}), "
+            f"so scores will be too good; leave the splits to splits, group, or correct it"
         )
     hashes = {
         str(name): {

@@ -2,31 +2,53 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any, TypedDict
+
+import numpy as np
+import numpy.typing as npt
 
 from segnb.datasets.base import IGNORE, Bytes
-from segnb.datasets.own.description import BACKGROUND, Value
+from segnb.datasets.own.description import BACKGROUND, Value, class_of
 from segnb.errors import ConfigError, DataError
+from segnb.records import UnfitError, Within, read_json
+
+#: What names an image or a category in a COCO file.
+Id = int | str
+
+_REMEDY = "correct it and export again"
 
 
-@dataclass(frozen=True)
-class Picture:
-    """What a COCO file says about one image.
+class Picture(TypedDict):
+    """One image; ``file_name`` may begin with folders."""
 
-    Attributes:
-        name: Its file name, which may begin with folders.
-        height: Rows of pixels.
-        width: Columns of pixels.
-    """
+    id: Id
+    file_name: str
+    height: Annotated[int, Within(1)]
+    width: Annotated[int, Within(1)]
 
+
+class _Category(TypedDict):
+    id: Id
     name: str
-    height: int
-    width: int
+
+
+class _Annotation(TypedDict):
+    image_id: Id
+    category_id: Id
+
+
+class _Content(TypedDict):
+    images: list[Picture]
+    annotations: list[_Annotation]
+    categories: list[_Category]
+
+
+#: The keys by which a COCO file is known.
+KEYS = frozenset(_Content.__annotations__)
 
 
 @dataclass(frozen=True)
@@ -37,13 +59,13 @@ class CocoFile:
         path: The file.
         images: By image id.
         categories: Names by category id.
-        annotations: ``category_id`` and ``segmentation`` by image id, in the file's order.
+        annotations: The annotations of each image, in the file's order.
     """
 
     path: Path
-    images: dict[int, Picture]
-    categories: dict[int, str]
-    annotations: dict[int, list[dict[str, Any]]]
+    images: dict[Id, Picture]
+    categories: dict[Id, str]
+    annotations: dict[Id, list[dict[str, Any]]]
 
     @property
     def used(self) -> list[str]:
@@ -52,53 +74,47 @@ class CocoFile:
         return list(dict.fromkeys(name for key, name in self.categories.items() if key in drawn))
 
 
-def is_coco(values: object) -> bool:
-    """Whether the content of a JSON file is COCO's."""
-    return isinstance(values, dict) and {"images", "annotations", "categories"} <= values.keys()
-
-
 def read_coco(path: Path) -> CocoFile:
     """A COCO file.
 
     Raises:
-        DataError: It cannot be read, or is not COCO.
+        DataError: It is missing, is not COCO, or names an image or category that it does not have.
     """
     try:
         stat = path.stat()
     except OSError:
-        raise DataError(f"there is no COCO file {path}") from None
+        raise DataError(f"there is no COCO file {path}; correct `masks` in dataset.toml") from None
     return _read(path, stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=8)
 def _read(path: Path, time: int, size: int) -> CocoFile:
     # Cached: a file of hundreds of megabytes has all images of a split.
-    try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not JSON ({error}); export it again") from error
-    if not is_coco(values):
-        raise DataError(f"{path} is not COCO: it needs images, annotations and categories")
-    try:
-        images = {
-            one["id"]: Picture(
-                str(one["file_name"]).replace("\\", "/"), int(one["height"]), int(one["width"])
-            )
-            for one in values["images"]
-        }
-        categories = {one["id"]: str(one["name"]) for one in values["categories"]}
-        annotations: dict[int, list[dict[str, Any]]] = {name: [] for name in images}
-        for one in values["annotations"]:
-            categories[one["category_id"]]  # a KeyError names what is missing
-            annotations[one["image_id"]].append(one)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{path} is not whole COCO: {type(error).__name__} {error}; export it again"
-        ) from error
-    return CocoFile(path, images, categories, annotations)
+    values = read_json(path, _Content, remedy=_REMEDY, also=_check_ids)
+    annotations: dict[Id, list[dict[str, Any]]] = {one["id"]: [] for one in values["images"]}
+    for one in values["annotations"]:
+        annotations[one["image_id"]].append(one)
+    return CocoFile(
+        path,
+        {one["id"]: one for one in values["images"]},
+        {one["id"]: one["name"] for one in values["categories"]},
+        annotations,
+    )
 
 
-def entries(path: Path, found: Mapping[str, Path]) -> dict[str, int]:
+def _check_ids(values: dict[str, Any]) -> None:
+    for key, owners in (("image_id", "images"), ("category_id", "categories")):
+        known = {one["id"] for one in values[owners]}
+        if len(known) < len(values[owners]):
+            raise UnfitError(f"two of its {owners} have one id")
+        for number, one in enumerate(values["annotations"]):
+            if one[key] not in known:
+                raise UnfitError(
+                    f"annotations[{number}].{key} is {one[key]!r}, the id of none of its {owners}"
+                )
+
+
+def entries(path: Path, found: Mapping[str, Path]) -> dict[str, Id]:
     """The COCO image id of each image file that the COCO file names.
 
     Tools write file names with and without folders, so the end of the path decides.
@@ -113,11 +129,10 @@ def entries(path: Path, found: Mapping[str, Path]) -> dict[str, int]:
     by_name: dict[str, list[str]] = {}
     for name, image in found.items():
         by_name.setdefault(image.name, []).append(name)
-    coco = read_coco(path)
-    matched: dict[str, int] = {}
+    matched: dict[str, Id] = {}
     missing = []
-    for number, picture in coco.images.items():
-        parts = PurePosixPath(picture.name).parts
+    for number, picture in read_coco(path).images.items():
+        parts = parts_of(picture)
         candidates = by_name.get(parts[-1] if parts else "", [])
         if len(candidates) > 1:
             alike = {name: _common_tail(found[name].parts, parts) for name in candidates}
@@ -125,11 +140,11 @@ def entries(path: Path, found: Mapping[str, Path]) -> dict[str, int]:
             candidates = [name for name, count in alike.items() if count == most]
             if len(candidates) > 1:
                 raise DataError(
-                    f"{path} names {picture.name!r}, which may be {found[candidates[0]]} or "
-                    f"{found[candidates[1]]}; rename one, or export file names with folders"
+                    f"{path} names {picture['file_name']!r}, which may be {found[candidates[0]]} "
+                    f"or {found[candidates[1]]}; rename one, or export file names with folders"
                 )
         if not candidates:
-            missing.append(picture.name)
+            missing.append(picture["file_name"])
         elif matched.setdefault(candidates[0], number) != number:
             raise DataError(
                 f"{path} has two entries for {found[candidates[0]]}; remove one and export again"
@@ -142,7 +157,12 @@ def entries(path: Path, found: Mapping[str, Path]) -> dict[str, int]:
     return matched
 
 
-def mask(path: Path, entry: int, labels: Mapping[Value, int]) -> Bytes:
+def parts_of(picture: Picture) -> tuple[str, ...]:
+    """The folders and the name of an image's file, whatever system wrote them."""
+    return PurePosixPath(picture["file_name"].replace("\\", "/")).parts
+
+
+def mask(path: Path, entry: Id, labels: Mapping[Value, int]) -> Bytes:
     """The mask of one image, ``[H, W]`` in class ids; where shapes overlap, the later one counts.
 
     Args:
@@ -155,25 +175,19 @@ def mask(path: Path, entry: int, labels: Mapping[Value, int]) -> Bytes:
         DataError: A category is unknown, or an annotation has no shape.
         ConfigError: pycocotools is not installed.
     """
-    import numpy as np
-
     coco = read_coco(path)
     picture = coco.images[entry]
-    drawn: Bytes = np.full((picture.height, picture.width), labels.get(BACKGROUND, IGNORE), "u1")
+    size = picture["height"], picture["width"]
+    drawn = np.full(size, labels.get(BACKGROUND, IGNORE), np.uint8)
     for one in coco.annotations[entry]:
-        name = coco.categories[one["category_id"]]
-        if name not in labels:
-            raise DataError(
-                f"{path}: {picture.name!r} shows {name!r}, which is neither a class nor void in "
-                f"dataset.toml; add it to one of them"
-            )
-        shape = _shape(one.get("segmentation"), picture, f"{path}, annotation {one.get('id')}")
-        drawn[shape] = labels[name]
+        where = f"{path}: annotation {one.get('id')} of {picture['file_name']!r}"
+        label = class_of(coco.categories[one["category_id"]], labels, where)
+        drawn[_shape(one.get("segmentation"), size, where)] = label
     return drawn
 
 
-def _shape(given: Any, picture: Picture, where: str) -> Any:
-    """The pixels of a COCO segmentation, bool ``[H, W]``."""
+def _shape(given: Any, size: tuple[int, int], where: str) -> npt.NDArray[np.bool_]:
+    """The pixels of a COCO segmentation, ``[H, W]``."""
     try:
         from pycocotools import mask as tools
     except ImportError:
@@ -181,25 +195,24 @@ def _shape(given: Any, picture: Picture, where: str) -> Any:
             'COCO needs pycocotools: pip install "segnb[annotations]" (or pycocotools)'
         ) from None
     if not given:
-        raise DataError(
-            f"{where} of {picture.name!r} is a box without a shape; draw polygons or masks, and "
-            f"export again"
-        )
-    size = picture.height, picture.width
+        raise DataError(f"{where} is a box without a shape; draw a polygon or mask, export again")
     try:
         if isinstance(given, dict):
             if list(given["size"]) != list(size):
                 raise ValueError(f"its size is {given['size']}, that of the image {list(size)}")
-            if isinstance(given["counts"], list):
-                given = tools.frPyObjects(given, *size)
-            runs = [given]
+            runs = [tools.frPyObjects(given, *size) if _are_numbers(given["counts"]) else given]
         else:
+            # pycocotools takes four numbers for a box.
+            if not all(len(one) >= 6 and _are_numbers(one) for one in given):
+                raise ValueError("a polygon needs three points or more")
             runs = tools.frPyObjects(given, *size)
-        return tools.decode(tools.merge(runs)).astype(bool)
+        return np.asarray(tools.decode(tools.merge(runs)), dtype=np.bool_)
     except Exception as error:  # pycocotools raises no class of its own
-        raise DataError(
-            f"{where} of {picture.name!r} cannot be drawn ({error}); correct it and export again"
-        ) from error
+        raise DataError(f"{where} cannot be drawn ({error}); {_REMEDY}") from error
+
+
+def _are_numbers(given: Any) -> bool:
+    return isinstance(given, list) and all(isinstance(one, (int, float)) for one in given)
 
 
 def _common_tail(one: Sequence[str], other: Sequence[str]) -> int:

@@ -173,6 +173,20 @@ def _read(path: Path, time: int, size: int) -> Description:
     return _Reader(path).description(values)
 
 
+def class_of(value: Value, labels: Mapping[Value, int], where: str) -> int:
+    """The class id, or ``IGNORE``, of what stands for a class.
+
+    Raises:
+        DataError: It stands for none; ``where`` begins the message.
+    """
+    if value not in labels:
+        raise DataError(
+            f"{where} is {value!r}, which is neither a class nor void in dataset.toml; add a class "
+            f"with that value, or add it to void"
+        )
+    return labels[value]
+
+
 def default_colours(count: int, taken: Collection[Colour] = ()) -> list[Colour]:
     """Colours for classes without one, all different, and different from those taken."""
     found: list[Colour] = []
@@ -277,8 +291,8 @@ class _Reader:
 
     def text(self, table: Mapping[str, Any], key: str, where: str = "", usual: str = "") -> str:
         value = table.get(key, usual)
-        if not isinstance(value, str):
-            self.fail(f"{where}{key}", f"is {value!r}", "write a text in quotation marks")
+        if not isinstance(value, str) or any(ord(letter) < 32 for letter in value):
+            self.fail(f"{where}{key}", f"is {value!r}", "write one line in quotation marks")
         return value
 
     def description(self, table: Mapping[str, Any]) -> Description:
@@ -373,8 +387,8 @@ class _Reader:
             name = self.text(one, "name", f"classes {number}, ")
             where = f"class {name!r}, " if name.strip() else f"classes {number}, "
             self.known(one, ("name", "value", "colour"), where)
-            if not name.strip() or "\n" in name:
-                self.fail(f"{where}name", f"is {name!r}", "give the class a name of one line")
+            if not name.strip():
+                self.fail(f"{where}name", f"is {name!r}", "give the class a name")
             if name in names:
                 self.fail(f"{where}name", "is there twice", "give each class another name")
             if "value" not in one:
@@ -458,7 +472,7 @@ class _Reader:
             if name in placed:
                 self.fail(key, f"is given, but files have the split {name!r} too", "remove one")
             if isinstance(value, str):
-                lists[name] = value
+                lists[name] = self.text(given, name, "splits, ")
             elif name == "train":
                 self.fail(key, f"is {value!r}", "name a list of ids, or leave it out: all the rest")
             elif isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -5,47 +5,50 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
+
+import numpy as np
+from PIL import Image, ImageDraw
 
 from segnb.datasets.base import IGNORE, Bytes
-from segnb.datasets.own.description import BACKGROUND, Value
+from segnb.datasets.own.description import BACKGROUND, Value, class_of
 from segnb.errors import DataError
+from segnb.records import Within, read_json
 
 #: As LabelMe draws them: the width of a line and the diameter of a point, in pixels.
 LINE_WIDTH, POINT_SIZE = 10, 10
 
 
-def is_labelme(values: object) -> bool:
-    """Whether the content of a JSON file is LabelMe's."""
-    return isinstance(values, dict) and {"shapes", "imagePath"} <= values.keys()
+class _Shape(TypedDict):
+    label: str
+    points: list[tuple[float, float]]
 
 
-def read_labelme(path: Path) -> dict[str, Any]:
-    """The content of a LabelMe file.
+class _Content(TypedDict):
+    shapes: list[_Shape]
+    imagePath: str
+    imageHeight: Annotated[int, Within(1)]
+    imageWidth: Annotated[int, Within(1)]
 
-    Raises:
-        DataError: It cannot be read, or is not LabelMe's.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not JSON ({error}); save it again") from error
-    if not is_labelme(values):
-        raise DataError(f"{path} is not LabelMe's: it needs shapes and imagePath")
-    found: dict[str, Any] = values
-    return found
+
+#: The keys by which a LabelMe file is known.
+KEYS = frozenset(("shapes", "imagePath"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return read_json(path, _Content, remedy="correct it and save it again")
 
 
 def shape_labels(path: Path) -> list[str]:
-    """The label of every shape."""
-    try:
-        return [str(shape["label"]) for shape in read_labelme(path)["shapes"]]
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path} has a shape without a label ({error}); save it again") from error
+    """The label of every shape.
+
+    Raises:
+        DataError: The file cannot be read, or is not LabelMe's.
+    """
+    return [shape["label"] for shape in _read(path)["shapes"]]
 
 
 def mask(path: Path, labels: Mapping[Value, int]) -> Bytes:
@@ -57,55 +60,43 @@ def mask(path: Path, labels: Mapping[Value, int]) -> Bytes:
             without a shape, which are void without it.
 
     Raises:
-        DataError: A label is unknown, or a shape cannot be drawn.
+        DataError: The file is not LabelMe's, a label is unknown, or a shape cannot be drawn.
     """
-    import numpy as np
-    from PIL import Image
-
-    values = read_labelme(path)
-    try:
-        size = int(values["imageWidth"]), int(values["imageHeight"])
-    except (KeyError, TypeError, ValueError):
-        raise DataError(f"{path} has no imageWidth and imageHeight; save it again") from None
+    values = _read(path)
+    size = values["imageWidth"], values["imageHeight"]
     canvas = Image.new("L", size, labels.get(BACKGROUND, IGNORE))
     for number, shape in enumerate(values["shapes"], 1):
-        where = f"{path}, shape {number}"
+        where = f"{path}: shape {number}"
+        label = class_of(shape["label"], labels, where)
+        kind = shape.get("shape_type") or "polygon"
         try:
-            label = shape["label"]
-            kind = shape.get("shape_type") or "polygon"
-            points = [(float(x), float(y)) for x, y in shape["points"]]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"{where} is damaged ({error}); save the file again") from error
-        if label not in labels:
-            raise DataError(
-                f"{where} is {label!r}, which is neither a class nor void in dataset.toml; add it "
-                f"to one of them"
-            )
-        try:
-            _draw(canvas, kind, points, shape, labels[label])
-        except (KeyError, IndexError, TypeError, ValueError, OSError, binascii.Error) as error:
+            _draw(canvas, kind, [(x, y) for x, y in shape["points"]], shape, label)
+        except (KeyError, TypeError, ValueError, OSError, binascii.Error) as error:
             raise DataError(
                 f"{where}, a {kind}, cannot be drawn ({error}); correct or remove it"
             ) from error
-    drawn: Bytes = np.array(canvas)
-    return drawn
+    return np.array(canvas)
 
 
 def _draw(
-    canvas: Any, kind: str, points: list[tuple[float, float]], shape: dict[str, Any], fill: int
+    canvas: Image.Image,
+    kind: str,
+    points: list[tuple[float, float]],
+    shape: dict[str, Any],
+    fill: int,
 ) -> None:
     """Draw one shape as LabelMe's own export does."""
-    from PIL import Image, ImageDraw
-
+    if not points:
+        raise ValueError("it has no points")
     draw = ImageDraw.Draw(canvas)
-    if kind == "polygon":
+    if kind in ("polygon", "rotation"):
         if len(points) < 3:
             raise ValueError("it has fewer than three points")
         draw.polygon(points, fill=fill, outline=fill)
     elif kind == "rectangle":
-        (left, top), (right, bottom) = points
-        box = [min(left, right), min(top, bottom), max(left, right), max(top, bottom)]
-        draw.rectangle(box, fill=fill, outline=fill)
+        # Two corners; some programs that write this format give all four.
+        (left, *_, right), (top, *_, bottom) = map(sorted, zip(*points, strict=True))
+        draw.rectangle([left, top, right, bottom], fill=fill, outline=fill)
     elif kind == "circle":
         (x, y), edge = points
         radius = math.dist((x, y), edge)

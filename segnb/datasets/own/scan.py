@@ -13,6 +13,7 @@ from segnb.datasets.own import coco
 from segnb.datasets.own.description import FILE, Description, Files
 from segnb.datasets.own.patterns import ENDINGS, pattern
 from segnb.errors import DataError
+from segnb.records import read_text
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Item:
     id: str
     image: Path
     labels: Path | None
-    entry: int | None = None
+    entry: coco.Id | None = None
 
 
 def scan(folder: Path, description: Description) -> dict[Split, tuple[Item, ...]]:
@@ -171,14 +172,11 @@ def read_list(path: Path, known: Sequence[str]) -> list[str]:
     Raises:
         DataError: The list cannot be read, or it names an image that is not there.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the list {path} cannot be read ({error}); write one id a line") from error
     ids = set(known)
     by_name = {PurePosixPath(name).name: name for name in known}
     found = []
-    for number, line in enumerate(lines, 1):
+    lines = read_text(path, remedy="write one id a line, or correct `splits` in dataset.toml")
+    for number, line in enumerate(lines.splitlines(), 1):
         text = line.strip().replace("\\", "/")
         if not text or text[0] == "#":
             continue
