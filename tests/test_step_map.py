@@ -239,3 +239,14 @@ def test_a_missing_preview_is_said_in_its_place(found: StepMap, tmp_path: Path) 
     parts = cell_parts(found, CELL, tmp_path, measure="miou_val")
     assert "is missing" in str(parts["predictions"])
     assert isinstance(parts["curves"], Picture)
+
+
+def test_numbers_can_be_read_on_their_cells(found: StepMap, results: Path) -> None:
+    explorer = StepMapExplorer(found, results=results)
+    explorer.update()
+    styles = {button.style.button_color: button.style for button in explorer.buttons.values()}
+    assert len(styles) > 1
+    inks = {style.text_color for style in styles.values()}
+    assert inks == {"#ffffff", "#222222"}
+    widths = {button.layout.border.split()[0] for button in explorer.buttons.values()}
+    assert widths == {"3px"}, "the chosen cell's number stays where it is"

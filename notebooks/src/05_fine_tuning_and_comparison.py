@@ -296,16 +296,18 @@ else:
 # **How to read it.** The interval says how well so few seeds pin down the mean over *all* seeds.
 # Repeat the whole experiment a hundred times, and about 95 of the hundred intervals will contain it
 # (ours may be one of the other five). With two seeds no interval is given: it would be too wide to
-# mean anything. Here are the gains on validation images as a figure:
+# mean anything. Here are the gains as figures, first on validation images, then on test:
 
 # %%
-plots.gain(plain, measure="miou_val")
+measures = [one for one in ("miou_val", "miou_test") if any(row.get(one) for row in plain)]
+for measure in measures:
+    display(plots.gain(plain, measure=measure))
 
 # %% [markdown]
 # What it shows:
 
 # %%
-for measure in ("miou_val", "miou_test"):
+for measure in measures:
     display(Markdown(findings.gains_found(plain, measure=measure)))
 
 # %% [markdown]
@@ -511,7 +513,7 @@ for (labelled, method), values in found.items():
 # **Was stage 1 worth its time?** Here is the ledger's answer, computed from the rows above:
 
 # %%
-for measure in ("miou_val", "miou_test"):
+for measure in measures:
     display(Markdown(findings.gains_found(plain, measure=measure)))
 
 # %% [markdown]

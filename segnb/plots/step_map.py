@@ -93,6 +93,12 @@ def gain_colours(found: StepMap, *, measure: Measure) -> Callable[[float], Any]:
     return lambda points: _COLOURS(0.5 + points / limit / 2)
 
 
+def ink_on(colour: Any) -> str:
+    """The colour of words on a cell: white on dark cells, near black on light ones."""
+    luminance = np.dot(matplotlib.colors.to_rgb(colour), (0.299, 0.587, 0.114))
+    return "#ffffff" if luminance < 0.5 else "#222222"
+
+
 def _grid(axes: Axes, pretrain: Sequence[int], finetune: Sequence[int]) -> None:
     axes.set(xlim=(-0.5, len(finetune) - 0.5), ylim=(-0.5, len(pretrain) - 0.5))
     axes.set_xticks(range(len(finetune)), [str(steps) for steps in finetune])
@@ -120,9 +126,7 @@ def _cell(
     if gained is None:
         axes.text(x, y, "–", ha="center", va="center", color=QUIET)
         return
-    luminance = np.dot(matplotlib.colors.to_rgb(colour), (0.299, 0.587, 0.114))
-    ink = "white" if luminance < 0.5 else "#222222"
-    text: dict[str, Any] = {"ha": "center", "va": "center", "color": ink, "zorder": 4}
+    text: dict[str, Any] = {"ha": "center", "va": "center", "color": ink_on(colour), "zorder": 4}
     if gained.interval is None:
         axes.text(x, y, f"{gained.mean:+.1f}", fontsize=8.5, **text)
         return

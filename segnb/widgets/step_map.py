@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 from segnb import plots
 from segnb.errors import DataError
 from segnb.plots import Picture
-from segnb.plots.step_map import gain_colours
+from segnb.plots.step_map import gain_colours, ink_on
 from segnb.results.step_map import RIVALS, Cell, Rival, StepMap
 from segnb.results.table import MEASURE_NAMES, Measure, Row
 from segnb.widgets.explorer import embeddings_of, or_error_text, predictions_of
@@ -192,9 +192,11 @@ class StepMapExplorer:
         gained = self.found.gain(*cell, over=over, measure=measure)
         button = widgets.Button(description=f"{gained.mean:+.1f}" if gained else "–")
         button.disabled = gained is None
-        button.style.button_color = to_hex(colours(gained.mean)) if gained else "#f4f4f4"
-        if cell == self.cell:
-            button.layout.border = "3px solid #D55E00"
+        fill = to_hex(colours(gained.mean)) if gained else "#f4f4f4"
+        button.style.button_color, button.style.text_color = fill, ink_on(fill)
+        button.layout.border = f"3px solid {'#D55E00' if cell == self.cell else 'transparent'}"
+        button.layout.padding = "0"
+        button.layout.height = "34px"
         button.tooltip = self.found.in_words(cell, measure=measure)
         button.on_click(lambda _: self.choose(cell))
         if gained:
