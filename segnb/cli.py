@@ -12,6 +12,7 @@ import contextlib
 import errno
 import io
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -102,7 +103,8 @@ def _train(options: Run, *, until: Literal["pretrain", "end"]) -> int:
         if recipe.encoder_weights is not None:
             print(imagenet_source(recipe.encoder))
     row = runs.run(recipe, until=until, runs=options.runs, **options.arguments())
-    print(f"stage 1 is done: segnb finetune {folder}" if row is None else outcome(row))
+    done = f"stage 1 is done: segnb finetune {shlex.quote(str(folder))}"
+    print(done if row is None else outcome(row))
     if row is not None and before is not None and _same_run(row, before):
         print(f"{folder} was finished before: nothing was trained{_back_end(recipe, row)}")
     return 0
@@ -464,7 +466,8 @@ class Describe:
         from segnb.datasets.own.describe import describe
 
         print(describe(self.folder, overwrite=self.overwrite))
-        print(f"{self.folder / FILE}: correct it, then `segnb check {self.folder}`")
+        command = f"segnb check {shlex.quote(str(self.folder))}"
+        print(f"{self.folder / FILE}: correct it, then `{command}`")
         return 0
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import shlex
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -185,7 +186,8 @@ class Answer:
         how = f"{self.folds}-fold cross-validation" if self.folds > 1 else "the validation images"
         start = "ImageNet weights" if self.imagenet else "random weights"
         lines = [*self.sentences, f"Scored by {how}; training started from {start}."]
-        lines.append(f"Weights: {self.run} (`segnb predict {self.run} IMAGES`)")
+        command = f"segnb predict {shlex.quote(str(self.run))} IMAGES"
+        lines.append(f"Weights: {self.run} (`{command}`)")
         return "\n".join(lines)
 
 

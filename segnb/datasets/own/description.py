@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import json
 import re
+import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -157,7 +158,8 @@ def read_description(folder: Path) -> Description:
     try:
         stat = path.stat()
     except OSError:
-        raise DataError(f"there is no {path}; `segnb describe {folder}` writes one") from None
+        command = f"segnb describe {shlex.quote(str(folder))}"
+        raise DataError(f"there is no {path}; `{command}` writes one") from None
     return _read(path, stat.st_mtime_ns, stat.st_size)
 
 
