@@ -553,3 +553,24 @@ def test_of_two_fetches_one_waits(
     assert len(host.asked) == 1
     assert [line for line in said if "Another process is fetching" in line]
     assert "voc is ready: 1 train, 1 val." in said
+
+
+@pytest.mark.parametrize("form", ["gz", "bz2", "xz"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_flipped_byte_in_a_packed_archive_is_noticed(
+    tmp_path: Path, form: str, share: float
+) -> None:
+    """Pictures hardly shrink, so a packer stores them as they are: only its checksum tells."""
+    content = np.random.default_rng(0).bytes(300_000)
+    path = tmp_path / f"a.tar.{form}"
+    with tarfile.open(path, f"w:{form}") as bundle:  # type: ignore[call-overload]
+        member = tarfile.TarInfo("a/b.png")
+        member.size = len(content)
+        bundle.addfile(member, io.BytesIO(content))
+    extract(path, tmp_path / "whole", ("a/*",))
+    assert (tmp_path / "whole" / "a" / "b.png").read_bytes() == content
+    raw = bytearray(path.read_bytes())
+    raw[int(share * len(raw))] ^= 4
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match=r"cannot be unpacked .*; fetch it again"):
+        extract(path, tmp_path / "flipped", ("a/*",))

@@ -654,6 +654,9 @@ def test_shapes_types_devices_and_choices():
         supcon_loss(f[:0], y[:0])
     with pytest.raises(TypeError, match="labels of features must be integers"):
         official.within_image_loss(f, y.float())
+    for pair in ((f, y.numpy()), (f.numpy(), y)):
+        with pytest.raises(TypeError, match=r"must be a tensor, got ndarray: torch\.as_tensor"):
+            official.within_image_loss(*pair)
     with pytest.raises(TypeError, match="must be floating point"):
         official.within_image_loss(f.long(), y)
     with pytest.raises(ValueError, match="backend must be one of"):

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import importlib
 import inspect
+import io
 import os
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -159,7 +161,15 @@ def test_stub_and_solution_have_one_signature(exercise: Exercise) -> None:
 
 # What makes them
 
-PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"\0" * 24).decode()
+
+def png(picture: Image.Image) -> str:
+    """A picture as a notebook holds it."""
+    content = io.BytesIO()
+    picture.save(content, "PNG", compress_level=1)
+    return base64.b64encode(content.getvalue()).decode()
+
+
+PNG = png(Image.new("L", (4, 3)))
 
 SOURCE = """\
 # ---
@@ -328,6 +338,19 @@ def test_a_picture_with_alt_text_is_welcome(tmp_path: Path) -> None:
         made_with({"data": {"image/png": PNG}, "metadata": metadata_}), tmp_path / "x.ipynb"
     )
     assert (tmp_path / "x.ipynb").is_file()
+
+
+@pytest.mark.parametrize("alpha", [255, 128])
+def test_pictures_are_packed_without_loss(alpha: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 99, (40, 60, 4), dtype=np.uint8) // 50
+    pixels[..., 3] = alpha
+    before = png(Image.fromarray(pixels))
+    after = notebooks.lean(before)
+    assert len(after) < len(before)
+    assert notebooks.lean(after) == after
+    with Image.open(io.BytesIO(base64.b64decode(after))) as picture:
+        assert picture.mode == ("RGB" if alpha == 255 else "RGBA")
+        np.testing.assert_array_equal(np.asarray(picture.convert("RGBA")), pixels)
 
 
 def test_code_without_a_reason_and_widget_metadata_are_faults() -> None:

@@ -226,6 +226,14 @@ def test_tsne_of_points_all_alike_is_one_point() -> None:
         np.testing.assert_array_equal(tsne(embeddings), np.zeros((40, 2)))
 
 
+@pytest.mark.parametrize("shape", [(40, 1), (40, 2), (4, 8)])
+def test_tsne_of_few_channels_or_points(shape: tuple[int, int]) -> None:
+    points = np.random.default_rng(0).normal(size=shape)
+    places = tsne(points, perplexity=3)
+    assert places.shape == (len(points), 2)
+    assert np.isfinite(places).all()
+
+
 def test_tsne_refuses_with_a_reason() -> None:
     with pytest.raises(ValueError, match="at most 5000"):
         tsne(np.zeros((5001, 2)))

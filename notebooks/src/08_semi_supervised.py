@@ -131,6 +131,9 @@ def look(threshold: float, image: int = IMAGE) -> Picture:
     )
 
 
+# %% [markdown]
+# Move the threshold, and go through the images.
+
 # %%
 live(
     look,

@@ -27,6 +27,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -294,28 +295,29 @@ for name, size in sorted({(r["dataset"], r["tier"]) for r in rows}):
     except SegnbError:
         continue  # only studies that change more than the method
     display(Markdown(f"**{name}, {size} tier**"))
-    figures = {
-        plots.label_curve: overview.main_methods(plain),
-        plots.gain: overview.main_methods(plain),
-        plots.temperature_curve: overview.main_methods(heated),
-        plots.cost: table.beside_baselines(table.one_device(plain)),
-        plots.compactness_scatter: overview.main_methods(plain),
-    }
-    for draw, its_rows in figures.items():
+    three = overview.main_methods(plain)
+    measures = [m for m in ("miou_val", "miou_test") if any(row.get(m) for row in three)]
+    figures = [
+        *(partial(plots.label_curve, three, measure=measure) for measure in measures),
+        *(partial(plots.gain, three, measure=measure) for measure in measures),
+        partial(plots.temperature_curve, overview.main_methods(heated)),
+        partial(plots.cost, table.beside_baselines(table.one_device(three))),
+        partial(plots.compactness_scatter, three),
+    ]
+    for draw in figures:
         try:
-            display(draw(its_rows))
+            display(draw())
         except SegnbError as error:
-            print(f"{draw.__name__}: {error}")
-    display(Markdown(findings.gains_found(plain, measure="miou_test")))
+            print(f"Not drawn: {error}.")
+    display(Markdown(findings.gains_found(plain, measure=measures[-1])))
 
 # %% [markdown]
 # **How to read them.** Take them in this order. *How many labels is the method worth?* Read the
-# label curve sideways. *Is the gain still there at equal compute, and when that baseline is spared
-# the colour distortion?* Read the gain panels from left to right; a bar across zero is undecided.
-# *Does the temperature matter?* The level lines are the baselines, which have none. *What did a
-# point of mIoU cost?* The seconds are those of the machine that ran most of the runs. *Do compact
-# embeddings go with good segmentation?* Each mark is a run; look at the correlation within labels
-# and method, since more labels help both.
+# label curve sideways. *Is the gain still there at equal compute?* Read the gain panels from left
+# to right; a bar across zero is undecided. *Does the temperature matter?* The level lines are the
+# baselines, which have none. *What did a point of mIoU cost?* The seconds are those of the machine
+# that ran most of the runs. *Do compact embeddings go with good segmentation?* Each mark is a run;
+# look at the correlation within labels and method, since more labels help both.
 #
 # A large mark is a mean over seeds, a small dot is a single seed, and a bar, from three seeds on, is
 # the interval of the mean. A large mark without dots is a single run: the beginning of a comparison,

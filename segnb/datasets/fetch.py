@@ -170,6 +170,10 @@ def extract(path: Path, into: Path, take: tuple[str, ...]) -> None:
                     if member.isreg() and wanted(member.name):
                         bundle.extract(member, into, filter="data")  # refuses paths outside
                         names.append(member.name)
+                # The checksum of a compressed file stands at its end, beyond the last member.
+                assert bundle.fileobj is not None
+                while bundle.fileobj.read(1 << 20):
+                    pass
     except RuntimeError as error:  # a password, or a method of compression that Python lacks
         raise DataError(
             f"{path} cannot be unpacked here ({_line(error)}); unpack it with another program and "

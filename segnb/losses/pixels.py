@@ -48,7 +48,8 @@ def pixel_sets(
             integer labels ``[B, N]`` or ``[B, H, W]``, by the name that error messages use.
 
     Raises:
-        TypeError: Features that are not floating point, or labels that are not integers.
+        TypeError: What is no tensor, features that are not floating point, or labels that are not
+            integers.
         ValueError: A temperature that float32 cannot use, mismatched shapes, devices or sets,
             non-finite features, or a negative label that is not ``ignore_index``. Values are only
             checked on the CPU: on other devices the host would have to wait. There non-finite
@@ -68,6 +69,10 @@ def pixel_sets(
 def _pixel_set(
     name: str, features: Tensor, labels: Tensor, temperature: float, ignore_index: int
 ) -> Pixels:
+    for what, one in ((name, features), (f"labels of {name}", labels)):
+        if not isinstance(one, Tensor):
+            kind = type(one).__name__
+            raise TypeError(f"{what} must be a tensor, got {kind}: torch.as_tensor makes one")
     if not features.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {features.dtype}")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:

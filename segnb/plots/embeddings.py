@@ -72,7 +72,13 @@ def tsne(
     if unit.std(axis=0).max() < _NO_SPREAD:
         # t-SNE has nothing to spread, and its solver crashes the process: one point it is.
         return np.zeros((len(unit), 2))
-    solver = TSNE(init=start, perplexity=perplexity, max_iter=1000, random_state=seed)
+    # One channel has no two principal components to start from.
+    solver = TSNE(
+        init=start if unit.shape[1] > 1 else "random",
+        perplexity=perplexity,
+        max_iter=1000,
+        random_state=seed,
+    )
     positions: npt.NDArray[np.float64] = solver.fit_transform(unit).astype(np.float64)
     return positions
 
