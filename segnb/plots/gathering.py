@@ -119,8 +119,10 @@ def _draw(axes: Axes, one: Gathering, points: Points, *, limit: float) -> None:
         for group, angle in zip(groups, turned, strict=True):
             direction = np.array([np.cos(angle), np.sin(angle)])
             names = _in_lines([one.info.class_names[c] for c in group])
+            x, y = 1.06 * limit * direction
             axes.text(
-                *(1.06 * limit * direction),
+                x,
+                y,
                 names,
                 ha="left" if direction[0] > 0.3 else "right" if direction[0] < -0.3 else "center",
                 va="bottom" if direction[1] > 0.3 else "top" if direction[1] < -0.3 else "center",
