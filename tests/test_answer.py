@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -213,9 +212,7 @@ def test_versions_that_cannot_export_are_named(
         raise TypeError("Expected an int, got a boolean.\nStep 3 of 3")
 
     monkeypatch.setattr(torch.onnx, "export", fails)
-    with pytest.raises(
-        ConfigError, match=r"together \(Expected an int.*\); pip .*--upgrade"
-    ) as error:
+    with pytest.raises(ConfigError, match=r"\(Expected an int.*\); pip .*--upgrade") as error:
         export(own[1], images=own[0] / "second" / "images")
     assert "\n" not in str(error.value)
     assert not (own[1] / "network.onnx").exists()
@@ -260,7 +257,7 @@ def test_a_comparison_within_a_budget(
             folder, minutes=0, say=lines.append, **{**options, "place": tmp_path / "other"}
         )
     # On other images, it is another comparison.
-    os.utime(folder / "images" / "00.jpg")
+    (folder / "images" / "00.jpg").write_bytes((folder / "images" / "01.jpg").read_bytes())
     with pytest.raises(ConfigError, match="too short for one comparison"):
         answers.answer(folder, minutes=0, say=lines.append, **options)
     (tmp_path / "answer" / "plan.json").write_text("{")

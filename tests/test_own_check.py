@@ -72,6 +72,15 @@ def test_missing_and_rare_classes_and_void(folder: Path) -> None:
     warnings = " ".join(check(folder).warnings)
     assert "train shows no leaf: what is missing cannot be learned" in warnings
     assert "more than half of the pixels" in warnings
+    # A rare class is named beside one that is missing.
+    text = (folder / "dataset.toml").read_text()
+    (folder / "dataset.toml").write_text(text + '[[classes]]\nname = "stem"\nvalue = 77\n')
+    name = datasets.load(str(folder), "train").ids[0]
+    scribble[10, 4:8] = 77
+    save(scribble, folder / "masks" / f"{name}.png")
+    warnings = " ".join(check(folder).warnings)
+    assert "train shows no leaf" in warnings
+    assert "only one or two images of train show stem" in warnings
     for name in val:
         save(np.full((30, 40), 9, np.uint8), folder / "masks" / f"{name}.png")
     assert "every pixel of val is void" in check(folder).faults[0]

@@ -264,10 +264,10 @@ display(*plan(choices[0], "", MINUTES))
 # give it more minutes, and it continues.
 
 # %%
-mine = Path(controls["folder"].value)
+mine, minutes = Path(controls["folder"].value), controls["minutes"].value
 result = answer(
     mine,
-    minutes=controls["minutes"].value,
+    minutes=minutes,
     recipe=small(mine),
     most=COMPARISONS,
     place=PLACE / "answers" / datasets.get(str(mine)).title,
@@ -401,9 +401,11 @@ def shared_pairs(masks: np.ndarray, num_classes: int) -> np.ndarray:
 judge(check_shared_pairs, shared_pairs)
 
 # %% [markdown]
-# The same count for the folder above, from what `check` saw:
+# The same count for the folder that you chose, from what `check` sees:
 
 # %%
+found = check(mine, progress_bar=False)
+train = found.splits["train"]
 with plots.styled():
     figure = plots.new_figure(5.4, 1.1 + 0.2 * found.info.num_classes)
     axes = figure.subplots()
@@ -437,7 +439,7 @@ Picture(
 # %%
 fair = next(one for one in result.gains if (one.method, one.over) == ("contrastive", "ce_long"))
 Markdown(
-    f"**With {max(result.scores['ce'])} labelled images of {result.title} and {MINUTES} minutes, the "
+    f"**With {max(result.scores['ce'])} labelled images of {result.title} and {minutes} minutes, the "
     f"paper's two stages stand {fair} against cross-entropy with the same compute, and "
     f"{found.info.class_names[scarcest]}, the scarcest class, is shared by "
     f"{100 * both[scarcest]:.0f} % of the pairs of images from which stage 1 learns.**"

@@ -23,7 +23,7 @@ from segnb.errors import DataError
 #: Faults of one kind that are listed; the rest is counted.
 MOST_LISTED = 5
 
-#: Images of ids that are written on a contact sheet.
+#: Images on a contact sheet.
 SHEET_IMAGES = 12
 
 
@@ -141,7 +141,7 @@ def check(folder: Path, *, progress_bar: bool = True) -> Check:
         info=description.info,
         splits=splits,
         sizes=dict(sizes.most_common()),
-        faults=tuple(_faults(splits, looks, description.info)),
+        faults=tuple(_faults(splits, looks)),
         warnings=tuple(_warnings(description, opened, splits, looks)),
     )
 
@@ -177,9 +177,7 @@ def _of_split(split: OwnSplit, looks: list[_Look]) -> SplitCheck:
     )
 
 
-def _faults(
-    splits: Mapping[Split, SplitCheck], looks: Mapping[Split, list[_Look]], info: DatasetInfo
-) -> list[str]:
+def _faults(splits: Mapping[Split, SplitCheck], looks: Mapping[Split, list[_Look]]) -> list[str]:
     found = [one.fault for many in looks.values() for one in many if one.fault]
     listed = found[:MOST_LISTED]
     if len(found) > MOST_LISTED:
@@ -206,8 +204,8 @@ def _warnings(
         if missing and any(one.seen):
             what = "cannot be learned" if name == "train" else "cannot be scored there"
             found.append(f"{name} shows no {', no '.join(missing)}: what is missing {what}")
-        elif any(one.seen) and min(one.seen) < 3 and name == "train":
-            rare = [title for title, seen in zip(titles, one.seen, strict=True) if seen < 3]
+        rare = [title for title, seen in zip(titles, one.seen, strict=True) if 0 < seen < 3]
+        if rare and name == "train":
             found.append(f"only one or two images of train show {', '.join(rare)}")
     turned = sum(one.turned for many in looks.values() for one in many)
     if turned:
