@@ -112,7 +112,8 @@ pairs_drawing("cross")
 # Now we import what we need. The method is implemented once, in the package `segnb`; the notebooks
 # explain that code and call it.
 
-# %%
+# %% tags=["folded"]
+# @title Imports
 import dataclasses
 import math
 import os
