@@ -166,6 +166,17 @@ def test_the_marks_of_a_merge_are_told_and_both_sides_count(tmp_path: Path) -> N
     assert len(ledger.read(path)) == 2
 
 
+def test_a_line_that_both_sides_of_a_merge_have_is_one_run(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    ours, theirs, both = (row(seed) for seed in range(3))
+    spaced = json.dumps(both, indent=None, separators=(", ", ":  "))
+    lines = [json.dumps(both), json.dumps(ours), spaced, json.dumps(theirs)]
+    path.write_text("\n".join(lines) + "\n")
+    assert ledger.read(path) == [both, ours, theirs]
+    ledger.add(path, row(3))
+    assert len(path.read_text().splitlines()) == 4
+
+
 def test_a_ledger_that_is_a_link_is_written_through(tmp_path: Path) -> None:
     (tmp_path / "shared").mkdir()
     shared, link = tmp_path / "shared" / "all.jsonl", tmp_path / "ledger.jsonl"

@@ -8,6 +8,7 @@ read the same data.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -113,6 +114,8 @@ def ledger_path(results: Path) -> Path:
 def read(path: Path | str = RESULTS / "ledger.jsonl") -> list[Row]:
     """All rows, oldest first; none if there is no ledger yet.
 
+    A line that stands in the file again, as after a merge, is no other run.
+
     Raises:
         DataError: A line is not a row; the message has its number.
     """
@@ -124,7 +127,8 @@ def read(path: Path | str = RESULTS / "ledger.jsonl") -> list[Row]:
             f"{source} is a folder where a file should be; move it away: repeating the runs' "
             "commands adds their rows again"
         )
-    return read_lines(source, RowFields, remedy=_REPAIR, also=need_agreement)
+    rows = read_lines(source, RowFields, remedy=_REPAIR, also=need_agreement)
+    return list({json.dumps(row, sort_keys=True): row for row in rows}.values())
 
 
 def need_agreement(row: Mapping[str, Any]) -> None:
