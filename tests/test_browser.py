@@ -315,8 +315,7 @@ def test_an_own_folder_is_chosen_named_and_planned(page: Any, lab: str, tmp_path
     (source,) = notebooks.sources(["11"])
     open_and_run(page, lab, source.stem)
     assert "Use cross-entropy" in page.locator(".jp-Notebook").inner_text()
-    fields = page.locator(".widget-vbox .widget-text")
-    box = page.locator(".widget-vbox", has=fields).first
+    box = page.locator(".widget-vbox", has=page.locator(".widget-text")).first
     picture = box.locator(".jp-OutputArea-output img")
     box.locator(".jp-RenderedMarkdown", has_text="60 minutes give 1 x").wait_for()
 

@@ -319,10 +319,12 @@ plots.predictions(
 # network as an ONNX file, for programs without torch:
 
 # %%
-place, run = (shlex.quote(str(one)) for one in (mine, result.run))
+place, run, sheet, hour = (
+    shlex.quote(str(one)) for one in (mine, result.run, PLACE / "sheet.png", PLACE / "hour")
+)
 for line in (
-    f"segnb check {place} --sheet {shlex.quote(str(PLACE / 'sheet.png'))}",
-    f"segnb answer {place} --minutes 60 --place {shlex.quote(str(PLACE / 'hour'))}",
+    f"segnb check {place} --sheet {sheet}",
+    f"segnb answer {place} --minutes 60 --place {hour}",
     f"segnb export {run}",
 ):
     print(command(line))
