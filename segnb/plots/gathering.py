@@ -119,7 +119,7 @@ def _draw(axes: Axes, one: Gathering, points: Points, *, limit: float) -> None:
         for group, angle in zip(groups, turned, strict=True):
             direction = np.array([np.cos(angle), np.sin(angle)])
             names = _in_lines([one.info.class_names[c] for c in group])
-            x, y = 1.06 * limit * direction
+            x, y = 1.12 * limit * direction
             axes.text(
                 x,
                 y,
