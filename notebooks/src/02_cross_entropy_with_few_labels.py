@@ -201,7 +201,8 @@ Picture(
 # memorised. On the left, the training curves keep improving. Validation mIoU improves much more
 # slowly, so the gap keeps widening. The validation *loss* even rises again: the network becomes
 # more certain of its answers, right or wrong, while *mIoU* only asks which class scores highest.
-# Augmentation narrows the gap, because the network never sees the same picture twice. More labels
+# Augmentation narrows the gap, because the network never sees the same picture twice. In so short
+# a training it need not raise the validation mIoU yet: compare the numbers below. More labels
 # nearly close it. A small gap doesn't make a good network, though. With more labels, this short
 # training isn't accurate either, but its validation loss is the lowest of the three and still
 # falling. The gap with few labels is what the paper sets out to close. Notebook 05 draws it again
