@@ -197,7 +197,7 @@ Markdown(
 #
 # Now choose. `folder` takes any path, `classes` gives the classes other names (in the order of
 # their numbers, with commas), and `minutes` is the time you have for the comparison. The sheet
-# shows what a training would see, and above it stands how many steps fit into the time.
+# shows what a training would see, and below it stands how many steps fit into the time.
 
 
 # %%
@@ -220,8 +220,8 @@ def small(folder: Path) -> Recipe:
     )
 
 
-def plan(folder: str, classes: str, minutes: float) -> list[Markdown | Picture]:
-    """What a comparison of a folder would be, and what it would see."""
+def plan(folder: str, classes: str, minutes: float) -> list[Picture | Markdown]:
+    """What a comparison of a folder would see, and how long it would train."""
     place = Path(folder)
     if not (place / "dataset.toml").exists():
         describe(place)
@@ -232,7 +232,7 @@ def plan(folder: str, classes: str, minutes: float) -> list[Markdown | Picture]:
         f"{minutes} minutes give {COMPARISONS} x {readable_seconds(seconds)} of training: in each "
         f"comparison {short.pretrain.steps} steps of stage 1 and {short.finetune.steps} of stage 2."
     )
-    return [Markdown(text), plots.folder_sheet(place, most=4)]
+    return [plots.folder_sheet(place, most=4), Markdown(text)]
 
 
 choices = [str(folder) for folder in dict.fromkeys((mine, *made.values()))]

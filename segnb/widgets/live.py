@@ -19,7 +19,8 @@ def live(draw: Callable[..., Picture | Sequence[Any]], controls: Mapping[str, An
 
     Args:
         draw: Called with the controls' values by name; the cell after the widget can call it with
-            plain variables. It returns a picture, or several things to show below one another.
+            plain variables. It returns a picture, or several things to show below one another,
+            the slowest first: the old ones go when the first is there.
         controls: Widgets with a ``value``. Give sliders ``continuous_update=False``, so that each
             move draws only one picture.
 
