@@ -288,5 +288,11 @@ def test_the_time_decides_the_steps(
     assert base(9000 / 60 / 0.7, tmp_path / "d", 6) == half
     with pytest.raises(ConfigError, match=r"1 minutes are too few for this machine: give it \d+"):
         base(1, tmp_path / "c")
+    least = answers.least_minutes(usual, margin=1.0)
+    short, _ = answers.shortened(usual, least)
+    assert min(short.pretrain.steps, short.finetune.steps) >= 40
+    with pytest.raises(ConfigError, match=f"give it {least} or more"):
+        answers.shortened(usual, least - 1)
+    assert answers.least_minutes(usual) > least
     assert cli.main(["answer", str(tmp_path)]) == 1
     assert "there is no data set" in capsys.readouterr().err

@@ -40,7 +40,8 @@ from segnb import datasets, plots
 from segnb.checks import check_group_folds, check_shared_pairs, judge
 from segnb.datasets.own.check import check
 from segnb.datasets.own.describe import describe, rename_classes
-from segnb.experiments.answer import answer, shortened
+from segnb.errors import ConfigError
+from segnb.experiments.answer import answer, least_minutes, shortened
 from segnb.experiments.cost import readable_seconds
 from segnb.experiments.runs import read_recipe
 from segnb.notebook import command, own_folder, project_path, tier
@@ -227,7 +228,10 @@ def plan(folder: str, classes: str, minutes: float) -> list[Picture | Markdown]:
         describe(place)
     if classes:
         rename_classes(place, [name.strip() for name in classes.split(",")])
-    short, seconds = shortened(small(place), minutes, comparisons=COMPARISONS)
+    try:
+        short, seconds = shortened(small(place), minutes, comparisons=COMPARISONS)
+    except ConfigError as error:
+        return [plots.folder_sheet(place, most=4), Markdown(f"*{error}*")]
     text = (
         f"{minutes} minutes give {COMPARISONS} x {readable_seconds(seconds)} of training: in each "
         f"comparison {short.pretrain.steps} steps of stage 1 and {short.finetune.steps} of stage 2."
@@ -236,6 +240,7 @@ def plan(folder: str, classes: str, minutes: float) -> list[Picture | Markdown]:
 
 
 choices = [str(folder) for folder in dict.fromkeys((mine, *made.values()))]
+MINUTES = max(MINUTES, least_minutes(small(mine), comparisons=COMPARISONS))  # on slow machines
 controls = {
     "folder": widgets.Combobox(
         value=choices[0], options=choices, description="folder", continuous_update=False

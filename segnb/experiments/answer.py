@@ -378,19 +378,49 @@ def shortened(
     Raises:
         ConfigError: The time is too short for this machine.
     """
-    seconds = sum(
-        estimate_cost(recipe.replace(method=method), cpu=cpu).seconds for method in METHODS
-    )
+    seconds = _seconds(recipe, cpu=cpu)
     share = min(1.0, _TRAINING_SHARE * 60 * minutes / (comparisons * seconds))
     steps = {name: round(share * getattr(recipe, name).steps) for name in _STAGES}
-    fewest = min(_FEWEST_STEPS, recipe.pretrain.steps, recipe.finetune.steps)
-    if min(steps.values()) < fewest:
-        needed = minutes * fewest / max(min(steps.values()), 1)
+    if share < _least_share(recipe):
+        needed = _minutes(_least_share(recipe), comparisons=comparisons, seconds=seconds)
         raise ConfigError(
-            f"{minutes:g} minutes are too few for this machine: give it {needed:.0f} or more "
+            f"{minutes:g} minutes are too few for this machine: give it {needed} or more "
             f"(--minutes), or a smaller tier"
         )
     return _with_steps(recipe, steps), share * seconds
+
+
+def least_minutes(
+    recipe: Recipe, *, comparisons: int = FEWEST_REPEATS, margin: float = 1.5, cpu: bool = False
+) -> int:
+    """The shortest time that :func:`shortened` takes, and a margin.
+
+    Args:
+        recipe: The recipe.
+        comparisons: How many comparisons are to fit.
+        margin: Factor, because the next estimate may find the machine busier.
+        cpu: Use the CPU even if there is a GPU.
+
+    Returns:
+        Minutes.
+    """
+    share = min(1.0, margin * _least_share(recipe))
+    return _minutes(share, comparisons=comparisons, seconds=_seconds(recipe, cpu=cpu))
+
+
+def _seconds(recipe: Recipe, *, cpu: bool) -> float:
+    """What one training with each method takes at full length."""
+    return sum(estimate_cost(recipe.replace(method=method), cpu=cpu).seconds for method in METHODS)
+
+
+def _least_share(recipe: Recipe) -> float:
+    """The share of a recipe's steps below which a comparison says nothing."""
+    steps = min(getattr(recipe, name).steps for name in _STAGES)
+    return min(_FEWEST_STEPS, steps) / steps if steps else 1.0
+
+
+def _minutes(share: float, *, comparisons: int, seconds: float) -> int:
+    return math.ceil(share * comparisons * seconds / (_TRAINING_SHARE * 60))
 
 
 def _planned(
