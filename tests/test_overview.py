@@ -59,6 +59,15 @@ def test_other_recipes_are_not(changes: dict[str, Any]) -> None:
         comparable([row(BASE.replace(**changes))])
 
 
+def test_a_stage_2_distorted_like_stage_1_is_comparable() -> None:
+    for changes in ({}, {"method": "ce"}):
+        base = BASE.replace(**changes)
+        rows = [row(base.replace(finetune_distortion=base.distortion)), row(base)]
+        assert comparable(rows) == rows
+        with pytest.raises(ConfigError, match="no runs"):
+            comparable([row(base.replace(finetune_distortion=base.distortion / 2))])
+
+
 def test_a_study_may_vary_one_field_more() -> None:
     rows = [row(BASE.replace(temperature=0.5)), row(BASE.replace(crop=(64, 64)))]
     assert comparable(rows, varied=("temperature",)) == rows[:1]

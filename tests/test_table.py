@@ -94,6 +94,9 @@ def test_names() -> None:
     assert name(tier="paper", loss_size=(65, 65)) == "contrastive (paper, cross)"
     assert name(tier="paper").endswith("(paper, cross), cells of the feature map")
     assert name(method="ce", loss_size=(24, 12)) == "cross-entropy"
+    assert name(method="ce", finetune_distortion=0.25) == "cross-entropy, distorted"
+    assert name(finetune_distortion=1.0) == "contrastive (paper, cross), stage 2 distorted"
+    assert name(method="ce_long", finetune_distortion=1.0) == "cross-entropy, same compute"
     assert [fraction_name(f) for f in (1 / 32, 1 / 3, 1.0, None)] == ["1/32", "1/3", "all", ""]
 
 
@@ -136,6 +139,14 @@ def test_every_kind_has_a_baseline_with_its_compute_but_the_weakest() -> None:
     stages = "cross-entropy in both stages"
     assert baselines() == ["cross-entropy", same, f"{same}, undistorted", stages]
     assert baselines(freeze=True)[-1] == f"{stages}, frozen"
+    # The loss alone differs only if the same steps are distorted.
+    assert baselines(method="ce", finetune_distortion=1.0) == ["cross-entropy"]
+    assert baselines(finetune_distortion=1.0) == [
+        "cross-entropy, distorted",
+        same,
+        f"{same}, undistorted",
+        f"{stages}, stage 2 distorted",
+    ]
     assert baselines(encoder_weights="imagenet")[-1] == f"{stages}, ImageNet"
     assert baselines(method="pseudo", encoder_weights="imagenet") == [
         "cross-entropy, ImageNet",

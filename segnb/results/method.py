@@ -61,6 +61,8 @@ class Method:
         frozen: What stage 2 keeps from stage 1: the ``network`` except the classifier, or the
             ``statistics`` of BatchNorm.
         undistorted: A baseline of more compute, but without its colour distortion.
+        distorted: The colours are distorted in the steps of cross-entropy too, where the preset
+            leaves them alone.
         imagenet: The encoder starts from ImageNet weights.
     """
 
@@ -70,13 +72,19 @@ class Method:
     loss_map: tuple[int, ...] | None = None
     frozen: Literal["network", "statistics"] | None = None
     undistorted: bool = False
+    distorted: bool = False
     imagenet: bool = False
 
     @classmethod
     def of(cls, run: Recipe | Mapping[str, Any]) -> Method:
         """The method of a recipe or a ledger row."""
         recipe = run if isinstance(run, Recipe) else recipe_of(run)
-        found = cls(kind=recipe.method, imagenet=recipe.encoder_weights == "imagenet")
+        found = cls(
+            kind=recipe.method,
+            # A baseline with another kind's compute is distorted as stage 1 is.
+            distorted=recipe.finetune_distortion > 0 and recipe.kind.compute_of is None,
+            imagenet=recipe.encoder_weights == "imagenet",
+        )
         if recipe.has_stage1 and (recipe.freeze or recipe.freeze_statistics):
             found = replace(found, frozen="network" if recipe.freeze else "statistics")
         if not recipe.uses_contrastive:
@@ -101,6 +109,8 @@ class Method:
             name += ", frozen" if self.frozen == "network" else ", frozen statistics"
         if self.undistorted:
             name += ", undistorted"
+        if self.distorted:
+            name += ", distorted" if self.kind == "ce" else ", stage 2 distorted"
         return name + (", ImageNet" if self.imagenet else "")
 
     @property
@@ -124,15 +134,17 @@ class Method:
 
         The same compute means as many image passes; for pseudo-labels, those of both rounds.
         Cross-entropy in both stages differs from ``contrastive`` only in the loss of stage 1, so
-        stage 2 freezes the same. ImageNet weights are compared with ImageNet weights.
+        stage 2 freezes the same. ImageNet weights are compared with ImageNet weights, and a
+        distorted stage 2 with cross-entropy whose colours are distorted as well.
         """
         like = Method(kind="ce", imagenet=self.imagenet)
-        found: dict[Baseline, Method] = {"cross-entropy": like}
+        same_steps = replace(like, distorted=self.distorted and self.kind != "ce")
+        found: dict[Baseline, Method] = {"cross-entropy": same_steps}
         if (long := same_compute(self.kind)) is not None:
             found["the same compute"] = replace(like, kind=long)
             found["the same compute, undistorted"] = replace(like, kind=long, undistorted=True)
         if self.kind == "contrastive":
-            two_stages = replace(like, kind="ce_pretrained", frozen=self.frozen)
+            two_stages = replace(same_steps, kind="ce_pretrained", frozen=self.frozen)
             found["cross-entropy in both stages"] = two_stages
         return dict(takewhile(lambda one: one[1] != self, found.items()))
 
@@ -140,8 +152,8 @@ class Method:
     def mark(self) -> Mark:
         """How the method is drawn: the preset's marker, but open if anything differs.
 
-        Lines are dashed if undistorted, dotted with ImageNet weights or frozen parts, and
-        dash-dotted for another embedding map in the loss.
+        Lines are dashed if the distortion differs, dotted with ImageNet weights or frozen parts,
+        and dash-dotted for another embedding map in the loss.
         """
         kind = KINDS[self.kind]
         colour, marker, line = kind.colour, kind.marker, kind.line
@@ -149,13 +161,13 @@ class Method:
             colour, marker = LOSSES[self.form, self.scope]
         if self.loss_map is not None:
             marker, line = "h", "-." if line == "-" else line
-        if self.undistorted:
+        if self.undistorted or self.distorted:
             line = "--"
         if self.frozen or self.imagenet:
             line = ":"
         if self.frozen == "statistics":
             marker = "p"
-        differs = self.undistorted or self.imagenet or self.frozen or self.loss_map is not None
+        differs = self != Method(kind=self.kind, form=self.form, scope=self.scope)
         return Mark(colour or "", marker, line, filled=kind.filled and not differs)
 
 

@@ -215,5 +215,7 @@ def main_methods(rows: Sequence[ledger.Row]) -> list[ledger.Row]:
 def _is_preset(recipe: Recipe, varied: Collection[str]) -> bool:
     free = {name: getattr(recipe, name) for name in (*_COMPARED, *varied)}
     same = preset(recipe.dataset, recipe.tier).replace(**free)
-    allowed = [same, same.replace(distortion=0)] if recipe.kind.compute_of else [same]
+    allowed = [same, same.replace(finetune_distortion=same.distortion)]
+    if recipe.kind.compute_of:
+        allowed.append(same.replace(distortion=0))
     return recipe.hash in [one.hash for one in allowed]
