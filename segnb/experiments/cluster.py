@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from segnb.datasets.base import cache_root
+from segnb.device import usable_cores
 from segnb.errors import ConfigError
 from segnb.experiments import stage1
 from segnb.experiments.node import Job, code_digest, data_files, list_digest
@@ -81,6 +82,7 @@ class Cluster:
             num_cpus=0, scheduling_strategy=self._on(self._ray.get_runtime_context().get_node_id())
         ).remote()
         self._tasks: dict[Any, Task] = {}
+        self._begun: set[int] = set()
         self._pinned: Counter[str] = Counter()
         self._refused: dict[str, str] = {}
         self._marks: dict[Path, str] = {}
@@ -113,11 +115,14 @@ class Cluster:
             scheduling_strategy=where,
         )
         # In lists, references are not fetched before a node asks for them.
+        self._begun.discard(task.number)
         reference = run.remote(pickle.dumps(job), self._held(task), files, self._board)
         self._tasks[reference] = task
 
     def events(self, seconds: float) -> list[Event]:
         """What was heard, after waiting for at most ``seconds``."""
+        if not self._tasks:
+            return []
         ended, _ = self._ray.wait([*self._tasks], num_returns=1, timeout=seconds)
         if ended:
             ended, _ = self._ray.wait([*self._tasks], num_returns=len(self._tasks), timeout=0)
@@ -126,15 +131,19 @@ class Cluster:
             for event in map(pickle.loads, self._ray.get(self._board.take.remote()))
             if event.number in {task.number for task in self._tasks.values()}
         ]
+        self._begun |= {event.number for event in heard if event.kind == "begun"}
         for reference in ended:
             end = self._end(reference)
             heard += [] if end is None else [end]
         return heard
 
     def stop(self) -> None:
-        """Ask all running tasks to end with a checkpoint; those that wait for a node are dropped."""
+        """Ask running tasks to end with a checkpoint, and drop those that wait for a node."""
         self._stopped = True
         self._ray.get(self._board.stop.remote())
+        for reference, task in self._tasks.items():
+            if task.number not in self._begun:
+                self._ray.cancel(reference)
 
     def close(self) -> None:
         """Cancel what runs, and leave the cluster."""
@@ -215,7 +224,8 @@ class Cluster:
         found = []
         for folder in stage1.kept(task.recipe, task.runs):
             if folder.name not in self._stages:
-                pair = tuple((folder / name).read_bytes() for name in (stage1.WEIGHTS, stage1.RECORD))
+                names = (stage1.WEIGHTS, stage1.RECORD)
+                pair = tuple((folder / name).read_bytes() for name in names)
                 self._stages[folder.name] = self._ray.put(pair)
             found.append(self._stages[folder.name])
         return found
@@ -254,8 +264,9 @@ class Cluster:
         words = f"{self._resources['CPU']:g} cores and {self._resources['GPU']:g} GPUs"
         if local:
             self._ray.shutdown()
-            raise ConfigError(f"this machine has no {words} for a recipe: lower --num-cpus and "
-                              "--num-gpus")
+            raise ConfigError(
+                f"this machine has no {words} for a recipe: lower --num-cpus and --num-gpus"
+            )
         tell(f"no node of the cluster has {words}: the sweep waits until one joins")
 
     def _on(self, node: str, *, soft: bool = True) -> Any:
@@ -280,14 +291,16 @@ def _import_ray() -> Any:
 def _connect(ray: Any, address: str | None) -> None:
     options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
     if address is None:
-        options["include_dashboard"] = False
+        options |= {"include_dashboard": False, "num_cpus": usable_cores()}
     try:
         ray.init(address or "local", **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
+    except Exception as error:  # Ray raises errors of many kinds, some of them bare
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        if address is None:
+            raise ConfigError(f"Ray doesn't start on this machine: {reason}") from error
         raise ConfigError(
-            f"there is no Ray cluster at {address or 'this machine'} ({reason}); `ray start "
-            "--head` starts one, and --ray alone one for this sweep"
+            f"there is no Ray cluster at {address} ({reason}); `ray start --head` starts one on a "
+            "machine, and --ray without an address one for this sweep"
         ) from error
 
 
@@ -371,4 +384,3 @@ def _sent_by_value(ray: Any) -> tuple[Any, Any]:
             self.stopped = True
 
     return ray.remote(on_node), ray.remote(Board)
-

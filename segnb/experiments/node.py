@@ -28,6 +28,7 @@ from segnb.experiments.folder import chosen
 from segnb.experiments.tasks import Event, Task, perform
 from segnb.files import locked, write_atomic
 from segnb.records import differing
+from segnb.results.ledger import data_name
 
 #: Endings of the files of a data set's folder that are sent beside its images and masks.
 TEXTS = frozenset({".txt", ".toml", ".json", ".csv", ".xml", ".md"})
@@ -167,7 +168,7 @@ def _data(job: Job, place: Path, files: Callable[[], Sequence[Files]]) -> Path:
     """The data root: the driver's path, this node's own, or a copy of what was sent."""
     task = job.task
     assert task.root is not None
-    sent = place / "data" / hashlib.sha256(repr(sorted(task.data.items())).encode()).hexdigest()[:16]
+    sent = place / "data" / f"{task.recipe.dataset_title}-{data_name(task.data)}"
     own = os.environ.get("SEGNB_DATA")
     differ: dict[Path, list[str]] = {}
     for root in dict.fromkeys([task.root, *([Path(own)] if own else []), sent]):

@@ -121,7 +121,7 @@ class Progress:
             return
         done, failed = self._count["done"], self._count["failed"]
         left = len(self._recipes) - done - failed
-        words = [f"{done} done{failed and f', {failed} failed' or ''}, {left} left"]
+        words = [f"{done} done", f"{failed} failed" if failed else "", f"{left} left"]
         words.append(self.time_left())
         self._total.set_description_str(", ".join(word for word in words if word))
 

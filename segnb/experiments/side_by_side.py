@@ -106,6 +106,7 @@ class _Pending:
     wait: float = BUSY_SECONDS[0]
     after: float = 0.0
     busy: bool = False
+    begun: bool = False
     dependents: list[_Pending] = field(default_factory=list)
 
 
@@ -210,6 +211,7 @@ class _Driver:
         pending = self.running[event.number]
         task, say = pending.task, self.progress.say
         if event.kind == "begun":
+            pending.begun = True
             if pending.tries == 1 and not pending.busy:
                 time_left = self.progress.time_left()
                 what = "" if task.shares_stage1 else task.recipe.command()
@@ -248,9 +250,11 @@ class _Driver:
             pending.after = time.monotonic() + pending.wait
             pending.wait = min(2 * pending.wait, BUSY_SECONDS[1])
         elif pending.tries < TRIES:
-            self.progress.say(f"{pending.name} {event.text or 'its process ended'}; it begins again")
+            why = event.text or "its process was stopped"
+            self.progress.say(f"{pending.name} {why}; it begins again")
         else:
             error = SegnbError(f"{event.text}, {TRIES} times; the same command tries it again")
+        pending.begun = False
         if error is None:
             self.progress.end(pending.task.number, "again")
             self.ready.append(pending) if event.kind == "busy" else self.ready.appendleft(pending)
@@ -270,11 +274,9 @@ class _Driver:
 
     def _stop(self) -> None:
         """Ask for checkpoints, and take in what is finished meanwhile."""
-        if not self.running:
-            return
+        running = sum(one.begun for one in self.running.values())
         self.progress.say(
-            f"stopping: {len(self.running)} running, each writes a checkpoint (Ctrl-C again leaves "
-            "at once)"
+            f"stopping: {running} running, each writes a checkpoint (Ctrl-C again leaves at once)"
         )
         self.executor.stop()
         until = time.monotonic() + STOP_SECONDS
@@ -299,9 +301,7 @@ class _Driver:
         """Take in what a task left."""
         if task.shares_stage1:
             if event.files:
-                stage1.put(
-                    self.runs, event.files[stage1.WEIGHTS], event.files[stage1.RECORD]
-                )
+                stage1.put(self.runs, event.files[stage1.WEIGHTS], event.files[stage1.RECORD])
             return None
         assert event.row is not None
         folder = chosen(task.recipe, self.runs, task.data)[0]

@@ -104,9 +104,7 @@ class Executor(Protocol):
         ...
 
 
-def perform(
-    task: Task, *, say: Callable[[Event], None], should_stop: Callable[[], bool]
-) -> Event:
+def perform(task: Task, *, say: Callable[[Event], None], should_stop: Callable[[], bool]) -> Event:
     """Do a task in this process.
 
     Args:
