@@ -10,6 +10,7 @@ import contextlib
 import os
 import pickle
 import secrets
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,7 @@ class Cluster:
     def events(self, seconds: float) -> list[Event]:
         """What was heard, after waiting for at most ``seconds``."""
         if not self._tasks:
+            time.sleep(seconds)
             return []
         ended, _ = self._ray.wait([*self._tasks], num_returns=1, timeout=seconds)
         if ended:
@@ -298,6 +300,14 @@ def _connect(ray: Any, address: str | None) -> None:
         reason = " ".join(str(error).split()).partition(". ")[0]
         if address is None:
             raise ConfigError(f"Ray doesn't start on this machine: {reason}") from error
+        causes = [error]
+        while (cause := causes[-1].__cause__) is not None:
+            causes.append(cause)
+        if any(type(one).__name__ == "AuthenticationError" for one in causes):
+            raise ConfigError(
+                f"the Ray cluster at {address} asks for a token: set RAY_AUTH_MODE=token, and copy "
+                "~/.ray/auth_token from its first machine"
+            ) from error
         raise ConfigError(
             f"there is no Ray cluster at {address} ({reason}); `ray start --head` starts one on a "
             "machine, and --ray without an address one for this sweep"

@@ -204,8 +204,6 @@ class _Driver:
             pending.tries += 1
             self.running[pending.task.number] = pending
             self.executor.submit(pending.task)
-        if self.ready and not self.running:
-            time.sleep(LOOK_SECONDS)  # all that is left is busy elsewhere
 
     def _hear(self, event: Event) -> None:
         pending = self.running[event.number]
