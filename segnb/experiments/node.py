@@ -169,19 +169,19 @@ def _data(job: Job, place: Path, files: Callable[[], Sequence[Files]]) -> Path:
     task = job.task
     assert task.root is not None
     sent = place / "data" / f"{task.recipe.dataset_title}-{data_name(task.data)}"
+    if _differing(task, sent) == []:
+        return sent
     own = os.environ.get("SEGNB_DATA")
-    differ: dict[Path, list[str]] = {}
-    for root in dict.fromkeys([task.root, *([Path(own)] if own else []), sent]):
-        found = _differing(task, root)
-        if found == []:
+    found = {root: _differing(task, root) for root in (task.root, *([Path(own)] if own else []))}
+    for root, splits in found.items():
+        if splits == []:
             return root
-        if found is not None:
-            differ[root] = found
-    for root, splits in differ.items():
-        raise RefusedError(
-            f"the files of {', '.join(splits)} of {task.recipe.dataset_title} in {root} are not "
-            "the driver's; copy those there, or remove them and they are sent"
-        )
+    for root, splits in found.items():
+        if splits is not None:
+            raise RefusedError(
+                f"the files of {', '.join(splits)} of {task.recipe.dataset_title} in {root} are "
+                "not the driver's; copy those there, or move these away and the driver's are sent"
+            )
     parts = files()
     if not parts:
         raise NoDataError(task.recipe.dataset)
@@ -190,7 +190,7 @@ def _data(job: Job, place: Path, files: Callable[[], Sequence[Files]]) -> Path:
             for name, content in part.items():
                 write_atomic(sent / name, content)
     if _differing(task, sent) != []:
-        raise RefusedError(f"the data that it was sent do not arrive whole in {sent}")
+        raise RefusedError(f"the data that it was sent did not arrive whole in {sent}")
     return sent
 
 
