@@ -300,7 +300,7 @@ def _connect(ray: Any, address: str | None) -> None:
         reason = " ".join(str(error).split()).partition(". ")[0]
         if address is None:
             raise ConfigError(f"Ray doesn't start on this machine: {reason}") from error
-        causes = [error]
+        causes: list[BaseException] = [error]
         while (cause := causes[-1].__cause__) is not None:
             causes.append(cause)
         if any(type(one).__name__ == "AuthenticationError" for one in causes):
