@@ -231,6 +231,15 @@ def test_recipes_without_data_fail_before_any_work(
     assert script.begun == []
 
 
+@pytest.mark.usefixtures("only_rows")
+def test_a_split_list_that_is_not_there_fails_its_recipe_alone(tmp_path: Path) -> None:
+    recipes = [tiny_recipe("ce", split_list=str(tmp_path / "gone.txt")), *GRID[:1]]
+    script = Script()
+    failed, _, _ = swept(script, tmp_path, recipes)
+    assert "gone.txt is missing; correct --split-list" in str(failed[0])
+    assert [task.recipe for task in script.begun] == GRID[:1]
+
+
 @pytest.mark.parametrize("weights", [False, True])
 def test_files_that_come_back_are_published(
     tmp_path: Path, weights: bool, finished: Callable[..., Finished]

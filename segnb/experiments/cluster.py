@@ -19,7 +19,7 @@ from segnb.datasets.base import cache_root
 from segnb.device import usable_cores
 from segnb.errors import ConfigError
 from segnb.experiments import stage1
-from segnb.experiments.node import Job, code_digest, data_files, list_digest
+from segnb.experiments.node import Job, code_digest, data_files
 from segnb.experiments.tasks import Event, Task
 from segnb.files import write_atomic
 from segnb.records import tell
@@ -85,7 +85,8 @@ class Cluster:
         self._tasks: dict[Any, Task] = {}
         self._begun: set[int] = set()
         self._pinned: Counter[str] = Counter()
-        self._refused: dict[str, str] = {}
+        # Pairs of a node and what it refuses: a node may lack one data set or split list alone.
+        self._refused: set[tuple[str, _Need]] = set()
         self._marks: dict[Path, str] = {}
         self._stages: dict[str, Any] = {}
         self._files: dict[str, list[Any]] = {}
@@ -97,14 +98,13 @@ class Cluster:
 
     def submit(self, task: Task) -> None:
         """Give a task to Ray."""
-        where = self._strategy()
+        where = self._strategy(task)
         job = Job(
             task=task,
             mark=self._mark(task.runs),
             code=code_digest(),
             home=Path.cwd(),
             cache=cache_root().absolute(),
-            listed=list_digest(task),
             weights=self._weights,
         )
         files = self._files.get(task.recipe.dataset, [])
@@ -181,14 +181,14 @@ class Cluster:
             return Event(number=task.number, kind="stopped")
         if word == "no data":
             return self._send_data(task)
-        if node not in self._refused:
+        if (node, _need(task)) not in self._refused:
             tell(content)
-        self._refused[node] = content
+        self._refused.add((node, _need(task)))
         return self._again(task, content)
 
     def _again(self, task: Task, why: str) -> Event | None:
-        """Give a task to a node that did not refuse; without one, it fails."""
-        if self._refused and not self._good_nodes():
+        """Give a task to a node that did not refuse it; without one, it fails."""
+        if not self._good_nodes(task):
             return Event(number=task.number, kind="failed", text=why)
         self.submit(task)
         return None
@@ -200,7 +200,8 @@ class Cluster:
         if not self._files[name]:
             text = f"{name}: a node has no such data, and there are no files to send"
             return Event(number=task.number, kind="failed", text=text)
-        return self._again(task, "")
+        self.submit(task)
+        return None
 
     def _parts(self, task: Task) -> list[Any]:
         """A data set in the object store, in parts."""
@@ -239,22 +240,23 @@ class Cluster:
             write_atomic(runs / self._marks[runs], "Nodes that see this file share the folder.\n")
         return self._marks[runs]
 
-    def _strategy(self) -> Any:
-        """Where a task may run: anywhere, until a node refuses."""
-        if not self._refused:
+    def _strategy(self, task: Task) -> Any:
+        """Where a task may run: anywhere, until a node refuses its like."""
+        if not any(need == _need(task) for _, need in self._refused):
             return "DEFAULT"
-        good = self._good_nodes()
+        good = self._good_nodes(task)
         if not good:
             return "DEFAULT"
         node = min(good, key=lambda one: self._pinned[one])
         self._pinned[node] += 1
         return self._on(node, soft=False)
 
-    def _good_nodes(self) -> list[str]:
+    def _good_nodes(self, task: Task) -> list[str]:
         return [
             node["NodeID"]
             for node in self._ray.nodes()
-            if node["Alive"] and node["NodeID"] not in self._refused and self._fits(node)
+            if node["Alive"] and (node["NodeID"], _need(task)) not in self._refused
+            if self._fits(node)
         ]
 
     def _fits(self, node: dict[str, Any]) -> bool:
@@ -275,6 +277,14 @@ class Cluster:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         return NodeAffinitySchedulingStrategy(node_id=node, soft=soft)
+
+
+#: What a node must have for a task: the data set, its size, and the split list.
+_Need = tuple[str, tuple[int, int], str | None]
+
+
+def _need(task: Task) -> _Need:
+    return task.recipe.dataset, task.recipe.size, task.listed
 
 
 def _import_ray() -> Any:

@@ -25,7 +25,7 @@ from segnb.errors import DataError, SegnbError
 from segnb.experiments import stage1
 from segnb.experiments.fingerprint import fingerprint
 from segnb.experiments.folder import chosen
-from segnb.experiments.tasks import Event, Task, perform
+from segnb.experiments.tasks import Event, Task, list_digest, perform
 from segnb.files import locked, write_atomic
 from segnb.records import differing
 from segnb.results.ledger import data_name
@@ -44,7 +44,6 @@ class Job:
         code: :func:`code_digest` of the driver.
         home: The driver's working folder.
         cache: The driver's cache.
-        listed: A hash of the recipe's split list, if it has one.
         weights: Whether the weights go back too.
     """
 
@@ -53,7 +52,6 @@ class Job:
     code: str
     home: Path
     cache: Path
-    listed: str | None
     weights: bool
 
 
@@ -140,22 +138,10 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
-def list_digest(task: Task) -> str | None:
-    """A hash of a recipe's split list; ``None`` if it has none.
-
-    Raises:
-        OSError: It can't be read.
-    """
-    name = task.recipe.split_list
-    if name is None:
-        return None
-    return hashlib.sha256(Path(name).expanduser().read_bytes()).hexdigest()
-
-
 def _check_split_list(job: Job) -> None:
     try:
-        same = list_digest(job.task) == job.listed
-    except OSError:
+        same = list_digest(job.task.recipe) == job.task.listed
+    except DataError:
         same = False
     if not same:
         raise RefusedError(

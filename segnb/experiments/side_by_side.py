@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from segnb.datasets.base import data_root
-from segnb.errors import SegnbError
+from segnb.errors import DataError, SegnbError
 from segnb.experiments import stage1
 from segnb.experiments.fingerprint import Fingerprint
 from segnb.experiments.folder import RUNS, chosen, inspect, read_row
 from segnb.experiments.progress import Progress, Work
 from segnb.experiments.runs import data_today, need_results, publish
 from segnb.experiments.sweep import in_order, outcome, plan, remaining
-from segnb.experiments.tasks import ENDS, Event, Executor, Task
+from segnb.experiments.tasks import ENDS, Event, Executor, Task, list_digest
 from segnb.files import claimed, write_atomic
 from segnb.recipe import Recipe
 from segnb.results import ledger
@@ -143,7 +143,11 @@ class _Driver:
             if key not in known:
                 known[key] = data_today(recipe, root=self.root)
             data, missing = known[key]
-            if data is None:
+            try:
+                listed = list_digest(recipe)
+            except DataError as error:
+                listed, missing = None, error
+            if data is None or missing is not None:
                 assert missing is not None
                 say(f"{name} {recipe.command()}\n    failed: {missing}")
                 self.failed.append(missing)
@@ -153,6 +157,7 @@ class _Driver:
                 recipe=recipe,
                 until="end",
                 data=data,
+                listed=listed,
                 runs=self.runs,
                 root=data_root(self.root).absolute(),
                 cpu=self.cpu,

@@ -8,6 +8,7 @@ A task is one recipe, or the stage 1 that several recipes share. The driver
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from segnb.errors import SegnbError
 from segnb.experiments.fingerprint import Fingerprint
 from segnb.experiments.runs import BusyError, run
 from segnb.recipe import VIEWS_PER_STEP, Recipe
+from segnb.records import read_bytes
 from segnb.results.ledger import Row
 from segnb.training import TrainingStopped
 from segnb.training.log import LogRow
@@ -40,6 +42,7 @@ class Task:
         recipe: The recipe; for a shared stage 1 that of the first run which needs it.
         until: ``pretrain`` trains stage 1 alone.
         data: The fingerprint of the data.
+        listed: A hash of the recipe's split list; ``None`` if it has none.
         runs: Folder of the runs, absolute.
         root: Folder of the data sets, absolute; ``None`` if it was not named.
         cpu: Use the CPU even if there is a GPU.
@@ -49,6 +52,7 @@ class Task:
     recipe: Recipe
     until: Literal["pretrain", "end"]
     data: Fingerprint
+    listed: str | None
     runs: Path
     root: Path | None
     cpu: bool
@@ -78,6 +82,18 @@ class Event:
     passes: int = 0
     row: Row | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def list_digest(recipe: Recipe) -> str | None:
+    """A hash of a recipe's split list; ``None`` if it has none.
+
+    Raises:
+        DataError: It can't be read.
+    """
+    if recipe.split_list is None:
+        return None
+    path = Path(recipe.split_list).expanduser()
+    return hashlib.sha256(read_bytes(path, remedy="correct --split-list")).hexdigest()
 
 
 class Executor(Protocol):
