@@ -27,6 +27,10 @@ from segnb.records import tell
 #: Bytes of a data set that are sent as one object.
 PART = 64 * 2**20
 
+#: How many stage 1s stay in the object store beside those that tasks wait for: recipes that share
+#: one come one after another.
+STAGES = 8
+
 #: Seconds that a node waits between two looks at what the driver wants.
 ASK_SECONDS = 1.0
 
@@ -80,7 +84,10 @@ class Cluster:
         self._run, board = _sent_by_value(self._ray)
         # With the driver, so that no other node can take it along.
         self._board = board.options(
-            num_cpus=0, scheduling_strategy=self._on(self._ray.get_runtime_context().get_node_id())
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=-1,
+            scheduling_strategy=self._on(self._ray.get_runtime_context().get_node_id()),
         ).remote()
         self._tasks: dict[Any, Task] = {}
         self._begun: set[int] = set()
@@ -130,7 +137,7 @@ class Cluster:
             ended, _ = self._ray.wait([*self._tasks], num_returns=len(self._tasks), timeout=0)
         heard: list[Event] = [
             event
-            for event in map(pickle.loads, self._ray.get(self._board.take.remote()))
+            for event in map(pickle.loads, self._ray.get(self._board.take.remote(self._stopped)))
             if event.number in {task.number for task in self._tasks.values()}
         ]
         self._begun |= {event.number for event in heard if event.kind == "begun"}
@@ -142,7 +149,7 @@ class Cluster:
     def stop(self) -> None:
         """Ask running tasks to end with a checkpoint, and drop those that wait for a node."""
         self._stopped = True
-        self._ray.get(self._board.stop.remote())
+        self._board.take.remote(True)
         for reference, task in self._tasks.items():
             if task.number not in self._begun:
                 self._ray.cancel(reference)
@@ -230,6 +237,8 @@ class Cluster:
                 names = (stage1.WEIGHTS, stage1.RECORD)
                 pair = tuple((folder / name).read_bytes() for name in names)
                 self._stages[folder.name] = self._ray.put(pair)
+                for old in [*self._stages][:-STAGES]:
+                    del self._stages[old]
             found.append(self._stages[folder.name])
         return found
 
@@ -249,7 +258,7 @@ class Cluster:
             return "DEFAULT"
         node = min(good, key=lambda one: self._pinned[one])
         self._pinned[node] += 1
-        return self._on(node, soft=False)
+        return self._on(node)
 
     def _good_nodes(self, task: Task) -> list[str]:
         return [
@@ -273,10 +282,10 @@ class Cluster:
             )
         tell(f"no node of the cluster has {words}: the sweep waits until one joins")
 
-    def _on(self, node: str, *, soft: bool = True) -> Any:
+    def _on(self, node: str) -> Any:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        return NodeAffinitySchedulingStrategy(node_id=node, soft=soft)
+        return NodeAffinitySchedulingStrategy(node_id=node, soft=False)
 
 
 #: What a node must have for a task: the data set, its size, and the split list.
@@ -396,11 +405,10 @@ def _sent_by_value(ray: Any) -> tuple[Any, Any]:
             self.news += news
             return self.stopped
 
-        def take(self) -> list[bytes]:
+        def take(self, stop: bool) -> list[bytes]:
+            # Told each time: a board that died has forgotten it.
+            self.stopped = stop
             news, self.news = self.news, []
             return news
-
-        def stop(self) -> None:
-            self.stopped = True
 
     return ray.remote(on_node), ray.remote(Board)

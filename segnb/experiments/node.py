@@ -8,7 +8,6 @@ with other code or on other data than the driver's.
 from __future__ import annotations
 
 import contextlib
-import getpass
 import hashlib
 import os
 import shutil
@@ -98,7 +97,9 @@ def work(
             "the driver's; install the same version there"
         )
     shared = (task.runs / job.mark).exists()
-    place = Path(tempfile.gettempdir()) / f"segnb-{getpass.getuser()}"
+    # By the user's number, which has no name in some containers.
+    user = os.getuid() if hasattr(os, "getuid") else "here"
+    place = Path(tempfile.gettempdir()) / f"segnb-{user}"
     runs = task.runs if shared else place / "runs"
     with _at(job.home), _environment(SEGNB_CACHE=str(_cache(job, place))):
         _check_split_list(job)
