@@ -382,6 +382,7 @@ def same_numbers(one: ledger.Row, other: ledger.Row) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_rows_of_a_plain_sweep(tmp_path: Path) -> None:
     """One of them is killed, and a recipe fails."""
     recipes = [*GRID[:4], tiny_recipe("ce", finetune=Stage(steps=3, batch=1))]

@@ -135,11 +135,9 @@ class Cluster:
         ended, _ = self._ray.wait([*self._tasks], num_returns=1, timeout=seconds)
         if ended:
             ended, _ = self._ray.wait([*self._tasks], num_returns=len(self._tasks), timeout=0)
-        heard: list[Event] = [
-            event
-            for event in map(pickle.loads, self._ray.get(self._board.take.remote(self._stopped)))
-            if event.number in {task.number for task in self._tasks.values()}
-        ]
+        news = self._ray.get(self._board.take.remote(self._stopped))
+        running = {task.number for task in self._tasks.values()}
+        heard: list[Event] = [one for one in map(pickle.loads, news) if one.number in running]
         self._begun |= {event.number for event in heard if event.kind == "begun"}
         for reference in ended:
             end = self._end(reference)
