@@ -211,13 +211,13 @@ class Cluster:
         """A data set in the object store, in parts."""
         parts: list[Any] = []
         part: dict[str, bytes] = {}
-        total = 0
+        size = total = 0
         for name, path in data_files(task):
             part[name] = path.read_bytes()
-            total += len(part[name])
-            if sum(map(len, part.values())) >= PART:
+            size, total = size + len(part[name]), total + len(part[name])
+            if size >= PART:
                 parts.append(self._ray.put(part))
-                part = {}
+                part, size = {}, 0
         if part:
             parts.append(self._ray.put(part))
         title = task.recipe.dataset_title
@@ -315,7 +315,10 @@ def _connect(ray: Any, address: str | None) -> None:
     except Exception as error:  # Ray raises errors of many kinds, some of them bare
         reason = " ".join(str(error).split()).partition(". ")[0]
         if address is None:
-            raise ConfigError(f"Ray doesn't start on this machine: {reason}") from error
+            raise ConfigError(
+                f"Ray doesn't start on this machine ({reason}); it gives itself half a minute, so "
+                "try again when less is running here"
+            ) from error
         causes: list[BaseException] = [error]
         while (cause := causes[-1].__cause__) is not None:
             causes.append(cause)
@@ -383,7 +386,7 @@ def _sent_by_value(ray: Any) -> tuple[Any, Any]:
                 say=say,
                 should_stop=should_stop,
                 stages=lambda: ray.get(stages),
-                files=lambda: ray.get(files),
+                files=lambda: map(ray.get, files),
             )
         except RefusedError as error:
             return "refused", node, f"{where} refuses: {error}"

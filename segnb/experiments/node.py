@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -72,7 +72,7 @@ def work(
     say: Callable[[Event], None],
     should_stop: Callable[[], bool],
     stages: Callable[[], Sequence[tuple[bytes, bytes]]],
-    files: Callable[[], Sequence[Files]],
+    files: Callable[[], Iterable[Files]],
 ) -> Event:
     """Do a task on this node.
 
@@ -151,7 +151,7 @@ def _check_split_list(job: Job) -> None:
         )
 
 
-def _data(job: Job, place: Path, files: Callable[[], Sequence[Files]]) -> Path:
+def _data(job: Job, place: Path, files: Callable[[], Iterable[Files]]) -> Path:
     """The data root: the driver's path, this node's own, or a copy of what was sent."""
     task = job.task
     assert task.root is not None
@@ -169,13 +169,14 @@ def _data(job: Job, place: Path, files: Callable[[], Sequence[Files]]) -> Path:
                 f"the files of {', '.join(splits)} of {task.recipe.dataset_title} in {root} are "
                 "not the driver's; copy those there, or move these away and the driver's are sent"
             )
-    parts = files()
-    if not parts:
-        raise NoDataError(task.recipe.dataset)
+    written = 0
     with locked(sent.parent / f"{sent.name}.lock"):
-        for part in parts:
+        for part in files():
             for name, content in part.items():
                 write_atomic(sent / name, content)
+                written += 1
+    if not written:
+        raise NoDataError(task.recipe.dataset)
     if _differing(task, sent) != []:
         raise RefusedError(f"the data that it was sent did not arrive whole in {sent}")
     return sent
