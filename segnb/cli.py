@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, get_args
 
 import tyro
 from tyro.conf import Positional, arg
@@ -27,6 +27,9 @@ from segnb.errors import SegnbError
 from segnb.methods import MethodName
 from segnb.recipe import DatasetName, Form, Recipe, Scope, Tier, preset
 from segnb.results.table import MEASURE_NAMES, Measure, MeasuredSplit
+
+if TYPE_CHECKING:
+    from segnb.experiments.tasks import Executor
 
 #: Label fraction of ``segnb reproduce``: 16 of the 512 images in shapes.
 REPRODUCE_FRACTION = 1 / 32
@@ -141,6 +144,14 @@ class Sweep(Run):
         forms: Forms of the loss.
         scopes: Scopes of the loss.
         dry_run: Only list what is left to run.
+        workers: Run so many recipes side by side on this machine; each gets an equal share of the
+            cores, and one of the GPUs in turn.
+        ray: Run the recipes on a Ray cluster: at this address, `auto` for one that runs on this
+            machine, or alone for a new one on this machine. Needs `pip install "segnb[ray]"`.
+        num_cpus: With --ray, cores for each recipe.
+        num_gpus: With --ray, GPUs for each recipe: with 0.25, four recipes share one. By default
+            1 where the cluster has GPUs.
+        weights: With --ray, bring the weights back too from nodes that don't share --runs.
     """
 
     vary: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
@@ -151,6 +162,11 @@ class Sweep(Run):
     forms: tuple[Form, ...] = ()
     scopes: tuple[Scope, ...] = ()
     dry_run: bool = False
+    workers: int | None = None
+    ray: Annotated[tuple[str, ...] | None, arg(metavar="[ADDRESS]")] = None
+    num_cpus: int = 1
+    num_gpus: float | None = None
+    weights: bool = False
 
     def __call__(self) -> int:
         from segnb.experiments.axes import axis
@@ -172,7 +188,39 @@ class Sweep(Run):
             for recipe in left:
                 print(recipe.command())
             return 0
-        return int(bool(sweep(recipes, runs=self.runs, **self.arguments())))
+        executor = self._executor()
+        if executor is None:
+            return int(bool(sweep(recipes, runs=self.runs, **self.arguments())))
+        from segnb.experiments.side_by_side import sweep_side_by_side
+
+        failed = sweep_side_by_side(recipes, executor, runs=self.runs, **self.arguments())
+        return int(bool(failed))
+
+    def _executor(self) -> Executor | None:
+        """What does the recipes side by side; ``None`` without --workers and --ray."""
+        from segnb.errors import ConfigError
+
+        if self.ray is None and (self.num_gpus is not None or self.num_cpus != 1 or self.weights):
+            raise ConfigError("--num-cpus, --num-gpus and --weights are for --ray")
+        if self.ray is not None and self.workers is not None:
+            raise ConfigError("--workers is for this machine and --ray for a cluster: use one")
+        if self.workers is not None:
+            from segnb.experiments.processes import Processes
+
+            return Processes(self.workers, cpu=self.cpu)
+        if self.ray is None:
+            return None
+        if len(self.ray) > 1:
+            raise ConfigError(f"--ray takes one address, not {' '.join(self.ray)}")
+        from segnb.experiments.cluster import Cluster
+
+        return Cluster(
+            *self.ray,
+            num_cpus=self.num_cpus,
+            num_gpus=self.num_gpus,
+            cpu=self.cpu,
+            weights=self.weights,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

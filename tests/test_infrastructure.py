@@ -266,10 +266,11 @@ def test_environment_is_in_step_with_pyproject() -> None:
     assert environment["channels"] == ["conda-forge", "nodefaults"]
     have = set(environment["dependencies"])
     wanted = requirements()
-    # Not on conda-forge: the comment gives pip's commands.
+    # Left to pip, whose commands the comment gives.
     optional = project()["optional-dependencies"]
     assert isinstance(optional, dict)
-    on_pypi = [str(wanted.pop(Requirement(line).name)) for line in optional["imagenet"]]
+    lines = [*optional["imagenet"], *optional["ray"]]
+    on_pypi = [str(wanted.pop(Requirement(line).name)) for line in lines]
     assert re.findall(r'^#   pip install "(.+)"$', text, flags=re.MULTILINE) == on_pypi
     want = {
         f"{CONDA_NAMES.get(name, name)}{requirement.specifier}"

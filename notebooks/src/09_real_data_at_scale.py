@@ -8,7 +8,7 @@
 # - see which data sets are here, and how to get the others,
 # - estimate the time and memory of a run before it starts, and compare with what it actually took,
 # - interrupt a run in the middle and resume it, as after the end of a Colab session,
-# - start the same recipe on all GPUs of a machine,
+# - start the same recipe on all GPUs of a machine, and a grid of recipes on a cluster,
 # - read the whole ledger together: tables, label curves, gains, costs.
 #
 # Everything also works with no data at all: **shapes** then stands in for the real images.
@@ -37,8 +37,11 @@ from segnb import datasets, notebook, plots
 from segnb.checks import check_largest_batch, check_time_left, judge
 from segnb.device import describe
 from segnb.errors import SegnbError
+from segnb.experiments.cluster import Cluster
 from segnb.experiments.cost import estimate_cost, readable_seconds
 from segnb.experiments.runs import find_folder, run
+from segnb.experiments.side_by_side import sweep_side_by_side
+from segnb.experiments.sweep import grid
 from segnb.notebook import project_path, tier
 from segnb.recipe import preset
 from segnb.results import findings, ledger, overview, table
@@ -253,6 +256,62 @@ for name, size in (("camvid", "colab"), ("voc", "paper"), ("cityscapes", "paper"
 whole = f"segnb sweep --dataset {WANTED} --tier colab --methods ce ce_long contrastive \\\n"
 whole += "  --fractions 0.03125 0.0625 0.125 --seeds 0 1 2"
 print(notebook.command(whole, runs=RUNS, results=RUNS))
+
+# %% [markdown]
+# ## A sweep on many machines
+#
+# The runs of a sweep need nothing of each other, so they can run side by side. On one machine,
+# `segnb sweep ... --workers 4` starts four processes and shares the cores and the GPUs out. On many
+# machines, `segnb sweep ... --ray ADDRESS` gives every recipe to a [Ray](https://docs.ray.io)
+# cluster as a task of its own. (One run on several GPUs stays `accelerate launch`, as above: that
+# makes a large run shorter, and `--ray` a large grid.)
+#
+# This cell starts a cluster of two nodes. Both are on this machine, and each has one core.
+
+# %%
+try:
+    from ray.cluster_utils import Cluster as LocalCluster
+except ImportError:
+    nodes = None
+    print('Ray is not installed, so this part is skipped; pip install "segnb[ray]" brings it.')
+else:
+    nodes = LocalCluster()
+    for _ in range(2):
+        nodes.add_node(num_cpus=1, include_dashboard=False)
+    print("two nodes are up")
+
+# %% [markdown]
+# Now a sweep on it, of the smallest recipes: they are over in seconds and learn nothing. Two of them
+# share a stage 1, which is a task of its own and comes before them. `[2/4]` is the number of a
+# recipe; the lines come as the nodes get ahead.
+
+# %%
+if nodes is not None:
+    toy = preset(DATASET, "smoke").replace(fraction=FRACTION)
+    toys = grid(toy, **{"method": ["ce", "contrastive"], "finetune.steps": [4, 6]})
+    place = RUNS / "cluster"
+    shutil.rmtree(place, ignore_errors=True)
+    sweep_side_by_side(
+        toys,
+        Cluster(nodes.address, cpu=True),
+        runs=place,
+        results=place,
+        cpu=True,
+        progress_bar=False,
+    )
+    nodes.shutdown()
+    rows = ledger.read(place / "ledger.jsonl")
+    print(f"\n{len(rows)} rows came back, in the order in which the runs ended")
+
+# %% [markdown]
+# **Another cluster is another address.** *By hand:* `ray start --head` on one machine and
+# `ray start --address HEAD:6379` on the others; then the sweep runs on the first one with `--ray
+# auto`. *Slurm:* the job's script starts these two commands with `srun` on its nodes, and the sweep
+# with `--ray auto` behind them. *KubeRay:* a `RayCluster` or a `RayJob` whose image has segnb in it;
+# the sweep runs on the head's pod, again with `--ray auto`. The nodes need the same segnb as the
+# driver, and refuse other code. They read their own data and refuse if these differ from the
+# driver's; data that they lack are sent to them. No shared file system is needed. Where there is
+# one, a run whose node dies goes on from its checkpoint on another node; elsewhere it starts anew.
 
 # %% [markdown]
 # ## The ledger, read together

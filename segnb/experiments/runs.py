@@ -80,6 +80,7 @@ __all__ = [
     "initial_network",
     "load_network",
     "load_splits",
+    "need_results",
     "publish",
     "read_recipe",
     "run",
@@ -349,12 +350,8 @@ def _run(
     if until == "pretrain" and not recipe.has_stage1:
         raise ConfigError(f"method {recipe.method!r} has no stage 1")
     if results is not None:
-        # Better to fail now than after training.
         results = results.expanduser()
-        path = ledger.ledger_path(results)
-        small = [*published({"recipe_hash": recipe.hash}).values(), f"previews/{recipe.hash}.npz"]
-        need_writable(path, *(results / one for one in small))
-        ledger.read(path)
+        need_results(results, recipe)
     _check_split_list(recipe, folder, root=root)
     accelerator = make_accelerator(recipe.precision, cpu=cpu)
     main = accelerator.is_main_process
@@ -396,6 +393,18 @@ def _run(
             row = publish(folder, row, results)
     accelerator.wait_for_everyone()
     return row or read_row(finished, recipe)
+
+
+def need_results(results: Path, recipe: Recipe) -> None:
+    """Check that a run can be published: better to fail now than after training.
+
+    Raises:
+        DataError: A file can't be written, or the ledger can't be read.
+    """
+    path = ledger.ledger_path(results)
+    small = [*published({"recipe_hash": recipe.hash}).values(), f"previews/{recipe.hash}.npz"]
+    need_writable(path, *(results / one for one in small))
+    ledger.read(path)
 
 
 def _mended(
@@ -630,7 +639,8 @@ def _train_and_measure(
 ) -> ledger.Row | None:
     probe = Probe(splits.labelled_set, splits.evaluated["val"][1], session)
     network = initial_network(recipe)
-    probe.measure("initial", network)
+    if until == "end":
+        probe.measure("initial", network)
     about = _trained_before(recipe, folder, data)
     if about is None:
         trained = _train(recipe, network, splits, session, folder, data, probe, until=until)
@@ -679,9 +689,9 @@ def _train(
             shared = stage1.train_or_take(network, splits.labelled_set, recipe, session=session)
             logs.append(shared["rows"])
             backends |= set(shared.get("backends", ()))
-            probe.measure("pretrained", network)
             if until == "pretrain":
                 return None
+            probe.measure("pretrained", network)
         logs.append(finetune(network, splits.labelled_set, recipe, session=session))
 
         if recipe.kind.rounds > 1:

@@ -28,7 +28,7 @@ from segnb.files import claimed, write_atomic, write_json, write_json_lines
 from segnb.losses.backends import noted
 from segnb.models import SegmentationNetwork
 from segnb.recipe import Recipe
-from segnb.records import Name, read_json
+from segnb.records import Name, check, read_json
 from segnb.training import Session, TrainingStopped, finetune, pretrain
 from segnb.training.checkpoint import load_weights, save_weights
 from segnb.training.log import LogFields, LogRow, TrainingLog
@@ -122,6 +122,40 @@ def held(runs: Path) -> set[str]:
         with contextlib.suppress(DataError, KeyError):
             found.add(read_json(path, RecordFields, remedy="")["decides"]["recipe"])
     return found
+
+
+def kept(recipe: Recipe, runs: Path) -> list[Path]:
+    """Folders of the store with a stage 1 of this recipe, from any machine and on any images."""
+    found: list[Path] = []
+    for path in sorted((runs / STORE).glob(f"*/{RECORD}")):
+        with contextlib.suppress(DataError, KeyError):
+            record = read_json(path, RecordFields, remedy="")
+            if record["decides"]["recipe"] == recipe.stage1().hash:
+                found.append(path.parent)
+    return found
+
+
+def put(runs: Path, weights: bytes, record: bytes) -> None:
+    """Add a stage 1 that was trained elsewhere to the store; nothing if it is there.
+
+    Args:
+        runs: Folder of the runs.
+        weights: The content of :data:`WEIGHTS`.
+        record: The content of :data:`RECORD`.
+
+    Raises:
+        DataError: They do not belong together, or the store can't be written.
+    """
+    held = json.loads(record)
+    check(held, RecordFields)
+    if held["weights"] != hashlib.sha256(weights).hexdigest():
+        raise DataError(f"stage 1 {held['key']} was damaged on its way; repeat the command")
+    store = runs / STORE / held["key"]
+    if (store / RECORD).exists():
+        return
+    with claimed(store, busy=lambda: time.sleep(POLL_SECONDS)):
+        write_atomic(store / WEIGHTS, weights)
+        write_atomic(store / RECORD, record)
 
 
 def of_row(record: Record, recipe: Recipe) -> dict[str, Any]:
