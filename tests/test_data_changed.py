@@ -16,6 +16,8 @@ from PIL import Image
 from tiny import ledger_row, make_camvid, tiny_recipe
 
 from segnb import cli, datasets
+from segnb.datasets.base import Sample
+from segnb.datasets.own.describe import describe
 from segnb.errors import ConfigError, DataError
 from segnb.experiments import fingerprint, runs, sweep
 from segnb.recipe import Recipe, Stage
@@ -121,6 +123,54 @@ def test_drawn_data_have_a_fingerprint_of_their_pixels() -> None:
     assert found == fingerprint.fingerprint(recipe)
     assert len(set(found.values())) == len(found)
     assert found != fingerprint.fingerprint(recipe.replace(size=(48, 48)))
+
+
+@pytest.mark.parametrize("part", ["images", "masks"])
+def test_every_file_of_an_own_folder_counts(root: Path, part: str) -> None:
+    folder = root.parent / "own"
+    for number in range(24):
+        image = np.full((8, 8, 3), 5 * number, np.uint8)
+        mask = np.indices((8, 8)).sum(0).astype(np.uint8) % 2
+        for name, values in (("images", image), ("masks", mask)):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(folder / name / f"{number:02}.png")
+    describe(folder)
+
+    def prints() -> dict[str, str]:
+        return {
+            split: fingerprint.of_split(datasets.load(str(folder), split))
+            for split in datasets.get(str(folder)).splits
+        }
+
+    first = prints()
+    for path in sorted((folder / part).iterdir()):
+        before = path.read_bytes()
+        Image.fromarray(255 * (np.asarray(Image.open(path)) == 0).astype(np.uint8)).save(path)
+        assert prints() != first, path.name
+        path.write_bytes(before)
+    assert prints() == first
+
+
+def test_of_data_that_are_no_files_every_sample_counts() -> None:
+    class Made:
+        def __init__(self, changed: int | None = None) -> None:
+            self.info, self.split = datasets.info("shapes"), "train"
+            self.ids = tuple(map(str, range(40)))
+            self.fingerprint = f"made-{changed}"
+            self.changed = changed
+
+        def __len__(self) -> int:
+            return len(self.ids)
+
+        def __getitem__(self, index: int) -> Sample:
+            image = np.full((4, 4, 3), 9 if index == self.changed else 0, np.uint8)
+            return Sample(image, image[..., 0], self.ids[index])
+
+        def mask(self, index: int) -> Any:
+            return self[index].mask
+
+    found = {fingerprint.of_split(Made(changed)) for changed in (None, *range(40))}
+    assert len(found) == 41
 
 
 def test_an_image_that_is_gone_is_named(root: Path) -> None:

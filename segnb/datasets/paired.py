@@ -123,6 +123,11 @@ class PairedDataset:
             digest.update(repr((pair.id, stamp(pair.image), stamp(pair.mask))).encode())
         return digest.hexdigest()[:16]
 
+    def contents(self) -> tuple[str, list[Path]]:
+        """What the labels mean, and the files whose bytes decide all samples, in order."""
+        files = [Path(path) for pair in self.pairs for path in (pair.image, pair.mask)]
+        return repr(sorted(self.labels.items())), files
+
 
 def stamp(path: Path) -> tuple[int, int, int]:
     """A file's size, its date and the time of its last change of any kind.

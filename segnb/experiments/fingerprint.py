@@ -16,10 +16,12 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from segnb import datasets
 from segnb.datasets import SegmentationDataset
 from segnb.datasets.base import cache_root
+from segnb.datasets.shapes import ShapesDataset
 from segnb.errors import DataError
 from segnb.files import write_atomic
 from segnb.recipe import Recipe
@@ -54,46 +56,64 @@ def of_split(data: SegmentationDataset) -> str:
     """Sixteen hex digits over the ids of a split, its files and what labels mean.
 
     Args:
-        data: Pairs of files. Of a data set that is drawn, a few images stand for all.
+        data: A split. If it consists of files, it has ``contents``; of one that is drawn, a few
+            images stand for all; of any other, every image and mask is read.
 
     Raises:
         DataError: A file can't be read.
     """
-    pairs = getattr(data, "pairs", None)
     digest = hashlib.sha256(repr((VERSION, data.info.class_names, data.ids)).encode())
-    if pairs is None:
-        digest.update(_drawn(data).encode())
-    else:
-        digest.update(repr(sorted(data.labels.items())).encode())  # type: ignore[attr-defined]
-        files = [Path(path) for pair in pairs for path in (pair.image, pair.mask)]
-        for one in _Memory(data).hashes(files):
+    if isinstance(data, OfFiles):
+        meaning, files = data.contents()
+        digest.update(meaning.encode())
+        for one in _Memory(data.split, files[0].absolute().parent).hashes(files):
             digest.update(one.encode())
+    else:
+        drawn = isinstance(data, ShapesDataset)
+        digest.update(_samples(data, most=_OF_DRAWN if drawn else len(data)).encode())
     return digest.hexdigest()[:16]
 
 
-#: Hashes of drawn splits, by all that draws them.
-_DRAWN: dict[str, str] = {}
+@runtime_checkable
+class OfFiles(Protocol):
+    """A split that consists of files."""
+
+    @property
+    def split(self) -> str:
+        """``train``, ``val`` or ``test``."""
+        ...
+
+    def contents(self) -> tuple[str, list[Path]]:
+        """What the labels mean, and the files whose bytes decide all samples, in order."""
+        ...
 
 
-def _drawn(data: SegmentationDataset) -> str:
-    """A hash of the first, last and a few other images: the code that draws them may be reworded
-    without a change of any pixel."""
-    if data.fingerprint not in _DRAWN:
+#: Of a drawn split, so many images from the first to the last stand for all: the code that draws
+#: them may be reworded without a change of any pixel.
+_OF_DRAWN = 8
+
+#: Hashes of splits that are no files, by all that makes them.
+_SAMPLED: dict[str, str] = {}
+
+
+def _samples(data: SegmentationDataset, *, most: int) -> str:
+    """A hash of images and masks from the first to the last."""
+    if data.fingerprint not in _SAMPLED:
         digest = hashlib.sha256()
-        for index in sorted({round(i * (len(data) - 1) / 7) for i in range(8)}):
+        last = max(most - 1, 1)
+        for index in sorted({round(i * (len(data) - 1) / last) for i in range(most)}):
             sample = data[index]
             digest.update(sample.image.tobytes() + sample.mask.tobytes())
-        _DRAWN[data.fingerprint] = digest.hexdigest()
-    return _DRAWN[data.fingerprint]
+        _SAMPLED[data.fingerprint] = digest.hexdigest()
+    return _SAMPLED[data.fingerprint]
 
 
 class _Memory:
     """Hashes of a split's files, remembered in the cache."""
 
-    def __init__(self, data: SegmentationDataset) -> None:
-        folder = Path(data.pairs[0].image).absolute().parent  # type: ignore[attr-defined]
+    def __init__(self, split: str, folder: Path) -> None:
         place = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
-        self.path = cache_root() / "contents" / f"{place}-{data.split}.json"
+        self.path = cache_root() / "contents" / f"{place}-{split}.json"
         self.known: dict[str, tuple[_State, str]] = {}
         # A damaged or foreign memory is no memory.
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -106,9 +126,11 @@ class _Memory:
     def hashes(self, files: Iterable[Path]) -> list[str]:
         """The hash of each file's bytes, in order."""
         files = list(files)
+        once = list(dict.fromkeys(files))  # one COCO file may stand behind all masks
         # Reading and hashing release the GIL.
         with ThreadPoolExecutor() as pool:
-            found = list(pool.map(self._hash, files))
+            of_file = dict(zip(once, pool.map(self._hash, once), strict=True))
+        found = [of_file[path] for path in files]
         now = time.time_ns()
         new = {
             str(path): (state, one)

@@ -76,6 +76,12 @@ class OwnSplit:
             digest.update(repr((item.id, item.entry, stamps)).encode())
         return digest.hexdigest()[:16]
 
+    def contents(self) -> tuple[str, list[Path]]:
+        """What the labels mean, and the files whose bytes decide all samples, in order."""
+        entries = [(item.id, item.entry, item.labels is None) for item in self.items]
+        files = [path for one in self.items for path in (one.image, one.labels) if path is not None]
+        return repr((self.info.name, *self._labels.labels.items(), entries)), files
+
 
 def open_splits(folder: Path, description: Description) -> dict[Split, OwnSplit]:
     """The splits of a folder; its files are decoded when a sample is requested.
