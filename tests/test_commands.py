@@ -117,12 +117,15 @@ def test_a_command_names_folders_from_where_the_cell_runs(
 ) -> None:
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "segnb").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))  # the environment is activated
     line = command("segnb run --seed 1", runs=tmp_path / "my runs", results=tmp_path / "results")
     assert line == "!segnb run --seed 1 --runs '../my runs' --results ../results"
     options = cli._parse(cli.Run, "run", shlex.split(line)[2:])
     assert options.runs.resolve() == tmp_path / "my runs"
     assert command("segnb doctor") == "!segnb doctor"
-    monkeypatch.setenv("PATH", "/bin")  # the environment is not activated
+    monkeypatch.setenv("PATH", "/bin")  # it is not
     beside = tmp_path / "my env" / "python"
     monkeypatch.setattr(sys, "executable", str(beside))
     assert command("segnb doctor") == "!segnb doctor"  # and there is none beside it
@@ -167,7 +170,7 @@ def at_smoke(words: list[str]) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(("where", "line"), shown(), ids=lambda value: str(value)[:50])
+@pytest.mark.parametrize(("where", "line"), list(shown()), ids=lambda value: str(value)[:50])
 def test_a_line_for_a_cell_does_what_it_says(
     where: str,
     line: str,

@@ -65,10 +65,9 @@ def test_imports_and_set_up_are_folded_under_a_title(source: Path) -> None:
     codes = [cell for cell in notebooks.make(source).cells if cell.cell_type == "code"]
     folded = [cell for cell in codes if "folded" in cell.metadata.get("tags", [])]
     titles = [cell.source.split("\n", 1)[0] for cell in folded]
-    first = ["# @title Set-up", "# @title Imports"][: 1 if source.stem.startswith("00") else 2]
-    assert titles[: len(first)] == first
-    assert set(titles[len(first) :]) <= {"# @title Draw it"}, "code that only draws may be folded"
-    for node in ast.parse(folded[1].source).body if len(first) == 2 else ():
+    assert titles[:2] == ["# @title Set-up", "# @title Imports"]
+    assert set(titles[2:]) <= {"# @title Draw it"}, "code that only draws may be folded"
+    for node in ast.parse(folded[1].source).body:
         assert isinstance(node, ast.Import | ast.ImportFrom), "only imports are folded away"
 
 
