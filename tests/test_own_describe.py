@@ -625,3 +625,13 @@ def test_a_sample_does_not_lose_listed_classes(
     assert found.read == 4
     assert [one.name for one in found.description.classes] == [*NAMES, "sky"]
     check_masks(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["camvid", "shapes"])
+def test_a_folder_called_like_a_registered_set_gets_a_name_of_its_own(
+    tmp_path: Path, name: str
+) -> None:
+    folder = make_folder(tmp_path / name)
+    (folder / "dataset.toml").unlink()
+    assert describe(folder).description.name == f"{name}-own"
+    assert len(datasets.load(str(folder), "train")) > 0

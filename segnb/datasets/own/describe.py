@@ -198,8 +198,10 @@ def look(folder: Path) -> Found:
 
 
 def _name_of(folder: Path) -> str:
-    words = re.sub(r"[^\w .-]+", "-", folder.resolve().name)[:40].strip(" .-")
-    return words or "images"
+    from segnb import datasets
+
+    words = re.sub(r"[^\w .-]+", "-", folder.resolve().name)[:40].strip(" .-") or "images"
+    return f"{words}-own" if words in datasets.names() else words
 
 
 def _values(
