@@ -654,7 +654,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     codecs.register_error("segnb", _plain)
     for stream in (sys.stdout, sys.stderr):
         # Code pages of Windows lack τ or ±, and file names may hold bytes that are no text. A
-        # question mark is better than an error after hours of work.
+        # sign in ASCII is better than an error after hours of work.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="segnb")
     # If several processes do the same, only the first one prints.

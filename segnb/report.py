@@ -170,8 +170,7 @@ def ledger_figures(
     own = [row for row in held if (row["dataset"], row["tier"]) == (title, tier)]
     # Of several data, the newest: a figure must not mix them.
     held = table.by_data(own)[-1] if own else []
-    every = comparable(held, dataset=dataset, tier=tier)
-    rows = main_methods(every)
+    rows = main_methods(comparable(held, dataset=dataset, tier=tier))
     with_temperatures = main_methods(
         comparable(held, dataset=dataset, tier=tier, varied=("temperature",))
     )
@@ -198,7 +197,7 @@ def ledger_figures(
     return {
         **figures,
         "cost": plots.cost(table.beside_baselines(table.one_device(rows))),
-        "compactness": plots.compactness_scatter(every),
+        "compactness": plots.compactness_scatter(rows),
         "compactness_stages": plots.compactness_stages(compared),
         **comparison(compared, results, root=root),
     }

@@ -22,7 +22,7 @@ from segnb import datasets
 from segnb.datasets.base import cache_root
 from segnb.errors import DataError, SegnbError
 from segnb.experiments import stage1
-from segnb.experiments.fingerprint import fingerprint
+from segnb.experiments.fingerprint import OfFiles, fingerprint
 from segnb.experiments.folder import chosen
 from segnb.experiments.tasks import Event, Task, list_digest, perform
 from segnb.files import locked, write_atomic
@@ -215,10 +215,8 @@ def data_files(task: Task) -> Iterator[tuple[str, Path]]:
     wanted = {path for path in folder.rglob("*") if path.suffix.lower() in TEXTS}
     for split in entry.splits:
         data = entry.load(split, root=task.root, size=task.recipe.size)
-        for one in getattr(data, "pairs", ()):
-            wanted |= {one.image, one.mask}
-        for one in getattr(data, "items", ()):
-            wanted |= {path for path in (one.image, one.labels) if path is not None}
+        if isinstance(data, OfFiles):
+            wanted |= {*data.contents()[1]}
     for path in sorted(wanted):
         if path.is_file():
             yield (Path(under) / path.relative_to(folder)).as_posix(), path
