@@ -29,7 +29,8 @@ def train(dataset: str, tier: str, threads: Threads, seconds: float) -> dict[str
     """
     import torch
 
-    from segnb.experiments.runs import initial_network, load_splits
+    from segnb.experiments.runs import initial_network
+    from segnb.experiments.splits import load_splits
     from segnb.recipe import preset
     from segnb.training import Session, TrainingStopped, finetune, make_accelerator
 

@@ -25,7 +25,8 @@ from torchvision.transforms import v2
 
 from segnb.datasets import IGNORE, SegmentationDataset, load
 from segnb.device import choose_precision, describe, usable_cores
-from segnb.experiments.runs import initial_network, load_splits
+from segnb.experiments.runs import initial_network
+from segnb.experiments.splits import load_splits
 from segnb.files import write_atomic
 from segnb.recipe import Precision, Recipe, preset
 from segnb.training import Session, finetune, make_accelerator, pretrain

@@ -18,6 +18,7 @@ from segnb.datasets import camvid
 from segnb.datasets.base import data_root
 from segnb.errors import ConfigError
 from segnb.experiments import runs
+from segnb.experiments.splits import load_splits
 from segnb.metrics.segmentation import score_confusion
 from segnb.recipe import Recipe, Stage
 from segnb.results import ledger
@@ -72,7 +73,7 @@ def run(drives: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, P
 
 
 def test_test_is_parted_by_what_train_has_seen(places: Path) -> None:
-    splits = runs.load_splits(recipe(), progress_bar=False)
+    splits = load_splits(recipe(), progress_bar=False)
     assert {name: sorted(ids) for name, ids in splits.subsets["test"].items()} == {
         "test_seen": ["A_test00"],
         "test_unseen": ["D_test01", "D_test02"],
@@ -81,14 +82,14 @@ def test_test_is_parted_by_what_train_has_seen(places: Path) -> None:
 
 
 def test_a_drive_held_out_is_no_longer_seen(places: Path) -> None:
-    splits = runs.load_splits(recipe(hold_out="A"), progress_bar=False)
+    splits = load_splits(recipe(hold_out="A"), progress_bar=False)
     assert splits.subsets["test"] == {}, "all of test is unseen now"
     assert len(splits.train) == 7
 
 
 @pytest.mark.parametrize("fraction", [0.5, 1])
 def test_the_share_is_taken_from_what_is_left(places: Path, fraction: float) -> None:
-    splits = runs.load_splits(recipe(hold_out="B", fraction=fraction), progress_bar=False)
+    splits = load_splits(recipe(hold_out="B", fraction=fraction), progress_bar=False)
     train = datasets.load("camvid", "train")
     left = [name for name in train.ids if name[0] != "B"]
     assert list(splits.train.ids) == left
@@ -115,7 +116,7 @@ def test_a_share_among_all_is_the_share_of_all(places: Path) -> None:
 )
 def test_a_drive_that_is_not_there(places: Path, changes: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
-        runs.load_splits(recipe(**changes), progress_bar=False)
+        load_splits(recipe(**changes), progress_bar=False)
     for word in words:
         assert word in str(caught.value)
 
@@ -135,7 +136,7 @@ def test_old_hashes_stay_and_a_drive_held_out_has_its_own() -> None:
 
 
 def test_subsets_are_scored_over_their_own_pixels(places: Path) -> None:
-    splits = runs.load_splits(recipe(), progress_bar=False)
+    splits = load_splits(recipe(), progress_bar=False)
     network = runs.initial_network(recipe())
     network.attach_classifier(11)
     split, data = splits.evaluated["test"]

@@ -17,6 +17,7 @@ from segnb import report
 from segnb.evaluation import EmbeddingSample
 from segnb.experiments import probe, runs
 from segnb.experiments.probe import Probe
+from segnb.experiments.splits import Splits, load_splits
 from segnb.methods import MethodName
 from segnb.recipe import Stage
 from segnb.training import Session, make_accelerator
@@ -70,7 +71,7 @@ def test_what_is_kept_is_told_by_weights_images_and_arithmetic(
     tmp_path: Path, measured: list[int]
 ) -> None:
     recipe = tiny_recipe()
-    splits = runs.load_splits(recipe, progress_bar=False)
+    splits = load_splits(recipe, progress_bar=False)
     labelled, val = splits.labelled_set, splits.evaluated["val"][1]
     session = Session(accelerator=make_accelerator("fp32", cpu=True), folder=tmp_path / "run")
     network = runs.initial_network(recipe)
@@ -126,9 +127,9 @@ def test_points_that_leave_no_labelled_cell_do_not_end_a_training(
 ) -> None:
     """Scribbles and points: whole images whose few labels fall between the measured cells."""
     recipe = tiny_recipe(method)
-    true = runs.load_splits
+    true = load_splits
 
-    def sparse(*parts: Any, **options: Any) -> runs.Splits:
+    def sparse(*parts: Any, **options: Any) -> Splits:
         splits = true(*parts, **options)
         masks = torch.full_like(splits.train.masks, 255)
         masks[:, 5:9, 5:9] = splits.train.masks[:, 5:9, 5:9]

@@ -15,9 +15,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny import COUNTS, NATIVE, STEPS, Finished, ledger_row, make_camvid, tiny_recipe
 
-from segnb import datasets, evaluation, report
+from segnb import datasets, evaluation, installed, report
 from segnb.errors import ConfigError, DataError
 from segnb.experiments import runs, stage1
+from segnb.experiments.splits import Splits, load_splits
 from segnb.methods import KINDS
 from segnb.recipe import Recipe, Stage, preset
 from segnb.results import ledger, overview
@@ -191,7 +192,7 @@ def test_a_split_without_one_labelled_pixel_is_named(
     for path in (root / "CamVid" / f"{split}annot").iterdir():
         Image.new("L", NATIVE[::-1], 11).save(path)
     with pytest.raises(DataError, match=rf"every pixel of the \d+ {said} images is void"):
-        runs.load_splits(tiny_recipe("ce"), root=root, progress_bar=False)
+        load_splits(tiny_recipe("ce"), root=root, progress_bar=False)
 
 
 def test_a_run_that_another_process_has_just_finished_is_not_trained_again(
@@ -201,9 +202,9 @@ def test_a_run_that_another_process_has_just_finished_is_not_trained_again(
     metrics = run.folder / "metrics.json"
     text = metrics.read_text()
     metrics.unlink()
-    load = runs.load_splits
+    load = load_splits
 
-    def slow(*words: Any, **named: Any) -> runs.Splits:
+    def slow(*words: Any, **named: Any) -> Splits:
         metrics.write_text(text)  # meanwhile
         return load(*words, **named)
 
@@ -218,7 +219,7 @@ def test_the_commit_is_that_of_the_code_that_ran(
 ) -> None:
     recipe = tiny_recipe("ce", finetune=Stage(steps=1, batch=4))
     commits = iter(["loaded", "checked out meanwhile"])
-    monkeypatch.setattr(runs, "_commit", lambda: next(commits))
+    monkeypatch.setattr(runs, "commit", lambda: next(commits))
     row = runs.run(recipe, runs=tmp_path, results=None, cpu=True, progress_bar=False)
     assert row is not None
     assert row["commit"] == "loaded"
@@ -233,9 +234,29 @@ def test_a_checkout_of_something_else_has_no_commit_of_this_code(
         subprocess.run(["git", *who, *words], cwd=tmp_path, check=True)
     package = tmp_path / ".venv" / "segnb"
     package.mkdir(parents=True)
-    (package / "runs.py").touch()
-    monkeypatch.setattr(runs, "__file__", str(package / "runs.py"))
-    assert runs._commit() is None
+    (package / "installed.py").touch()
+    monkeypatch.setattr(installed, "__file__", str(package / "installed.py"))
+    assert installed.commit() is None
+
+
+def test_a_change_anywhere_in_the_package_marks_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "segnb"
+    (package / "losses").mkdir(parents=True)
+    for file in ("installed.py", "losses/paper.py"):
+        (package / file).write_text("1\n")
+    (tmp_path / "results.jsonl").touch()
+    who = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+    for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "all"]):
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True)
+    monkeypatch.setattr(installed, "__file__", str(package / "installed.py"))
+    (tmp_path / "results.jsonl").write_text("a row\n")
+    clean = installed.commit()
+    assert clean is not None
+    assert not clean.endswith("+")
+    (package / "losses" / "paper.py").write_text("2\n")
+    assert installed.commit() == clean + "+"
 
 
 def test_a_split_list_is_used_and_its_missing_ids_counted(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from test_resume import hold, same_weights, start, told, train, train_until_kill
 from tiny import SERVER, STEPS, Finished, tiny_recipe
 
 from segnb.experiments import runs, stage1, sweep
+from segnb.experiments.splits import load_splits
 from segnb.methods import MethodName
 from segnb.recipe import Recipe, Stage
 from segnb.results import ledger
@@ -134,7 +135,7 @@ def test_the_key_holds_the_pixels_and_the_arithmetic(
 ) -> None:
     recipe = tiny_recipe()
     session = Session(accelerator=make_accelerator("fp32", cpu=True), folder=tmp_path)
-    data = runs.load_splits(recipe, progress_bar=False).labelled_set
+    data = load_splits(recipe, progress_bar=False).labelled_set
     one = stage1._decides(data, recipe, session)
     assert one == stage1._decides(data, recipe.replace(finetune=SHORT), session)
     brighter = dataclasses.replace(data, images=data.images + 1)

@@ -19,7 +19,8 @@ from torch import Tensor
 from segnb.datasets import IGNORE, WorkingSet
 from segnb.errors import ConfigError, SegnbError
 from segnb.experiments import runs
-from segnb.experiments.runs import initial_network, load_splits
+from segnb.experiments.runs import initial_network
+from segnb.experiments.splits import Splits, load_splits
 from segnb.losses import official, paper
 from segnb.methods import KINDS
 from segnb.recipe import Recipe, Stage
@@ -47,7 +48,7 @@ def session() -> Session:
 
 
 @pytest.fixture
-def splits(places: Path) -> runs.Splits:
+def splits(places: Path) -> Splits:
     return load_splits(tiny_recipe())
 
 
@@ -86,7 +87,7 @@ def test_the_rate_rises_then_falls_to_nearly_nothing(schedule: Any) -> None:
     assert 0 < rates[-1] < 0.01
 
 
-def test_processes_share_a_batch_without_overlap(splits: runs.Splits) -> None:
+def test_processes_share_a_batch_without_overlap(splits: Splits) -> None:
     recipe = tiny_recipe()
 
     def share(process: int, processes: int) -> Tensor:
@@ -241,7 +242,7 @@ def test_cross_entropy_of_nothing_is_zero_with_zero_gradient() -> None:
 
 
 def test_stage_one_trains_everything_and_leaves_no_classifier(
-    splits: runs.Splits, session: Session
+    splits: Splits, session: Session
 ) -> None:
     recipe = tiny_recipe(pretrain=Stage(steps=2, batch=4, lr=0.1))
     network = initial_network(recipe)
@@ -258,7 +259,7 @@ def test_stage_one_trains_everything_and_leaves_no_classifier(
 
 @pytest.mark.parametrize("freeze", [False, True])
 def test_freezing_keeps_the_backbone_with_its_statistics(
-    splits: runs.Splits, session: Session, freeze: bool
+    splits: Splits, session: Session, freeze: bool
 ) -> None:
     recipe = tiny_recipe(freeze=freeze, finetune=Stage(steps=2, batch=4, weight_decay=0.1))
     network = initial_network(recipe)
@@ -269,7 +270,7 @@ def test_freezing_keeps_the_backbone_with_its_statistics(
     assert changed == (set() if freeze else set(before))
 
 
-def test_frozen_statistics_are_those_of_stage_one(splits: runs.Splits, session: Session) -> None:
+def test_frozen_statistics_are_those_of_stage_one(splits: Splits, session: Session) -> None:
     recipe = tiny_recipe(freeze_statistics=True, finetune=Stage(steps=2, batch=4, weight_decay=0.1))
     network = initial_network(recipe)
     pretrain(network, splits.labelled_set, recipe, session=session)
@@ -282,9 +283,7 @@ def test_frozen_statistics_are_those_of_stage_one(splits: runs.Splits, session: 
 
 
 @pytest.mark.parametrize("field", ["freeze", "freeze_statistics"])
-def test_cross_entropy_alone_is_never_frozen(
-    splits: runs.Splits, session: Session, field: str
-) -> None:
+def test_cross_entropy_alone_is_never_frozen(splits: Splits, session: Session, field: str) -> None:
     two = Stage(steps=2, batch=4, weight_decay=0.1)
     recipe = tiny_recipe("ce", finetune=two).replace(**{field: True})
     network = initial_network(recipe)
@@ -295,7 +294,7 @@ def test_cross_entropy_alone_is_never_frozen(
 
 
 def test_stage_two_forgets_how_the_head_of_stage_one_was_drawn(
-    splits: runs.Splits, session: Session
+    splits: Splits, session: Session
 ) -> None:
     """The classifier and the views of stage 2 are those of the baseline, at the same seed."""
     none = Stage(steps=0, batch=4)
@@ -312,7 +311,7 @@ def test_stage_two_forgets_how_the_head_of_stage_one_was_drawn(
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_both_stages_compute_in_the_chosen_precision(
-    splits: runs.Splits, precision: Any, monkeypatch: pytest.MonkeyPatch
+    splits: Splits, precision: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = tiny_recipe(
         pretrain=Stage(steps=1, batch=4), finetune=Stage(steps=1, batch=4), precision=precision
@@ -332,7 +331,7 @@ def test_both_stages_compute_in_the_chosen_precision(
 
 
 def test_stage_one_sees_the_image_and_its_distortion_with_one_label_map(
-    splits: runs.Splits, session: Session, monkeypatch: pytest.MonkeyPatch
+    splits: Splits, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = tiny_recipe(pretrain=Stage(steps=1, batch=4), distortion=0.0)
     seen: list[Tensor] = []
@@ -353,7 +352,7 @@ def test_stage_one_sees_the_image_and_its_distortion_with_one_label_map(
     ("method", "distorted"), [("ce", False), ("ce_long", True), ("ce_double", True)]
 )
 def test_only_the_long_baselines_are_distorted(
-    splits: runs.Splits, session: Session, method: Any, distorted: bool
+    splits: Splits, session: Session, method: Any, distorted: bool
 ) -> None:
     stage = Stage(steps=1, batch=4)
     recipe = tiny_recipe(method, pretrain=Stage(steps=0, batch=4), finetune=stage)
@@ -369,7 +368,7 @@ def test_only_the_long_baselines_are_distorted(
 @pytest.mark.parametrize("batch", [1])
 @pytest.mark.parametrize("method", ["ce", "contrastive"])
 def test_a_batch_of_one_is_refused(
-    splits: runs.Splits, session: Session, method: Any, batch: int
+    splits: Splits, session: Session, method: Any, batch: int
 ) -> None:
     stage = Stage(steps=1, batch=batch)
     recipe = tiny_recipe(method, pretrain=stage, finetune=stage)
@@ -378,7 +377,7 @@ def test_a_batch_of_one_is_refused(
         train(initial_network(recipe), splits.labelled_set, recipe, session=session)
 
 
-def test_a_live_listener_gets_every_row(splits: runs.Splits, session: Session) -> None:
+def test_a_live_listener_gets_every_row(splits: Splits, session: Session) -> None:
     heard: list[dict[str, Any]] = []
     recipe = tiny_recipe()
     rows = finetune(
@@ -414,7 +413,7 @@ def _without(data: WorkingSet, known: tuple[str, ...]) -> WorkingSet:
 
 @pytest.mark.parametrize("method", ["ce", "contrastive", "pseudo"])
 def test_training_sees_no_label_but_the_labelled_images(
-    splits: runs.Splits,
+    splits: Splits,
     session: Session,
     method: Any,
     tmp_path: Path,
@@ -449,7 +448,7 @@ def scores_of(data: WorkingSet, classes: Tensor, margin: float) -> Iterator[tupl
         yield index, margin * one_hot[:, :height, :width].float()
 
 
-def test_pseudo_labels_are_the_predictions_and_padding_stays_void(splits: runs.Splits) -> None:
+def test_pseudo_labels_are_the_predictions_and_padding_stays_void(splits: Splits) -> None:
     data = splits.train
     classes = torch.randint(0, 11, (32, 48), generator=torch.Generator().manual_seed(0))
     made = pseudo_label(data, scores_of(data, classes, 9.0))
@@ -460,7 +459,7 @@ def test_pseudo_labels_are_the_predictions_and_padding_stays_void(splits: runs.S
     assert torch.equal(made.images, data.images)
 
 
-def test_pseudo_labels_below_the_threshold_are_void(splits: runs.Splits) -> None:
+def test_pseudo_labels_below_the_threshold_are_void(splits: Splits) -> None:
     data = splits.train
     classes = torch.zeros(32, 48, dtype=torch.long)
     # One score of 3 among ten of 0: a confidence of e³ / (e³ + 10) = 0.668.
@@ -492,7 +491,7 @@ def test_a_step_draws_the_same_numbers_whenever_it_runs() -> None:
 
 @pytest.mark.parametrize("form", ["paper", "official"])
 def test_stage_1_without_a_positive_pair_says_so_once(
-    form: Any, splits: runs.Splits, session: Session, capsys: pytest.CaptureFixture[str]
+    form: Any, splits: Splits, session: Session, capsys: pytest.CaptureFixture[str]
 ) -> None:
     long = Stage(steps=21, batch=4, lr=0.05)
     recipe = tiny_recipe(form=form, pretrain=long)
@@ -508,7 +507,7 @@ def test_stage_1_without_a_positive_pair_says_so_once(
 
 @pytest.mark.parametrize("form", ["paper", "official"])
 def test_stage_1_that_diverges_is_told_as_stage_2_is(
-    form: Any, splits: runs.Splits, session: Session
+    form: Any, splits: Splits, session: Session
 ) -> None:
     wild = Stage(steps=40, batch=4, lr=1e12)
     recipe = tiny_recipe(form=form, pretrain=wild, finetune=wild)

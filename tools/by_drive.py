@@ -20,6 +20,7 @@ from pathlib import Path
 from segnb.errors import DataError, SegnbError
 from segnb.experiments import runs
 from segnb.experiments.folder import read_row
+from segnb.experiments.row import score_fields
 from segnb.files import write_atomic
 from segnb.results import ledger
 
@@ -49,7 +50,7 @@ def add_scores(
     def merged(old: ledger.Row) -> ledger.Row:
         if old["recipe_hash"] != row["recipe_hash"]:
             return old
-        fields = runs.score_fields(dict(score.subsets))
+        fields = score_fields(dict(score.subsets))
         details = {name: {**old[name], **fields.pop(name)} for name in ("iou", "pixel_accuracy")}
         return {**old, **fields, **details}
 

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from segnb import circle, datasets, evaluation
-from segnb.experiments.runs import initial_network, load_splits
+from segnb.experiments.runs import initial_network
+from segnb.experiments.splits import load_splits
 from segnb.files import write_atomic
 from segnb.plots import Film, circle_film
 from segnb.plots.gathering import Gathering, gathering_film

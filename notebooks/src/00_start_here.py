@@ -129,7 +129,8 @@ from segnb.checks import check_fair_steps, check_verdict, judge
 from segnb.datasets import WorkingSet
 from segnb.device import describe
 from segnb.experiments import kept
-from segnb.experiments.runs import find_folder, initial_network, load_network, load_splits, run
+from segnb.experiments.runs import find_folder, initial_network, load_network, run
+from segnb.experiments.splits import load_splits
 from segnb.models import SegmentationNetwork
 from segnb.notebook import announce, command, live_dataset, project_path, tier
 from segnb.recipe import preset

@@ -29,7 +29,8 @@ from IPython.display import Markdown, display
 from segnb import evaluation, plots
 from segnb.checks import check_confusion_matrix, check_mean_iou, judge
 from segnb.datasets import IGNORE, WorkingSet
-from segnb.experiments.runs import initial_network, load_splits
+from segnb.experiments.runs import initial_network
+from segnb.experiments.splits import load_splits
 from segnb.metrics.segmentation import ConfusionScore, score_confusion
 from segnb.models import SegmentationNetwork
 from segnb.notebook import announce, live_dataset, tier

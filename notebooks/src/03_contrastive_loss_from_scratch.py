@@ -66,6 +66,7 @@ from segnb import checks
 from segnb.checks import judge
 from segnb.device import best_device, describe, machine_memory
 from segnb.experiments import runs
+from segnb.experiments.splits import load_splits
 from segnb.losses import official, paper
 from segnb.plots import views
 from segnb.plots.lines import lines
@@ -97,7 +98,7 @@ recipe = preset(DATASET, TIER).replace(
     distortion=STRENGTH,
     pretrain=Stage(steps=STEPS, batch=8, lr=0.1, warmup=min(20, STEPS // 2)),
 )
-splits = runs.load_splits(recipe)
+splits = load_splits(recipe)
 _, val = splits.evaluated["val"]
 info = val.info
 

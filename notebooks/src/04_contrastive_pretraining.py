@@ -59,6 +59,7 @@ from sklearn.decomposition import PCA
 from segnb import checks, evaluation
 from segnb.checks import judge
 from segnb.experiments import runs
+from segnb.experiments.splits import load_splits
 from segnb.metrics import compactness
 from segnb.plots import (
     Picture,
@@ -97,7 +98,7 @@ recipe = preset(DATASET, TIER).replace(
     distortion=STRENGTH,
     pretrain=Stage(steps=STEPS, batch=BATCH, lr=0.1, warmup=min(30, STEPS // 2)),
 )
-splits = runs.load_splits(recipe)
+splits = load_splits(recipe)
 labelled, val = splits.labelled_set, splits.evaluated["val"][1]
 print(f"{len(labelled)} labelled images of {len(splits.train)}, {len(val)} validation images")
 print(command(recipe.command(), runs=project_path("runs"), results=project_path("results")))

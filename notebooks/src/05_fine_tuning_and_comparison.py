@@ -32,7 +32,8 @@ from segnb.checks import check_paired_gain, check_unfair_because, judge
 from segnb.datasets import WorkingSet
 from segnb.errors import ConfigError
 from segnb.experiments import kept
-from segnb.experiments.runs import find_folder, load_network, load_splits, run
+from segnb.experiments.runs import find_folder, load_network, run
+from segnb.experiments.splits import load_splits
 from segnb.metrics.segmentation import ConfusionScore, score_confusion
 from segnb.models import SegmentationNetwork, count_parameters
 from segnb.notebook import announce, live_dataset, project_path, tier

@@ -60,6 +60,7 @@ from segnb.checks import judge
 from segnb.datasets import DatasetInfo
 from segnb.errors import ConfigError, DataError
 from segnb.experiments import kept, runs
+from segnb.experiments.splits import load_splits
 from segnb.metrics.compactness import compactness
 from segnb.plots import (
     compactness_scatter,
@@ -433,7 +434,7 @@ display(compactness_stages(trained.values()))
 # We measure the trained networks again, on other random pixels.
 
 # %%
-splits = runs.load_splits(recipe)
+splits = load_splits(recipe)
 session = Session()
 draws: dict[str, dict[str, list[float]]] = {}
 for method in trained:

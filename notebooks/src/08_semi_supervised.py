@@ -29,7 +29,8 @@ from segnb import evaluation, plots
 from segnb.checks import check_confident_labels, check_pseudo_quality, judge
 from segnb.datasets import IGNORE
 from segnb.errors import ConfigError
-from segnb.experiments.runs import find_folder, initial_network, load_network, load_splits, run
+from segnb.experiments.runs import find_folder, initial_network, load_network, run
+from segnb.experiments.splits import load_splits
 from segnb.notebook import announce, command, live_dataset, project_path, tier
 from segnb.plots import Picture
 from segnb.recipe import preset

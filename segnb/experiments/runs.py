@@ -11,10 +11,7 @@ import contextlib
 import dataclasses
 import datetime
 import shlex
-import subprocess
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -23,7 +20,7 @@ import torch
 
 import segnb
 from segnb import datasets, evaluation
-from segnb.datasets import IGNORE, DatasetInfo, SegmentationDataset, WorkingSet, described
+from segnb.datasets import DatasetInfo, WorkingSet, described
 from segnb.device import describe
 from segnb.errors import ConfigError, DataError
 from segnb.experiments import stage1
@@ -48,6 +45,8 @@ from segnb.experiments.folder import (
     weights_of,
 )
 from segnb.experiments.probe import Probe
+from segnb.experiments.row import row_of
+from segnb.experiments.splits import Splits, load_splits
 from segnb.files import (
     claimed,
     need_writable,
@@ -56,6 +55,7 @@ from segnb.files import (
     write_json,
     write_json_lines,
 )
+from segnb.installed import commit
 from segnb.losses.backends import noted
 from segnb.metrics.segmentation import Score
 from segnb.models import SegmentationNetwork, build_network
@@ -66,27 +66,23 @@ from segnb.training import Session, finetune, make_accelerator, pretrain, pseudo
 from segnb.training.checkpoint import load_weights, save_weights
 from segnb.training.log import LogRow, read_log
 from segnb.training.randomness import derive_seed
-from segnb.views import CELL_RULE
 from segnb.weights import imagenet_source
 
 __all__ = [
     "RUNS",
     "BusyError",
-    "Splits",
     "data_today",
     "find_folder",
     "finish",
     "finished_row",
     "initial_network",
     "load_network",
-    "load_splits",
     "need_results",
     "publish",
     "read_recipe",
     "run",
     "run_folder",
     "score_again",
-    "score_fields",
     "within_memory",
 ]
 
@@ -95,110 +91,6 @@ T = TypeVar("T")
 
 class BusyError(ConfigError):
     """Another process is working on the run."""
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The images of a run.
-
-    Attributes:
-        train: All training images; labels outside ``labelled`` are not used.
-        labelled: Ids whose labels are used.
-        missing: How many ids of a split list are not in the data set.
-        evaluated: The reported splits, ``val`` first, with their working sets.
-        subsets: Parts of each reported split that are scored separately as well: ids by the part's
-            name, by the split's name.
-    """
-
-    train: WorkingSet
-    labelled: tuple[str, ...]
-    missing: int
-    evaluated: dict[str, tuple[SegmentationDataset, WorkingSet]]
-    subsets: dict[str, dict[str, frozenset[str]]]
-
-    @property
-    def labelled_set(self) -> WorkingSet:
-        """The labelled training images."""
-        return self.train.subset(self.labelled)
-
-
-def load_splits(recipe: Recipe, *, root: Path | None = None, progress_bar: bool = True) -> Splits:
-    """The images of a recipe, at its working resolution.
-
-    Raises:
-        ConfigError: No image is left for pseudo-labels, or there is no such drive to hold out.
-        DataError: A file is missing or wrong, or no pixel of a split has a label.
-    """
-    train = datasets.load(recipe.dataset, "train", root=root, size=recipe.size)
-    held_out = _held_out(recipe, train)
-    used = tuple(name for name in train.ids if name not in held_out)
-    missing = 0
-    if recipe.split_list is None:
-        labelled = datasets.labelled_ids(train, recipe.fraction, seed=recipe.seed, among=set(used))
-    else:
-        listed = datasets.read_split_list(Path(recipe.split_list).expanduser(), train)
-        labelled, missing = listed.ids, listed.missing
-    evaluated: dict[str, tuple[SegmentationDataset, WorkingSet]] = {}
-    for name in datasets.get(recipe.dataset).splits:
-        if name == "train":
-            continue
-        split = datasets.load(recipe.dataset, name, root=root, size=recipe.size)
-        data = datasets.working_set(split, size=recipe.size, progress_bar=progress_bar)
-        evaluated[name] = (split, data)
-    if recipe.kind.rounds > 1 and len(labelled) == len(used):
-        raise ConfigError(
-            f"all {len(labelled)} training images are labelled, so none is left for pseudo-labels: "
-            "use a smaller fraction, or the method 'contrastive'"
-        )
-    whole = datasets.working_set(train, size=recipe.size, progress_bar=progress_bar)
-    if held_out:
-        evaluated["held_out"] = (train, whole.subset(held_out))
-    drive = datasets.get(recipe.dataset).drive
-    subsets = {name: _by_drive(name, data, used, drive) for name, (_, data) in evaluated.items()}
-    splits = Splits(whole.subset(used), labelled, missing, evaluated, subsets)
-    _need_labels(splits.labelled_set, "labelled training")
-    for split_name, (_, data) in evaluated.items():
-        _need_labels(data, split_name)
-        for part, ids in subsets[split_name].items():
-            _need_labels(data.subset(sorted(ids)), part)
-    return splits
-
-
-def _held_out(recipe: Recipe, train: SegmentationDataset) -> tuple[str, ...]:
-    """Ids of the training images of the drive that the recipe sets aside."""
-    if recipe.hold_out is None:
-        return ()
-    drive = datasets.get(recipe.dataset).drive
-    if drive is None:
-        raise ConfigError(f"hold_out: {recipe.dataset_title} has no drives; leave it out")
-    drives = Counter(map(drive, train.ids))
-    if drives[recipe.hold_out] in (0, len(train)):
-        known = ", ".join(f"{name} ({count})" for name, count in drives.items())
-        raise ConfigError(
-            f"hold_out is {recipe.hold_out!r}; {recipe.dataset_title}'s training images come from "
-            f"the drives {known}, of which one can be set aside"
-        )
-    return tuple(name for name in train.ids if drive(name) == recipe.hold_out)
-
-
-def _by_drive(
-    name: str, data: WorkingSet, train: Sequence[str], drive: Callable[[str], str] | None
-) -> dict[str, frozenset[str]]:
-    """Ids of a split by whether the training images include their drive; empty if all agree."""
-    if drive is None:
-        return {}
-    known = set(map(drive, train))
-    seen = frozenset(image for image in data.ids if drive(image) in known)
-    unseen = frozenset(data.ids) - seen
-    return {f"{name}_seen": seen, f"{name}_unseen": unseen} if seen and unseen else {}
-
-
-def _need_labels(data: WorkingSet, what: str) -> None:
-    if not any(bool((mask != IGNORE).any()) for mask in data.masks):
-        raise DataError(
-            f"{data.info.name}: every pixel of the {len(data)} {what} images is void; check that "
-            "their masks contain the class ids listed in data/README.md"
-        )
 
 
 def find_folder(recipe: Recipe, runs: Path = RUNS, *, root: Path | None = None) -> Path:
@@ -610,7 +502,7 @@ def _describe(
     except DataError:
         machine["started"] = now
     machine["segnb"] = segnb.__version__
-    machine["commit"] = _commit()
+    machine["commit"] = commit()
     machine["processes"] = session.accelerator.num_processes
     if recipe.encoder_weights is not None:
         machine["encoder_weights"] = imagenet_source(recipe.encoder)
@@ -662,7 +554,7 @@ def _train_and_measure(
         scores |= {name: score, **score.subsets}
     probe.save(folder / "preview.npz", network)
     begun = read_json(folder / "environment.json", Environment, remedy=again(folder))
-    return _row(recipe, splits, session, begun, about, scores, probe.values)
+    return row_of(recipe, splits, session, begun, about, scores, probe.values)
 
 
 def _train(
@@ -756,93 +648,3 @@ def _with_pseudo_labels(
     masks = splits.train.masks.clone()
     masks[rows] = predicted.masks
     return splits.train.with_masks(masks)
-
-
-def _row(
-    recipe: Recipe,
-    splits: Splits,
-    session: Session,
-    begun: dict[str, Any],
-    about: dict[str, Any],
-    scores: dict[str, Score],
-    measured: dict[str, dict[str, float | None]],
-) -> ledger.Row:
-    contrastive = recipe.uses_contrastive
-    machine = describe(session.device)
-    stages = about["stages"].values()
-    return {
-        "dataset": recipe.dataset_title,
-        "tier": recipe.tier,
-        "method": recipe.method,
-        "form": recipe.form if contrastive else None,
-        "scope": recipe.scope if contrastive else None,
-        "fraction": recipe.fraction if recipe.split_list is None else None,
-        "labelled": len(splits.labelled),
-        "seed": recipe.seed,
-        "temperature": recipe.temperature if contrastive else None,
-        "miou_test": None,
-        **score_fields(scores),
-        **measured["finetuned"],
-        "compactness": measured,
-        "cell_rule": CELL_RULE,
-        "steps": sum(stage["step"] for stage in stages),
-        "seconds": round(sum(stage["seconds"] for stage in stages), 1),
-        "stages": about["stages"],
-        "image_passes": recipe.image_passes(),
-        "stage1": about["stage1"],
-        "loss_backend": about["loss_backend"],
-        "device": machine.name,
-        "processes": session.accelerator.num_processes,
-        "torch": machine.torch,
-        "precision": session.precision,
-        "recipe_hash": recipe.hash,
-        "recipe": recipe.to_dict(),
-        "changes": recipe.changes(),
-        "command": recipe.command(),
-        "started": begun["started"],
-        # The commit of the code that was loaded then; the checkout may have changed since.
-        "commit": begun["commit"],
-        "version": segnb.__version__,
-        "log": f"logs/{recipe.hash}.jsonl",
-        **({} if about["data"] is None else {"data": about["data"]}),
-    }
-
-
-def score_fields(scores: Mapping[str, Score]) -> dict[str, Any]:
-    """The fields of scores in a row: ``miou_NAME`` of each split or part, and the details."""
-    ious = {
-        name: [None if value is None else round(value, 2) for value in score.iou]
-        for name, score in scores.items()
-    }
-    return {
-        **{f"miou_{name}": round(score.miou, 3) for name, score in scores.items()},
-        "iou": ious,
-        "pixel_accuracy": {k: round(s.pixel_accuracy, 3) for k, s in scores.items()},
-    }
-
-
-def _commit() -> str | None:
-    """The commit of a source checkout, with ``+`` if the package was changed; else ``None``.
-
-    A run writes into ``results/``, which is tracked too, but that does not change the code.
-    """
-    try:
-        # The package may be installed in an environment inside a checkout of something else.
-        _git("ls-files", "--error-unmatch", "--", Path(__file__).name)
-        commit = _git("rev-parse", "--short", "HEAD")
-        changed = _git("status", "--porcelain", "--", ".")
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return commit + ("+" if changed else "")
-
-
-def _git(*words: str) -> str:
-    found = subprocess.run(
-        ["git", *words],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        timeout=10,
-        check=True,
-    )
-    return found.stdout.strip()
