@@ -206,7 +206,7 @@ def read_text(path: Path, *, remedy: str) -> str:
         return content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path} line {line} is no text in UTF-8 ({error.reason}); {remedy}") from (
+        raise DataError(f"{path} line {line} is not UTF-8 text ({error.reason}); {remedy}") from (
             error
         )
 
@@ -282,7 +282,7 @@ def _parse(
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not JSON ({error}); {remedy}") from error
     if not isinstance(found, dict):
-        raise DataError(f"{where} is no JSON object but {text.strip()[:40]!r}; {remedy}")
+        raise DataError(f"{where} is not a JSON object but {text.strip()[:40]!r}; {remedy}")
     try:
         check(found, hint)
         if also is not None:
@@ -293,7 +293,7 @@ def _parse(
 
 
 def _no_number(word: str) -> NoReturn:
-    raise ValueError(f"{word} is no finite number")
+    raise ValueError(f"{word} is not a finite number")
 
 
 def checksum(path: Path) -> str:

@@ -276,7 +276,7 @@ def test_a_finished_run_without_its_data_stands_and_says_so(
     row = run(root)
     shutil.rmtree(root)
     assert run(root) == row
-    assert "whether its data have changed can't be said" in capsys.readouterr().err
+    assert "whether its data have changed is unknown" in capsys.readouterr().err
 
 
 def test_a_row_and_a_folder_of_an_earlier_version_count_as_the_same_data(root: Path) -> None:
@@ -315,7 +315,7 @@ def test_a_sweep_runs_anew_what_the_ledger_holds_on_other_data(root: Path) -> No
     assert said == []
     other_masks(root, "test")
     assert sweep.remaining([RECIPE], results, **options) == [RECIPE]
-    assert said == ["1 in the ledger on other data (the files of test differ): they run anew"]
+    assert said == ["1 in the ledger on other data (the files of test differ): they run again"]
 
 
 def test_a_sweep_says_that_another_back_end_trains_nothing(root: Path) -> None:

@@ -42,8 +42,8 @@ def test_a_row_of_the_same_recipe_gives_way(tmp_path: Path) -> None:
     ("line", "words"),
     [
         ('{"dataset": "shapes"', "line 2 is not JSON"),
-        ("[1, 2]", "line 2 is no JSON object"),
-        ("7", "line 2 is no JSON object"),
+        ("[1, 2]", "line 2 is not a JSON object"),
+        ("7", "line 2 is not a JSON object"),
         ('{"dataset": "shapes"}', "line 2: there is no"),
     ],
 )
@@ -143,7 +143,7 @@ def test_a_field_that_cannot_be_is_named(
         ledger.read(path)
     assert str(caught.value).startswith(f"{path} line 2: ")
     assert words in str(caught.value)
-    with pytest.raises(DataError, match="no row for the ledger"):
+    with pytest.raises(DataError, match="not a row for the ledger"):
         ledger.add(tmp_path / "new" / "ledger.jsonl", {**row(0), **changes})
     assert not (tmp_path / "new" / "ledger.jsonl").exists()
 

@@ -78,10 +78,10 @@ def test_what_does_not_fit_is_named_with_its_key(value: Any, words: str) -> None
     [
         (b"", "is not JSON"),
         (b'{"flag": tru', "is not JSON"),
-        (b"[1]", "is no JSON object"),
+        (b"[1]", "is not a JSON object"),
         (b"[" * 100_000, "is not JSON"),
-        (b'{"parts": {"val": [NaN]}}', "NaN is no finite number"),
-        (b'{\n"name": "\xff"}', "line 2 is no text in UTF-8"),
+        (b'{"parts": {"val": [NaN]}}', "NaN is not a finite number"),
+        (b'{\n"name": "\xff"}', "line 2 is not UTF-8 text"),
         (b"<<<<<<< HEAD\n{}", "is a mark of a merge"),
         (b'{"flag": 3}', "flag is 3"),
     ],

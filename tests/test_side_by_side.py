@@ -184,8 +184,8 @@ def test_a_run_that_another_process_trains_is_come_back_to(
     failed, said, rows = swept(Script({1: busy}), tmp_path)
     assert failed == []
     assert len(rows) == 8
-    told = [line for line in said if "it is come back to" in line]
-    assert told == ["[1/8] another process is working on it: it is come back to"]
+    told = [line for line in said if "it is tried again later" in line]
+    assert told == ["[1/8] another process is working on it: it is tried again later"]
 
 
 @pytest.mark.usefixtures("only_rows")

@@ -182,7 +182,7 @@ def test_a_recipe_that_another_process_trains_is_come_back_to(
     said: list[str] = []
     assert sweep.sweep(recipes, results=tmp_path, say=said.append) == []
     assert tries == [0, 1, 2, 0, 0]
-    assert "another process is working on it: it is come back to" in "\n".join(said)
+    assert "another process is working on it: it is tried again later" in "\n".join(said)
     assert len(ledger.read(ledger.ledger_path(tmp_path))) == 3
 
 

@@ -5,7 +5,7 @@
     python tools/pack.py
 
 It holds every file that git tracks but what the notebooks can do without: the saved outputs of the
-notebooks themselves, which are made anew from their sources, figures, and the runs that choices
+notebooks themselves, which are made again from their sources, figures, and the runs that choices
 were made with. The set-up cell names these (``UNUSED``), and leaves them out of a clone as well.
 """
 

@@ -311,7 +311,7 @@ if nodes is not None:
 # the sweep runs on the head's pod, again with `--ray auto`. The nodes need the same segnb as the
 # driver, and refuse other code. They read their own data and refuse if these differ from the
 # driver's; data that they lack are sent to them. No shared file system is needed. Where there is
-# one, a run whose node dies goes on from its checkpoint on another node; elsewhere it starts anew.
+# one, a run whose node dies goes on from its checkpoint on another node; elsewhere it starts again.
 
 # %% [markdown]
 # ## The ledger, read together

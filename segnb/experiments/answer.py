@@ -438,7 +438,7 @@ def _planned(
     """
     kept = place / "plan.json"
     if kept.exists():
-        steps = read_json(kept, _Plan, remedy="remove it: then the steps are planned anew")
+        steps = read_json(kept, _Plan, remedy="remove it: then the steps are planned again")
         say(f"steps as before ({kept}): {steps['pretrain']} and {steps['finetune']}")
         return _with_steps(recipe, steps)
     short, seconds = shortened(recipe, minutes, comparisons=comparisons, cpu=cpu)

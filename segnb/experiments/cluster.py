@@ -294,7 +294,7 @@ def _need(task: Task) -> _Need:
 
 
 def _import_ray() -> Any:
-    # Nothing is told to anyone, unless the user says so.
+    # No usage statistics are sent, unless the user asks for it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -316,7 +316,7 @@ def _connect(ray: Any, address: str | None) -> None:
         reason = " ".join(str(error).split()).partition(". ")[0]
         if address is None:
             raise ConfigError(
-                f"Ray doesn't start on this machine ({reason}); it gives itself half a minute, so "
+                f"Ray doesn't start on this machine ({reason}). It gives up after half a minute: "
                 "try again when less is running here"
             ) from error
         causes: list[BaseException] = [error]

@@ -197,7 +197,7 @@ def _recipe(values: dict[str, Any], path: Path, remedy: str) -> Recipe:
     try:
         return Recipe.from_dict(values)
     except ValueError as error:
-        raise DataError(f"{path} is no recipe of this version: {error}; {remedy}") from error
+        raise DataError(f"{path} is not a recipe of this version: {error}; {remedy}") from error
 
 
 def read_row(path: Path, recipe: Recipe) -> ledger.Row:

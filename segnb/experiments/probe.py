@@ -135,7 +135,7 @@ def read_preview(path: Path, *, remedy: str) -> dict[str, np.ndarray]:
     arrays = _arrays(read_bytes(path, remedy=remedy), path, remedy)
     words = _misfit(arrays)
     if words is not None:
-        raise DataError(f"{path} is no preview of a run: {words}; {remedy}")
+        raise DataError(f"{path} is not a preview of a run: {words}; {remedy}")
     return arrays
 
 

@@ -275,7 +275,7 @@ def _run(
                     stays = measured if kept is None else kept
                     write_json(finished, {**stays, "files": _checksums(folder, recipe)})
     elif missing is not None and main:
-        tell(f"{folder} is finished; whether its data have changed can't be said: {missing}")
+        tell(f"{folder} is finished; whether its data have changed is unknown: {missing}")
     row = read_row(finished, recipe) if main else None
     if main and row is not None:
         # The run is finished, so its checkpoints are no longer needed; the weights stay.

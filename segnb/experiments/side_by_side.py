@@ -1,7 +1,7 @@
 """Sweeps whose recipes run side by side, in processes of this machine or of a cluster.
 
 The driver plans the tasks: first each stage 1 that several recipes share, then the recipes that
-need it. An executor has them done. What comes back is published here: only the driver writes to
+need it. An executor runs them. What comes back is published here: only the driver writes to
 the ledger, so that other machines need no folder of this one.
 """
 
@@ -31,13 +31,13 @@ from segnb.files import claimed, write_atomic
 from segnb.recipe import Recipe
 from segnb.results import ledger
 
-#: How often a task is begun whose process or node died.
+#: How often a task is started whose process or node dies.
 TRIES = 5
 
 #: Seconds between two looks at what runs.
 LOOK_SECONDS = 0.5
 
-#: Seconds before a recipe is begun again that another process is at: at first, and at most.
+#: Seconds until a recipe that another process is training is tried again: first, and at most.
 BUSY_SECONDS = 2.0, 60.0
 
 #: Seconds that running recipes have to write a checkpoint after a Ctrl-C.
@@ -248,7 +248,7 @@ class _Driver:
             error = SegnbError(event.text)
         elif event.kind == "busy":
             if not pending.busy:
-                self.progress.say(f"{pending.name} {event.text}: it is come back to")
+                self.progress.say(f"{pending.name} {event.text}: it is tried again later")
             pending.busy, pending.tries = True, pending.tries - 1
             pending.after = time.monotonic() + pending.wait
             pending.wait = min(2 * pending.wait, BUSY_SECONDS[1])

@@ -135,7 +135,7 @@ def remaining(
     if other:
         count = sum(recipe.hash in read for recipe in left)
         splits = ", ".join(dict.fromkeys(other))
-        say(f"{count} in the ledger on other data (the files of {splits} differ): they run anew")
+        say(f"{count} in the ledger on other data (the files of {splits} differ): they run again")
     if back_ends:
         say(
             f"{back_ends} in the ledger with another --loss-backend: nothing is trained for them, "
@@ -158,7 +158,7 @@ def sweep(
     """Run all recipes that are not in the ledger yet, those that share a stage 1 in a row.
 
     A recipe that fails is reported, and the others continue. One that another process is training
-    is come back to after the others. After an interruption the same call
+    is taken up again after the others. After an interruption the same call
     resumes where it stopped, even within a run.
 
     Args:
@@ -204,7 +204,7 @@ def sweep(
             raise
         except BusyError as error:
             if not waiting:
-                say(f"    {str(error).partition(';')[0]}: it is come back to")
+                say(f"    {str(error).partition(';')[0]}: it is tried again later")
             busy.add(recipe.hash)
             queue.append((number, recipe))
             if all(one.hash in busy for _, one in queue):

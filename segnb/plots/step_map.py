@@ -18,7 +18,7 @@ from segnb.results.method import Mark, Method
 from segnb.results.step_map import RIVALS, Cell, Rival, StepMap
 from segnb.results.table import MEASURE_NAMES, Measure, Summary, summarise
 
-#: Losses are orange and gains blue, which all kinds of colour vision tell apart; nought is white.
+#: Losses are orange and gains blue, which all kinds of colour vision tell apart; zero is white.
 _COLOURS = LinearSegmentedColormap.from_list("gain", [ORANGE, "#ffffff", BLUE])
 
 #: Inches of a row of cells, and of what stands above and below the cells of a panel.
@@ -36,7 +36,7 @@ def step_map(
 
     In a panel stage 2 grows to the right and stage 1 upwards. A cell shows the mean gain in points
     over the seeds and, from three seeds on, half the width of its 95 % interval; the gain is bold
-    where the interval leaves out nought.
+    where the interval leaves out zero.
 
     Args:
         found: The map.

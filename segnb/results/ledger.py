@@ -219,7 +219,7 @@ def add(path: Path, row: Row) -> Row:
         check(row, RowFields)
         need_agreement(row)
     except UnfitError as error:
-        raise DataError(f"this is no row for the ledger: {error}") from error
+        raise DataError(f"this is not a row for the ledger: {error}") from error
 
     def added(rows: list[Row]) -> list[Row]:
         kept = [

@@ -33,7 +33,7 @@ class TrainingLog:
     """Rows of ``{"stage", "step", "loss", "lr", "images_per_s", "seconds"}``.
 
     After an interruption, rows past the last checkpoint are dropped: those steps run again. A log
-    that can't be read starts anew.
+    that can't be read is started again.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -66,7 +66,7 @@ class TrainingLog:
 
 
 def read_log(
-    path: Path, *, remedy: str = "delete it: training writes it anew", last: bool = True
+    path: Path, *, remedy: str = "delete it: training writes it again", last: bool = True
 ) -> list[LogRow]:
     """Rows of a log, without a last line that was cut off by a kill; none if there is no log.
 

@@ -35,7 +35,7 @@ Value: TypeAlias = "int | Colour | str"
 #: The value of a pixel that no polygon covers.
 BACKGROUND = "_background_"
 
-#: Share of the training images that becomes ``val`` if nothing else is said.
+#: Share of the training images that becomes ``val`` unless the description names another.
 VAL_SHARE = 0.2
 
 #: Ids are stored in a byte, and 255 is void.
