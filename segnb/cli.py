@@ -169,15 +169,14 @@ class Sweep(Run):
     weights: bool = False
 
     def __call__(self) -> int:
-        from segnb.experiments.axes import axis
+        from segnb.axes import axes
         from segnb.experiments.sweep import grid, in_order, plan, remaining, sweep
 
         short = ("method", "fraction", "seed", "temperature", "form", "scope")
         values: dict[str, Sequence[Any]] = {
             name: given for name in short if (given := getattr(self, f"{name}s"))
         }
-        for words in self.vary:
-            name, given = axis(words)
+        for name, given in axes(self.vary).items():
             if name in values:
                 raise SegnbError(f"{name} is varied twice; give all of its values at once")
             values[name] = given
@@ -381,6 +380,8 @@ class Table:
         brief: Show one line per number of labelled images: three methods and two gains.
         steps: Show the map of steps instead: the gain by the lengths of both stages. It needs
             ``--dataset``; without ``--tier`` it shows the quick tier.
+        vary: Show runs with other values of a field than the preset's, `--vary encoder
+            tu-tf_efficientnet_lite0`; repeat for more fields.
     """
 
     dataset: DatasetName | None = None
@@ -389,9 +390,11 @@ class Table:
     measures: tuple[Measure, ...] = ("miou_val", "miou_test")
     brief: bool = False
     steps: bool = False
+    vary: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
     results: ResultsFolder = Path("results")
 
     def __call__(self) -> int:
+        from segnb.axes import axes
         from segnb.errors import ConfigError
         from segnb.results import ledger
         from segnb.results.overview import not_compared, tables
@@ -402,13 +405,14 @@ class Table:
         if self.dataset is not None and datasets.title(self.dataset) not in held:
             datasets.get(self.dataset)  # a wrong name is not just one without runs
         if self.steps:
-            if self.dataset is None or self.classes or self.brief:
+            if self.dataset is None or self.classes or self.brief or self.vary:
                 raise ConfigError(
-                    "--steps needs --dataset, and goes with neither --classes nor --brief"
+                    "--steps needs --dataset, and does not go with --classes, --brief or --vary"
                 )
             found = step_map(rows, dataset=self.dataset, tier=self.tier or "quick")
             print(step_table(found, measures=self.measures))
             return 0
+        varied = axes(self.vary)
         text = tables(
             rows,
             dataset=self.dataset,
@@ -416,9 +420,11 @@ class Table:
             classes=self.classes,
             measures=self.measures,
             brief=self.brief,
+            varied=varied,
         )
         print(text)
-        if others := not_compared(rows, dataset=self.dataset, tier=self.tier):
+        others = not_compared(rows, dataset=self.dataset, tier=self.tier, varied=varied)
+        if others:
             print(f"\nNot shown: {others}.", file=sys.stderr)
         return 0
 
@@ -762,7 +768,7 @@ def _values() -> tyro.constructors.ConstructorRegistry:
     A number may be a fraction such as ``1/8``, as tables and figures write it. ``~`` in a path is
     the home folder: in ``--runs=~/x`` the shell leaves it as it is.
     """
-    from segnb.experiments.axes import number
+    from segnb.axes import number
 
     registry = tyro.constructors.ConstructorRegistry()
 

@@ -172,7 +172,7 @@ def ledger_figures(
     held = table.by_data(own)[-1] if own else []
     rows = main_methods(comparable(held, dataset=dataset, tier=tier))
     with_temperatures = main_methods(
-        comparable(held, dataset=dataset, tier=tier, varied=("temperature",))
+        comparable(held, dataset=dataset, tier=tier, varied={"temperature": None})
     )
     compared = table.most_compared(rows)
     figures: dict[str, Picture] = {}

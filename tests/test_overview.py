@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from segnb.axes import changed
 from segnb.errors import ConfigError
 from segnb.recipe import Recipe, Stage, preset
 from segnb.results.overview import comparable, main_methods, not_compared, tables
@@ -70,7 +71,22 @@ def test_a_stage_2_distorted_like_stage_1_is_comparable() -> None:
 
 def test_a_study_may_vary_one_field_more() -> None:
     rows = [row(BASE.replace(temperature=0.5)), row(BASE.replace(crop=(64, 64)))]
-    assert comparable(rows, varied=("temperature",)) == rows[:1]
+    assert comparable(rows, varied={"temperature": None}) == rows[:1]
+    assert comparable(rows, varied={"temperature": (0.2, 0.5)}) == rows[:1]
+    with pytest.raises(ConfigError, match="no runs"):
+        comparable(rows, varied={"temperature": (0.2,)})
+
+
+def test_values_that_a_method_does_not_use_keep_no_row_out() -> None:
+    asked: dict[str, Any] = {"encoder": ("tu-resnet34",), "pretrain.lr": (0.03,)}
+    lite = BASE.replace(encoder="tu-resnet34")
+    slow = changed(lite, {"pretrain.lr": 0.03})
+    rows = [row(BASE), row(lite), row(slow), row(lite.replace(method="ce"))]
+    assert comparable(rows, varied=asked) == rows[2:]
+    text = tables(rows, dataset=BASE.dataset, varied=asked)
+    assert "encoder tu-resnet34, pretrain.lr 0.03" in text
+    left_out = not_compared(rows, dataset=BASE.dataset, varied=asked)
+    assert left_out == "2 of camvid at quick with other values than asked for pretrain.lr, encoder"
 
 
 def test_the_same_compute_is_comparable_however_it_is_shared_out() -> None:

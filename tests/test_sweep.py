@@ -12,9 +12,9 @@ import pytest
 import torch
 from tiny import ledger_row, tiny_recipe
 
+from segnb.axes import axis
 from segnb.errors import ConfigError, DataError
 from segnb.experiments import cost, sweep
-from segnb.experiments.axes import axis
 from segnb.experiments.cost import estimate_cost, readable_seconds
 from segnb.experiments.runs import BusyError
 from segnb.methods import KINDS

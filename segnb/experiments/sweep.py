@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+from segnb.axes import changed
 from segnb.errors import SegnbError
 from segnb.experiments import stage1
-from segnb.experiments.axes import changed
 from segnb.experiments.cost import readable_seconds
 from segnb.experiments.folder import RUNS
 from segnb.experiments.runs import BusyError, data_today, run

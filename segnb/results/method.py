@@ -18,6 +18,7 @@ Baseline = Literal[
     "the same compute",
     "the same compute, undistorted",
     "cross-entropy in both stages",
+    "cross-entropy from ImageNet",
 ]
 
 
@@ -135,7 +136,8 @@ class Method:
         The same compute means as many image passes; for pseudo-labels, those of both rounds.
         Cross-entropy in both stages differs from ``contrastive`` only in the loss of stage 1, so
         stage 2 freezes the same. ImageNet weights are compared with ImageNet weights, and a
-        distorted stage 2 with cross-entropy whose colours are distorted as well.
+        distorted stage 2 with cross-entropy whose colours are distorted as well. Stage 1 from
+        scratch is also compared with ImageNet weights in its place, whatever those cost.
         """
         like = Method(kind="ce", imagenet=self.imagenet)
         same_steps = replace(like, distorted=self.distorted and self.kind != "ce")
@@ -146,6 +148,8 @@ class Method:
         if self.kind == "contrastive":
             two_stages = replace(same_steps, kind="ce_pretrained", frozen=self.frozen)
             found["cross-entropy in both stages"] = two_stages
+            if not self.imagenet:
+                found["cross-entropy from ImageNet"] = replace(same_steps, imagenet=True)
         return dict(takewhile(lambda one: one[1] != self, found.items()))
 
     @property

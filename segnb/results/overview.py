@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 from segnb import datasets
+from segnb.axes import changed, value_of
 from segnb.errors import ConfigError
 from segnb.recipe import Recipe, flat, preset
 from segnb.results import ledger
@@ -25,6 +28,12 @@ from segnb.results.table import (
     select,
 )
 
+#: Fields of a recipe and the values that runs have there instead of the preset's; ``None`` stands
+#: for any value.
+Varied: TypeAlias = Mapping[str, Collection[Any] | None]
+
+_NOTHING: Varied = MappingProxyType({})
+
 
 def tables(
     rows: Sequence[ledger.Row],
@@ -34,6 +43,7 @@ def tables(
     classes: MeasuredSplit | None = None,
     measures: Sequence[Measure] = ("miou_val", "miou_test"),
     brief: bool = False,
+    varied: Varied = _NOTHING,
 ) -> str:
     """The comparison of methods for each data set and tier, in Markdown.
 
@@ -47,6 +57,7 @@ def tables(
         classes: Show the IoU of each class on this split instead of mIoU and gains.
         measures: Show these mIoUs; rows that have none of them are left out.
         brief: Show one line per number of labelled images, with the last measure that has values.
+        varied: Fields with other values than the preset's; see :func:`comparable`.
 
     Raises:
         ConfigError: Nothing to show.
@@ -57,20 +68,31 @@ def tables(
         # Not every data set has a test split with public labels.
         return any(row.get(name) is not None for name in names)
 
-    chosen = [row for row in comparable(rows, dataset=dataset, tier=tier) if has(row, fields)]
+    found = comparable(rows, dataset=dataset, tier=tier, varied=varied)
+    chosen = [row for row in found if has(row, fields)]
     if not chosen:
         raise ConfigError(f"none of these runs has {' or '.join(fields)}")
     parts: list[str] = []
     for name, size in sorted({(row["dataset"], row["tier"]) for row in chosen}):
         parts += _of_one(
-            name, size, select(chosen, dataset=name, tier=size), classes, measures, brief
+            ", ".join([f"**{name}**, {size} tier", *map(_said, varied.items())]),
+            select(chosen, dataset=name, tier=size),
+            classes,
+            measures,
+            brief,
         )
     return "\n\n".join(parts)
 
 
+def _said(varied: tuple[str, Collection[Any] | None]) -> str:
+    """A field and its values in words: ``finetune.steps 25 or 50``."""
+    name, values = varied
+    words = ["none" if value is None else str(value) for value in values or ("any",)]
+    return f"{name} {' or '.join(words)}"
+
+
 def _of_one(
-    name: str,
-    tier: str,
+    heading: str,
     rows: Sequence[Row],
     classes: MeasuredSplit | None,
     measures: Sequence[Measure],
@@ -84,7 +106,7 @@ def _of_one(
     parts: list[str] = []
     found = by_data(rows)
     for number, these in enumerate(found, 1):
-        title = f"**{name}**, {tier} tier"
+        title = heading
         if len(found) > 1:
             title += f", data {number} of {len(found)} (files differ; the newest last)"
         if brief:
@@ -114,7 +136,7 @@ def comparable(
     *,
     dataset: str | None = None,
     tier: str | None = None,
-    varied: Collection[str] = (),
+    varied: Varied = _NOTHING,
 ) -> list[ledger.Row]:
     """Rows of the presets' own recipes, from which methods are compared.
 
@@ -128,7 +150,8 @@ def comparable(
         rows: The ledger.
         dataset: Only this data set.
         tier: Only this tier.
-        varied: More fields of the recipe that may differ from the preset.
+        varied: Values that runs must have in these fields, where their method uses the field,
+            instead of the preset's.
 
     Raises:
         ConfigError: There are none.
@@ -154,7 +177,7 @@ def not_compared(
     *,
     dataset: str | None = None,
     tier: str | None = None,
-    varied: Collection[str] = (),
+    varied: Varied = _NOTHING,
 ) -> str:
     """Which rows :func:`comparable` leaves out, and which fields of the recipe are the reason.
 
@@ -162,7 +185,7 @@ def not_compared(
         rows: The ledger.
         dataset: Only this data set.
         tier: Only this tier.
-        varied: More fields of the recipe that may differ from the preset.
+        varied: See :func:`comparable`.
 
     Returns:
         Words; empty if no row is left out.
@@ -178,21 +201,30 @@ def not_compared(
             counts[where] += 1
             fields.setdefault(where, Counter()).update(_own_fields(recipe, varied))
     return "; ".join(
-        f"{counts[where]} of {where[0]} at {where[1]} with other values than its preset for "
+        f"{counts[where]} of {where[0]} at {where[1]} with other values than "
+        f"{'asked' if varied else 'its preset'} for "
         f"{', '.join(name for name, _ in fields[where].most_common())}"
         for where in sorted(counts)
     )
 
 
-def _own_fields(recipe: Recipe, varied: Collection[str]) -> list[str]:
-    """The fields in which a recipe differs from its preset, of those that its method uses."""
+def _own_fields(recipe: Recipe, varied: Varied) -> list[str]:
+    """The fields, of those that its method uses, in which a recipe is not as asked."""
     same = flat(preset(recipe.dataset, recipe.tier).to_dict())
-    left_out = {*_COMPARED, *varied, *recipe.kind.unused}
+    used = {
+        name: value
+        for name, value in flat(recipe.to_dict()).items()
+        if not {name, name.partition(".")[0]} & {*_COMPARED, *recipe.kind.unused}
+    }
     return [
         name
-        for name, value in flat(recipe.to_dict()).items()
-        if value != same.get(name) and not {name, name.partition(".")[0]} & left_out
+        for name, value in used.items()
+        if (not _is_among(recipe, name, varied[name]) if name in varied else value != same[name])
     ]
+
+
+def _is_among(recipe: Recipe, name: str, values: Collection[Any] | None) -> bool:
+    return values is None or value_of(recipe, name) in values
 
 
 def main_methods(rows: Sequence[ledger.Row]) -> list[ledger.Row]:
@@ -212,9 +244,13 @@ def main_methods(rows: Sequence[ledger.Row]) -> list[ledger.Row]:
     return [row for row in rows if Method.of(row) in shown]
 
 
-def _is_preset(recipe: Recipe, varied: Collection[str]) -> bool:
-    free = {name: getattr(recipe, name) for name in (*_COMPARED, *varied)}
-    same = preset(recipe.dataset, recipe.tier).replace(**free)
+def _is_preset(recipe: Recipe, varied: Varied) -> bool:
+    unused = recipe.kind.unused
+    for name, values in varied.items():
+        if not {name, name.partition(".")[0]} & unused and not _is_among(recipe, name, values):
+            return False
+    own = {name: value_of(recipe, name) for name in (*_COMPARED, *varied)}
+    same = changed(preset(recipe.dataset, recipe.tier), own)
     allowed = [same, same.replace(finetune_distortion=same.distortion)]
     if recipe.kind.compute_of:
         allowed.append(same.replace(distortion=0))

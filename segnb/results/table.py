@@ -221,7 +221,7 @@ def gains(rows: Iterable[Row], measure: str = "miou_val") -> list[Gain]:
                 for seed, value in group.values.items()
                 if seed in other.values
                 and (
-                    baseline == "cross-entropy"
+                    baseline in ("cross-entropy", "cross-entropy from ImageNet")
                     or recipe_of(group.rows[seed]).image_passes()
                     <= recipe_of(other.rows[seed]).image_passes()
                 )

@@ -1,11 +1,12 @@
-"""Axes of a sweep: fields of a recipe by name, and their values parsed from words."""
+"""Fields of a recipe by name, and their values parsed from words: the axes of sweeps and tables."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
 from segnb.errors import ConfigError
@@ -27,8 +28,13 @@ def changed(base: Recipe, changes: dict[str, Any]) -> Recipe:
     return base.replace(**plain)
 
 
+def value_of(recipe: Recipe, name: str) -> Any:
+    """The value of a field; a dot separates a stage from its field."""
+    return functools.reduce(getattr, name.split("."), recipe)
+
+
 def axis(words: Sequence[str]) -> tuple[str, list[Any]]:
-    """A field's name and its values in a sweep, from words such as ``finetune.steps 25 50``.
+    """A field's name and its values, from words such as ``finetune.steps 25 50``.
 
     Numbers may be fractions (``1/8``), a comma joins the parts of a pair (``96,128``), and
     ``none`` means ``None``.
@@ -57,6 +63,21 @@ def axis(words: Sequence[str]) -> tuple[str, list[Any]]:
         except ValueError:
             raise ConfigError(f"--vary {name}: {word!r} is not {takes}") from None
     return name, found
+
+
+def axes(vary: Iterable[Sequence[str]]) -> dict[str, list[Any]]:
+    """Several fields and their values, from the words of each ``--vary``.
+
+    Raises:
+        ConfigError: A field is there twice; or see :func:`axis`.
+    """
+    found: dict[str, list[Any]] = {}
+    for words in vary:
+        name, values = axis(words)
+        if name in found:
+            raise ConfigError(f"{name} is varied twice; give all of its values at once")
+        found[name] = values
+    return found
 
 
 def _fields() -> dict[str, Any]:
