@@ -166,11 +166,13 @@ def test_gain_has_a_panel_for_undistorted_cross_entropy() -> None:
 
 def test_gain_compares_like_weights_with_like() -> None:
     rows = [row(50.0, method="ce", encoder_weights="imagenet"), row(51.0), row(20.0, method="ce")]
-    (axes,) = gain(rows).figure.axes
-    assert lines(axes)[CROSS].get_ydata() == pytest.approx([31.0])
+    over_ce, over_imagenet = gain(rows).figure.axes
+    assert lines(over_ce)[CROSS].get_ydata() == pytest.approx([31.0])
+    assert lines(over_imagenet)[CROSS].get_ydata() == pytest.approx([1.0])
     rows.append(row(58.0, encoder_weights="imagenet"))
-    (axes,) = gain(rows).figure.axes
-    assert lines(axes)[f"{CROSS}, ImageNet"].get_ydata() == pytest.approx([8.0])
+    over_ce, over_imagenet = gain(rows).figure.axes
+    assert lines(over_ce)[f"{CROSS}, ImageNet"].get_ydata() == pytest.approx([8.0])
+    assert [*lines(over_imagenet)] == [CROSS]
 
 
 def test_gain_without_baseline_says_so() -> None:

@@ -29,6 +29,8 @@ from matplotlib.patches import Circle, FancyBboxPatch, Polygon, Rectangle
 from matplotlib.textpath import text_to_path
 from PIL import Image, UnidentifiedImageError
 
+from segnb.plots.style import luminance
+
 #: Widths of a picture in a notebook's pixels: the usual one, and that of a wide row of controls.
 WIDTH, WIDEST = 720, 1000
 
@@ -591,18 +593,11 @@ def _plate(
 
     def draw(pen: _Pen, x: float, y: float) -> None:
         # A face that is hard to tell from the paper gets an edge.
-        edge = _TRACK if _luminance(face) > 0.9 else face
+        edge = _TRACK if luminance(face) > 0.95 else face
         pen.box(x + 0.5, y + 0.5, width - 1, _ROW - 1, face, edge=edge)
         pen.text(x + width / 2, y + _ROW / 2, _fitted(text, width - 8), colour=ink, side="center")
 
     return _Piece(width, _ROW, (words,), draw)
-
-
-def _luminance(colour: str) -> float:
-    """Relative luminance as WCAG defines it."""
-    parts = np.array(matplotlib.colors.to_rgb(colour))
-    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
-    return float(linear @ (0.2126, 0.7152, 0.0722))
 
 
 def _paler(colour: str) -> str:
@@ -618,7 +613,7 @@ def _button(model: _Model, room: float) -> _Piece:
     own = model.style["button_color"]
     if own and matplotlib.colors.is_color_like(own):
         # Of white and black, the one that is easier to read.
-        face, ink = own, "white" if _luminance(own) < 0.18 else _INK
+        face, ink = own, "white" if luminance(own) < 0.5 else _INK
     name, state = "Button", " (outlined)" if _border(model) else ""
     if model.kind == "ToggleButton":
         name, state = "Toggle button", " on" if model["value"] else " off"

@@ -14,7 +14,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
 
 from segnb.datasets.base import DatasetInfo
-from segnb.plots.style import FAINT, WIDTH, Picture, panel_grid, styled
+from segnb.plots.style import FAINT, WIDTH, Picture, luminance, panel_grid, styled
 
 #: More points make the picture no clearer and t-SNE slow.
 MOST_POINTS = 5000
@@ -141,7 +141,7 @@ def _class_name(
 ) -> Annotation:
     """The name of a class at the median of its points, dark enough to read."""
     colour = np.array(info.palette[label]) / 255
-    while colour @ (0.299, 0.587, 0.114) > _LIGHTEST:
+    while luminance(colour) > _LIGHTEST:
         colour = 0.95 * colour
     return axes.annotate(
         info.class_names[label],

@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import matplotlib
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from segnb.methods import BLUE, ORANGE, RED
-from segnb.plots.style import QUIET, WIDTH, Picture, legend_below, new_figure, panel_title, styled
+from segnb.plots.style import (
+    QUIET,
+    WIDTH,
+    Picture,
+    ink_on,
+    legend_below,
+    new_figure,
+    panel_title,
+    styled,
+)
 from segnb.results.method import Mark, Method
 from segnb.results.step_map import RIVALS, Cell, Rival, StepMap
 from segnb.results.table import MEASURE_NAMES, Measure, Summary, summarise
@@ -91,12 +98,6 @@ def gain_colours(found: StepMap, *, measure: Measure) -> Callable[[float], Any]:
     ]
     limit = max(means, default=0.0) or 1.0
     return lambda points: _COLOURS(0.5 + points / limit / 2)
-
-
-def ink_on(colour: Any) -> str:
-    """The colour of words on a cell: white on dark cells, near black on light ones."""
-    luminance = np.dot(matplotlib.colors.to_rgb(colour), (0.299, 0.587, 0.114))
-    return "#ffffff" if luminance < 0.5 else "#222222"
 
 
 def _grid(axes: Axes, pretrain: Sequence[int], finetune: Sequence[int]) -> None:

@@ -208,6 +208,16 @@ def log_ticks(
     axes.set_xticks([], minor=True)
 
 
+def luminance(colour: Any) -> float:
+    """How light a colour looks, from 0 (black) to 1 (white)."""
+    return float(np.dot(matplotlib.colors.to_rgb(colour), (0.299, 0.587, 0.114)))
+
+
+def ink_on(colour: Any) -> str:
+    """The colour of words on a filled area: white on dark ones, near black on light ones."""
+    return "#ffffff" if luminance(colour) < 0.5 else "#222222"
+
+
 def arrow(
     axes: Axes,
     start: tuple[float, float],

@@ -12,7 +12,8 @@ from matplotlib.colors import to_hex
 from segnb import plots
 from segnb.errors import DataError
 from segnb.plots import Picture
-from segnb.plots.step_map import gain_colours, ink_on
+from segnb.plots.step_map import gain_colours
+from segnb.plots.style import ink_on
 from segnb.results.step_map import RIVALS, Cell, Rival, StepMap
 from segnb.results.table import MEASURE_NAMES, Measure, Row
 from segnb.widgets.explorer import embeddings_of, or_error_text, predictions_of
