@@ -192,8 +192,8 @@ def ledger_figures(
             if any(found.values("contrastive", *cell, measure=measure) for cell in found.cells):
                 split = measure.removeprefix("miou_")
                 figures[f"step_map_{split}"] = plots.step_map(found, measure=measure)
-        widest = max(found.axis(0), key=lambda count: len(found.axis(1, count)))
-        figures["step_curves"] = plots.step_curves(found, widest)
+        for count in found.axis(0):
+            figures[f"step_curves_{count}"] = plots.step_curves(found, count)
     return {
         **figures,
         "cost": plots.cost(table.beside_baselines(table.one_device(rows))),

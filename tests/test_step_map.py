@@ -208,6 +208,15 @@ def test_curves_have_a_line_a_start(found: StepMap) -> None:
     assert list(np.asarray(lines["after 6 steps, cross-entropy"].get_xdata())) == [SHORT, LONG]
 
 
+def test_a_seed_that_one_start_lacks_moves_no_curve(found: StepMap) -> None:
+    extra = {**found.runs["ce", 64, 0, LONG][0], "miou_val": 99.0}
+    runs = {**found.runs, ("ce", 64, 0, LONG): {**found.runs["ce", 64, 0, LONG], 7: extra}}
+    more = replace(found, runs=runs)
+    pictures = [plots.step_curves(one, 64, measures=["miou_val"]) for one in (found, more)]
+    assert pictures[0].alt == pictures[1].alt
+    assert "64 labelled images" in pictures[0].figure.axes[0].get_title()
+
+
 def test_a_press_shows_what_is_behind_the_cell(found: StepMap, results: Path) -> None:
     explorer = StepMapExplorer(found, results=results)
     assert explorer.cell == CELL  # the largest gain

@@ -146,6 +146,8 @@ def step_curves(
 ) -> Picture:
     """MIoU against the steps of stage 2, from scratch and after either stage 1; a panel a measure.
 
+    A point is the mean over the seeds that were run for all points above and below it.
+
     Args:
         found: The map.
         labelled: Number of labelled images.
@@ -154,19 +156,25 @@ def step_curves(
             are marked.
     """
     all_steps = sorted({p[3] for p in found.runs if p[1] == labelled})
-    pretrain = [chosen[0]] if chosen else list(found.axis(1, labelled))
+    series = _series([chosen[0]] if chosen else list(found.axis(1, labelled)))
     alt = f"mIoU against the steps of stage 2, {labelled} labelled images. "
     with styled():
         figure = new_figure(WIDTH, 3.3)
         panels = figure.subplots(1, len(measures), squeeze=False)[0]
         for axes, measure in zip(panels, measures, strict=True):
-            for name, kind, steps1, mark in _series(pretrain):
-                curve = {
-                    steps2: summarise(values.values())
-                    for steps2 in all_steps
-                    if (values := found.values(kind, labelled, steps1, steps2, measure=measure))
+            curves: dict[str, dict[int, Summary]] = {}
+            for steps2 in all_steps:
+                values = {
+                    name: held
+                    for name, kind, steps1, _ in series
+                    if (held := found.values(kind, labelled, steps1, steps2, measure=measure))
                 }
-                if curve:
+                shared = set.intersection(*map(set, values.values())) if values else set()
+                for name, held in values.items():
+                    mean = summarise(held[seed] for seed in shared or held)
+                    curves.setdefault(name, {})[steps2] = mean
+            for name, _, _, mark in series:
+                if curve := curves.get(name):
                     _curve(axes, name, curve, mark)
                     said = ", ".join(f"{s.mean:.1f} at {k}" for k, s in curve.items())
                     alt += f"{MEASURE_NAMES[measure]}, {name}: {said}. "
@@ -177,7 +185,8 @@ def step_curves(
             axes.xaxis.set_minor_locator(NullLocator())
             axes.set_xticklabels([str(steps) for steps in all_steps])
             axes.set_xlabel("steps of stage 2")
-            axes.set_title(panel_title(f"{MEASURE_NAMES[measure]}, %", 1 / len(measures)))
+            title = f"{labelled} labelled images: {MEASURE_NAMES[measure]}, %"
+            axes.set_title(panel_title(title, 1 / len(measures)))
         legend_below(figure, panels)
         return Picture(figure, alt.strip())
 
