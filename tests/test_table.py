@@ -355,6 +355,17 @@ def test_costs_stand_beside_a_baseline() -> None:
     assert beside_baselines(rows[2:]) == rows[2:]
 
 
+def test_runs_of_different_arithmetic_are_not_paired() -> None:
+    ce = [
+        {**row(30.0, method="ce", seed=s), "precision": p} for s, p in enumerate(("fp32", "bf16"))
+    ]
+    ours = [{**row(34.0, seed=s), "precision": "fp32"} for s in range(2)]
+    (gain,) = gains([*ce, *ours])
+    assert gain.differences == {0: 4.0}
+    with pytest.raises(ConfigError, match="the same precision"):
+        gains([ce[1], *ours])
+
+
 def test_a_gain_tells_how_many_seeds_its_baselines_share() -> None:
     rows = [row(30.0 + s, method="contrastive", seed=s) for s in range(3)]
     rows += [row(29.0, method="ce", seed=s) for s in range(3)]

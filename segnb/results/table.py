@@ -201,8 +201,9 @@ class Gain:
 def gains(rows: Iterable[Row], measure: str = "miou_val") -> list[Gain]:
     """Gains over each of the cross-entropy baselines, paired by seed, the weakest first.
 
-    A seed without its baseline is left out, and so is one whose baseline of the same compute had
-    fewer image passes. :attr:`Method.baselines` lists the baselines of each method.
+    A seed without its baseline is left out, and so is one whose baseline was computed at another
+    precision, which alone can move a run by a point, or one of the same compute had fewer image
+    passes. :attr:`Method.baselines` lists the baselines of each method.
 
     Raises:
         ConfigError: See :func:`groups`; or no run has a baseline with the same seed.
@@ -220,6 +221,7 @@ def gains(rows: Iterable[Row], measure: str = "miou_val") -> list[Gain]:
                 seed: value - other.values[seed]
                 for seed, value in group.values.items()
                 if seed in other.values
+                and group.rows[seed].get("precision") == other.rows[seed].get("precision")
                 and (
                     baseline in ("cross-entropy", "cross-entropy from ImageNet")
                     or recipe_of(group.rows[seed]).image_passes()
@@ -231,7 +233,7 @@ def gains(rows: Iterable[Row], measure: str = "miou_val") -> list[Gain]:
     if not paired:
         raise ConfigError(
             "no run can be compared: there is no cross-entropy run with the same number of "
-            "labelled images and the same seed"
+            "labelled images, the same seed and the same precision"
         )
     return paired
 
