@@ -305,7 +305,7 @@ def test_too_little_memory_is_told_with_what_to_do(
     ("text", "words"),
     [
         ("{", "is not JSON"),
-        ("[]", "no JSON object"),
+        ("[]", "not a JSON object"),
         ('{"colour": 1}', "no field 'colour'"),
         ('{"temperature": -1}', "temperature is -1"),
     ],

@@ -350,7 +350,7 @@ else:
 for name, size in sorted({(r["dataset"], r["tier"]) for r in rows}):
     try:
         plain = overview.comparable(rows, dataset=name, tier=size)
-        heated = overview.comparable(rows, dataset=name, tier=size, varied=["temperature"])
+        heated = overview.comparable(rows, dataset=name, tier=size, varied={"temperature": None})
     except SegnbError:
         continue  # only studies that change more than the method
     display(Markdown(f"**{name}, {size} tier**"))
