@@ -169,6 +169,20 @@ def test_the_table_has_a_line_a_rival(found: StepMap, capsys: pytest.CaptureFixt
     assert "test" not in text
 
 
+def test_the_table_ends_with_what_fewer_labels_change(found: StepMap) -> None:
+    assert " less " not in step_table(found, measures=["miou_val"])
+    runs = dict(found.runs)
+    for (kind, labelled, pretrain, finetune), held in found.runs.items():
+        # With fewer labels the contrastive runs are 2, 3 and 4 points worse; seed 9 has no partner.
+        lost = {seed: 2.0 + seed if kind == "contrastive" else 0.0 for seed in held}
+        few = {s: {**row, "miou_val": row["miou_val"] - lost[s]} for s, row in held.items()}
+        runs[kind, labelled // 2, pretrain, finetune] = {**few, 9: few[0]}
+    both = replace(found, runs=runs, fractions={**found.fractions, 32: 1 / 16})
+    lines = step_table(both, measures=["miou_val"]).splitlines()[-2:]
+    assert lines[0].startswith("| 32 less 64 | the same fine-tuning | 6 | -3.0 (-5.5 to -0.5) |")
+    assert lines[1].startswith("| 32 less 64 | the same compute | 6 | -3.0 (-5.5 to -0.5) |")
+
+
 def test_the_command_prints_the_table(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["table", "--steps", "--results", str(results)]
     assert cli.main([*words, "--dataset", "shapes", "--tier", "smoke"]) == 0

@@ -19,6 +19,7 @@ def row_of(
     recipe: Recipe,
     splits: Splits,
     session: Session,
+    *,
     begun: dict[str, Any],
     about: dict[str, Any],
     scores: dict[str, Score],

@@ -554,7 +554,15 @@ def _train_and_measure(
         scores |= {name: score, **score.subsets}
     probe.save(folder / "preview.npz", network)
     begun = read_json(folder / "environment.json", Environment, remedy=again(folder))
-    return row_of(recipe, splits, session, begun, about, scores, probe.values)
+    return row_of(
+        recipe,
+        splits,
+        session,
+        begun=begun,
+        about=about,
+        scores=scores,
+        measured=probe.values,
+    )
 
 
 def _train(

@@ -81,12 +81,30 @@ class StepMap:
         classifier and the same stage 2.
         """
         cell = (labelled, pretrain, finetune)
+        differences = self._differences(cell, over=over, measure=measure)
+        return summarise(differences.values()) if differences else None
+
+    def change(
+        self, few: int, many: int, pretrain: int, finetune: int, *, over: Rival, measure: Measure
+    ) -> Summary | None:
+        """The gain with few labelled images less that with many, paired by seed.
+
+        The labelled images of a seed are nested, so the two are not independent. ``None`` if no
+        seed has both.
+        """
+        ours, theirs = (
+            self._differences((labelled, pretrain, finetune), over=over, measure=measure)
+            for labelled in (few, many)
+        )
+        changes = [value - theirs[seed] for seed, value in ours.items() if seed in theirs]
+        return summarise(changes) if changes else None
+
+    def _differences(self, cell: Cell, *, over: Rival, measure: Measure) -> dict[int, float]:
         rival = "ce" if over == "the same fine-tuning" else "ce_pretrained"
         ours, theirs = (
             self.values(kind, *cell, measure=measure) for kind in ("contrastive", rival)
         )
-        differences = [value - theirs[seed] for seed, value in ours.items() if seed in theirs]
-        return summarise(differences) if differences else None
+        return {seed: value - theirs[seed] for seed, value in ours.items() if seed in theirs}
 
     def in_words(self, cell: Cell, *, measure: Measure) -> str:
         """One sentence about a cell: its gain over either rival, and how sure that is."""
@@ -176,13 +194,15 @@ def step_map(rows: Iterable[Row], *, dataset: str, tier: Tier) -> StepMap:
 def step_table(found: StepMap, *, measures: Sequence[Measure]) -> str:
     """Markdown: a column a length of stage 2; a line a rival, number of labels, length of stage 1.
 
-    A cell is the mean gain in points with its 95 % interval, from three seeds on.
+    A cell is the mean gain in points with its 95 % interval, from three seeds on. The last lines
+    are the gain with the fewest labelled images less that with the most.
     """
-    finetune = found.axis(2)
+    finetune, counts = found.axis(2), found.axis(0)
+    few, many = counts[0], counts[-1]
     parts = []
     for measure in measures:
         lines = []
-        for labelled in found.axis(0):
+        for labelled in counts:
             for pretrain in found.axis(1, labelled):
                 for over in RIVALS:
                     gained = [
@@ -192,6 +212,16 @@ def step_table(found: StepMap, *, measures: Sequence[Measure]) -> str:
                     if any(gained):
                         name = f"{labelled} ({fraction_name(found.fractions[labelled])})"
                         lines.append([name, over, str(pretrain), *map(gain_cell, gained)])
+        for pretrain in found.axis(1, few) if few < many else ():
+            for over in RIVALS:
+                changes = [
+                    found.change(few, many, pretrain, steps, over=over, measure=measure)
+                    for steps in finetune
+                ]
+                if any(changes):
+                    lines.append(
+                        [f"{few} less {many}", over, str(pretrain), *map(gain_cell, changes)]
+                    )
         if lines:
             head = ["labelled images", "gain over", "steps of stage 1"]
             head += [f"{steps} steps of stage 2" for steps in finetune]
