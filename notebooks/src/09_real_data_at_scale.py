@@ -186,6 +186,9 @@ if machine.device == "cuda" and machine.devices > 1:
     launch += ["--multi_gpu", "--num_processes", str(machine.devices)]
 else:
     launch += ["--num_processes", "1"]
+if machine.device == "cpu":
+    # Otherwise accelerate gives each process one thread, and sums are then rounded otherwise.
+    launch += ["--num_cpu_threads_per_process", str(torch.get_num_threads())]
 here = os.path.relpath(INTERRUPTED)
 places = ["--runs", here, "--results", here, "--quiet"]
 command = shlex.join([*launch, "-m", *shlex.split(recipe.command()), *places])
@@ -229,8 +232,8 @@ picture
 
 # %% [markdown]
 # **How to read it.** The resumed run lies on the uninterrupted one, because every random number
-# depends on the seed and the step, not on how often a process was started. On one processor the two
-# should be equal to the last digit. On GPUs, some sums are taken in an order that is not fixed, and
+# depends on the seed and the step, not on how often a process was started. On a processor, with as
+# many threads in both, the two should be equal to the last digit. On GPUs, some sums are taken in an order that is not fixed, and
 # several processes draw their crops separately, so there they agree up to noise.
 
 # %% [markdown]
