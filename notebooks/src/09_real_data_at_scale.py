@@ -120,8 +120,12 @@ print(f"a reported run: {longer:.1f} times that, {readable_seconds(longer * esti
 # Now the run itself. Loading and evaluation come on top of training, but the row's time covers
 # training alone, which is what we estimated. (A run that is already finished in its folder is not
 # trained again. Its time is then that of the first training, and its memory next to none.)
+#
+# On a processor, a run uses fewer threads while other programs need the cores. Here the number is
+# fixed, because we want to compare every digit further down.
 
 # %%
+os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
 on_gpu = machine.device == "cuda"
 if on_gpu:
     torch.cuda.reset_peak_memory_stats()
@@ -187,7 +191,7 @@ if machine.device == "cuda" and machine.devices > 1:
 else:
     launch += ["--num_processes", "1"]
 if machine.device == "cpu":
-    # Otherwise accelerate gives each process one thread, and sums are then rounded otherwise.
+    # By default accelerate gives each process one thread, and then sums are rounded differently.
     launch += ["--num_cpu_threads_per_process", str(torch.get_num_threads())]
 here = os.path.relpath(INTERRUPTED)
 places = ["--runs", here, "--results", here, "--quiet"]
@@ -232,9 +236,10 @@ picture
 
 # %% [markdown]
 # **How to read it.** The resumed run lies on the uninterrupted one, because every random number
-# depends on the seed and the step, not on how often a process was started. On a processor, with as
-# many threads in both, the two should be equal to the last digit. On GPUs, some sums are taken in an order that is not fixed, and
-# several processes draw their crops separately, so there they agree up to noise.
+# depends on the seed and the step, not on how often a process was started. On a processor, with the
+# same number of threads in both, the two are equal to the last digit. On GPUs, some sums are taken
+# in an order that is not fixed, and several processes draw their crops separately, so there they
+# agree up to noise.
 
 # %% [markdown]
 # **At full scale** these are the commands, for a machine with one GPU (the first three, sized for
