@@ -12,6 +12,7 @@ from segnb.errors import DataError
 from segnb.methods import MethodName
 from segnb.report import embedding_points, read_preview
 from segnb.results import ledger, previews
+from segnb.widgets.explorer import embeddings_of
 from tools.previews import convert
 
 STAGES = ("initial", "pretrained", "finetuned")
@@ -125,6 +126,21 @@ def test_features_that_no_map_shows_are_left_out(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found["predictions"], whole["predictions"])
         assert embedding_points(found) == {}
     assert set(read_preview(row(names["shown"]), tmp_path)) == set(one)
+    assert convert(tmp_path) == 0
+
+
+def test_of_several_seeds_the_lowest_keeps_its_features(tmp_path: Path) -> None:
+    folder = tmp_path / "previews"
+    rows = [ledger_row(tiny_recipe("contrastive", seed=seed)) for seed in (2, 1)]
+    rows.append(ledger_row(tiny_recipe("contrastive", seed=2, temperature=0.3)))
+    for number, held in enumerate(rows):
+        ledger.add(tmp_path / "ledger.jsonl", held)
+        previews.store(folder, str(held["recipe_hash"]), made(number))
+    assert convert(tmp_path) == 1
+    kept = [set(read_preview(held, tmp_path)) for held in rows]
+    assert kept == [{"ids", "predictions"}, set(made()), set(made())]
+    with pytest.raises(DataError, match="no features of this run; `segnb run"):
+        embeddings_of({**rows[0], "command": "segnb run --seed 2"}, tmp_path)
     assert convert(tmp_path) == 0
 
 

@@ -4,8 +4,9 @@
 
     python tools/previews.py [RESULTS]     those that are lean already stay as they are
 
-Features of runs that no map is drawn of are left out, and files of features that no preview names
-any more are removed.
+Features of runs that no map is drawn of are left out: pictures show one seed, so of runs that
+differ only in the seed, the lowest keeps its features. Files of features that no preview names any
+more are removed.
 """
 
 from __future__ import annotations
@@ -16,17 +17,21 @@ from pathlib import Path
 import numpy as np
 
 from segnb.results import ledger, previews
+from segnb.results.method import recipe_of
 
 
 def convert(results: Path) -> int:
     """Write the previews of a ledger's rows again where needed; returns how many."""
     folder, count = results / "previews", 0
     named: set[str] = set()
-    for row in ledger.read(results / "ledger.jsonl"):
+    whole: set[str] = set()  # recipes but for their seed
+    for row in sorted(ledger.read(results / "ledger.jsonl"), key=lambda row: int(row["seed"])):
         path = folder / f"{ledger.file_name(row)}.npz"
         if not path.is_file():
             continue
-        features = previews.drawn(row["method"])
+        but_for_seed = recipe_of(row).replace(seed=0).hash
+        features = previews.drawn(row["method"]) and but_for_seed not in whole
+        whole.add(but_for_seed)
         arrays = _arrays(path)
         stages = [value for key, value in arrays.items() if key.startswith("embeddings_")]
         if stages and not (features and any(map(previews.is_stored, stages))):

@@ -372,6 +372,10 @@ def embeddings_of(row: table.Row, results: Path) -> Picture:
 def _embedding_maps(results: str, name: str, dataset: str, command: str) -> Picture:
     # Cached, because t-SNE takes seconds and a reader moves the sliders back and forth.
     preview = report.read_preview({"log": f"logs/{name}.jsonl", "command": command}, Path(results))
+    if "labels" not in preview:
+        raise DataError(
+            f"no map: the ledger keeps no features of this run; `{command}` makes them again"
+        )
     labels = preview["labels"]
     if len(labels) == 0:
         raise DataError(f"no map: no labelled pixel was measured in the run `{command}`")
