@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from segnb.errors import ConfigError
 from segnb.plots import Picture
 from segnb.recipe import Recipe, preset
 from segnb.results import ledger
-from segnb.results.step_map import StepMap, step_map, step_table
+from segnb.results.step_map import RIVALS, StepMap, step_map, step_table
 from segnb.widgets.step_map import StepMapExplorer, cell_parts
 
 pytest_plugins = ["tiny"]
@@ -177,10 +178,14 @@ def test_the_table_ends_with_what_fewer_labels_change(found: StepMap) -> None:
         lost = {seed: 2.0 + seed if kind == "contrastive" else 0.0 for seed in held}
         few = {s: {**row, "miou_val": row["miou_val"] - lost[s]} for s, row in held.items()}
         runs[kind, labelled // 2, pretrain, finetune] = {**few, 9: few[0]}
-    both = replace(found, runs=runs, fractions={**found.fractions, 32: 1 / 16})
-    lines = step_table(both, measures=["miou_val"]).splitlines()[-2:]
-    assert lines[0].startswith("| 32 less 64 | the same fine-tuning | 6 | -3.0 (-5.5 to -0.5) |")
-    assert lines[1].startswith("| 32 less 64 | the same compute | 6 | -3.0 (-5.5 to -0.5) |")
+        runs[kind, labelled * 2, pretrain, finetune] = held
+    fractions = {**found.fractions, 32: 1 / 16, 128: 1 / 4}
+    several = replace(found, runs=runs, fractions=fractions)
+    lines = step_table(several, measures=["miou_val"]).splitlines()[-4:]
+    for line, start in zip(
+        lines, itertools.product(("32 less 64", "32 less 128"), RIVALS), strict=True
+    ):
+        assert line.startswith(f"| {' | '.join(start)} | 6 | -3.0 (-5.5 to -0.5) |")
 
 
 def test_the_command_prints_the_table(results: Path, capsys: pytest.CaptureFixture[str]) -> None:

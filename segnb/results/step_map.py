@@ -6,6 +6,7 @@ stage takes, and on what it is compared with. The map holds the runs that differ
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -195,10 +196,10 @@ def step_table(found: StepMap, *, measures: Sequence[Measure]) -> str:
     """Markdown: a column a length of stage 2; a line a rival, number of labels, length of stage 1.
 
     A cell is the mean gain in points with its 95 % interval, from three seeds on. The last lines
-    are the gain with the fewest labelled images less that with the most.
+    are the gain with the fewest labelled images less that with more.
     """
     finetune, counts = found.axis(2), found.axis(0)
-    few, many = counts[0], counts[-1]
+    few = counts[0]
     parts = []
     for measure in measures:
         lines = []
@@ -212,16 +213,13 @@ def step_table(found: StepMap, *, measures: Sequence[Measure]) -> str:
                     if any(gained):
                         name = f"{labelled} ({fraction_name(found.fractions[labelled])})"
                         lines.append([name, over, str(pretrain), *map(gain_cell, gained)])
-        for pretrain in found.axis(1, few) if few < many else ():
-            for over in RIVALS:
-                changes = [
-                    found.change(few, many, pretrain, steps, over=over, measure=measure)
-                    for steps in finetune
-                ]
-                if any(changes):
-                    lines.append(
-                        [f"{few} less {many}", over, str(pretrain), *map(gain_cell, changes)]
-                    )
+        for many, pretrain, over in itertools.product(counts[1:], found.axis(1, few), RIVALS):
+            changes = [
+                found.change(few, many, pretrain, steps, over=over, measure=measure)
+                for steps in finetune
+            ]
+            if any(changes):
+                lines.append([f"{few} less {many}", over, str(pretrain), *map(gain_cell, changes)])
         if lines:
             head = ["labelled images", "gain over", "steps of stage 1"]
             head += [f"{steps} steps of stage 2" for steps in finetune]
