@@ -635,3 +635,110 @@ def test_a_folder_called_like_a_registered_set_gets_a_name_of_its_own(
     (folder / "dataset.toml").unlink()
     assert describe(folder).description.name == f"{name}-own"
     assert len(datasets.load(str(folder), "train")) > 0
+
+
+def _through_jpeg(mask: Image.Image, quality: int) -> Image.Image:
+    stored = io.BytesIO()
+    mask.save(stored, "JPEG", quality=quality)
+    return Image.open(stored).convert(mask.mode)
+
+
+def _resized(mask: Image.Image, how: Image.Resampling) -> Image.Image:
+    width, height = mask.size
+    return mask.resize((width * 3 // 4, height * 3 // 4), how).resize((width, height), how)
+
+
+SMOOTHED: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "JPEG, fine": lambda mask: _through_jpeg(mask, 92),
+    "JPEG, coarse": lambda mask: _through_jpeg(mask, 75),
+    "bilinear": lambda mask: _resized(mask, Image.Resampling.BILINEAR),
+    "bicubic": lambda mask: _resized(mask, Image.Resampling.BICUBIC),
+}
+
+
+def large_truth(number: int) -> Mask:
+    return np.kron(truth(number) % IGNORE, np.ones((4, 4), np.uint8))
+
+
+@pytest.mark.parametrize(
+    "values", [COLOURS, (0, 4, 7), (0, 90, 200)], ids=["colour", "ids", "grey"]
+)
+@pytest.mark.parametrize("how", SMOOTHED)
+def test_smoothed_masks_are_told_and_their_blends_are_void(
+    tmp_path: Path, values: Any, how: str
+) -> None:
+    if how.startswith("JPEG") and values == (0, 4, 7):
+        pytest.skip("JPEG changes such numbers beyond recognition")
+    table = np.array(values, np.uint8)
+    for number in range(COUNT):
+        noise = np.random.default_rng(number).integers(0, 256, (96, 144, 3))
+        save(noise.astype(np.uint8), tmp_path / "images" / f"p{number:02d}.png")
+        mask = SMOOTHED[how](Image.fromarray(table[large_truth(number)]))
+        save(np.asarray(mask), tmp_path / "masks" / f"p{number:02d}.png")
+    found = describe(tmp_path)
+    assert any("the edges in the masks are smoothed" in note for note in found.notes)
+    assert found.description.other == "void"
+    assert 'other = "void"' in (tmp_path / FILE).read_text()
+    assert found.shares["void"] > 0.01
+    assert sum(found.shares.values()) == pytest.approx(1)
+    if how.startswith("JPEG") and len(found.description.classes) > 3:
+        # Grey values near a class may be classes; the note says what to do.
+        assert max(found.shares[one.name] for one in found.description.classes[3:]) < 0.05
+        return
+    ids = [found.description.classes.index(one) for one in found.description.classes]
+    assert ids == [0, 1, 2]
+    order = np.argsort([_nearest(one.values[0], values) for one in found.description.classes])
+    for split in datasets.get(str(tmp_path)).splits:
+        data = datasets.load(str(tmp_path), split)
+        for index, name in enumerate(data.ids):
+            mask = data[index].mask
+            known = mask != IGNORE
+            true = order[large_truth(int(name[1:]))]
+            assert known.mean() > 0.4
+            assert (mask[known] == true[known]).mean() > 0.98, name
+
+
+def _nearest(value: Any, values: Sequence[Any]) -> int:
+    apart = [np.abs(np.subtract(value, one)).max() for one in values]
+    return int(np.argmin(apart))
+
+
+@pytest.mark.parametrize("kind", ["points", "thin", "small"])
+def test_points_lines_and_small_objects_are_no_blends(tmp_path: Path, kind: str) -> None:
+    draw = np.random.default_rng(0)
+    for number in range(COUNT):
+        save(photo(number), tmp_path / "images" / f"p{number:02d}.png")
+        mask = np.full(SIZE, 255, np.uint8)
+        mask[:, :8] = 0
+        if kind == "points":
+            for value in range(1, 12):
+                mask[draw.integers(1, 23), draw.integers(9, 35)] = value
+        elif kind == "thin":
+            mask[3::5, 9:] = 1
+            mask[:, 9:] = np.where(mask[:, 9:] == 255, 2, mask[:, 9:])
+        else:
+            for value in range(1, 8):
+                mask[3 * value - 2 : 3 * value + 1, 10 + value : 14 + value] = value
+        save(mask, tmp_path / "masks" / f"p{number:02d}.png")
+    found = look(tmp_path)
+    assert found.description.other == "refused"
+    assert not any("smoothed" in note for note in found.notes)
+
+
+def test_other_values_are_refused_unless_the_file_says_void(tmp_path: Path) -> None:
+    pictures(tmp_path / "images")
+    indexed(tmp_path / "masks", (0, 4, 7), 255)
+    describe(tmp_path)
+    toml = tmp_path / FILE
+    text = toml.read_text()
+    indexed(tmp_path / "masks", (0, 4, 9), 255)  # 9 stands for what was 7
+    with pytest.raises(DataError, match='add it to void, or write other = "void"'):
+        read_all(tmp_path)
+    toml.write_text(text.replace("\nformat", '\nother = "void"\nformat'))
+    data = datasets.load(str(tmp_path), "train")
+    number = int(data.ids[0][1:])
+    expected = np.array([0, 1, IGNORE, *[IGNORE] * 253], np.uint8)[truth(number)]
+    np.testing.assert_array_equal(data[0].mask, expected)
+    toml.write_text(text.replace("\nformat", '\nother = "zero"\nformat'))
+    with pytest.raises(DataError, match="other is 'zero'; choose one of refused, void"):
+        read_description(tmp_path)

@@ -38,9 +38,16 @@ class Labels:
         if description.format in ("index", "colour"):
             size = _NUMBERS if description.format == "index" else _COLOURS
             # Unknown values have an id that no class can have.
-            self._table = np.full(size, _UNKNOWN, np.uint16)
+            other = IGNORE if description.other == "void" else _UNKNOWN
+            self._table = np.full(size, other, np.uint16)
             for value, label in self.labels.items():
                 self._table[_code(value)] = label
+
+    @property
+    def meaning(self) -> tuple[tuple[str | Value, str | int], ...]:
+        """What values stand for: two folders of equal bytes and equal meaning are the same data."""
+        other = self.description.other
+        return (*self.labels.items(), *((("other", other),) if other != "refused" else ()))
 
     def mask(self, item: Item) -> Bytes:
         """The mask of a labelled image, ``[H, W]`` in class ids.
@@ -61,7 +68,8 @@ class Labels:
             share = 100 * len(wrong) / codes.size
             raise DataError(
                 f"{path} holds {value} ({share:.2g} % of it unknown), which is neither a class nor "
-                f"void in dataset.toml; add a class with value = {value}, or add it to void"
+                f"void in dataset.toml; add a class with value = {value}, add it to void, or write "
+                f'other = "void" to make all such values void'
             )
         return found.astype(np.uint8)
 

@@ -186,7 +186,7 @@ def _faults(splits: Mapping[Split, SplitCheck], looks: Mapping[Split, list[_Look
         f"every pixel of {name} is void, so there is nothing to learn or to score; check `void` "
         f"and the values of the classes"
         for name, one in splits.items()
-        if not any(one.seen)
+        if not any(one.seen) and any(not look.fault for look in looks[name])
     ]
     return listed
 

@@ -69,7 +69,7 @@ class OwnSplit:
         Raises:
             DataError: A file is missing.
         """
-        meaning = (RULES, self.info.name, *self._labels.labels.items())
+        meaning = (RULES, self.info.name, *self._labels.meaning)
         digest = hashlib.sha256(repr(meaning).encode())
         for item in self.items:
             stamps = [stamp(path) for path in (item.image, item.labels) if path is not None]
@@ -80,7 +80,7 @@ class OwnSplit:
         """What the labels mean, and the files whose bytes decide all samples, in order."""
         entries = [(item.id, item.entry, item.labels is None) for item in self.items]
         files = [path for one in self.items for path in (one.image, one.labels) if path is not None]
-        return repr((self.info.name, *self._labels.labels.items(), entries)), files
+        return repr((self.info.name, *self._labels.meaning, entries)), files
 
 
 def open_splits(folder: Path, description: Description) -> dict[Split, OwnSplit]:

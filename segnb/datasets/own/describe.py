@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from segnb.datasets.base import IGNORE, Split
+from segnb.datasets.own import smoothed
 from segnb.datasets.own.annotations import (
     colour_codes,
     numbers_of,
@@ -27,6 +27,7 @@ from segnb.datasets.own.description import (
     Colour,
     Description,
     Format,
+    Other,
     OwnClass,
     Splits,
     Value,
@@ -168,8 +169,9 @@ def look(folder: Path) -> Found:
     labelled = [item for item in items if item.labels is not None]
     sample = [labelled[i * len(labelled) // SAMPLE] for i in range(SAMPLE)]
     sample = sample if len(labelled) > SAMPLE else labelled
+    blended = 0
     if form in ("index", "colour"):
-        form, counts, colours = _values(sample, notes)
+        form, counts, colours, blended = _values(sample, notes)
         named = _class_list(
             [p for p in files if p.suffix.lower() in (".txt", ".csv")], form, counts, colours, notes
         )
@@ -179,11 +181,12 @@ def look(folder: Path) -> Found:
     else:
         counts, colours, named = _shapes(sample), {}, {}
     classes, void = _classes(form, counts, colours, named, notes)
-    about = replace(about, format=form, classes=classes, void=void)
+    other: Other = "void" if blended else "refused"
+    about = replace(about, format=form, classes=classes, void=void, other=other)
     about = replace(about, splits=_splits(folder, about, files, items, notes))
     owner = {value: one.name for one in classes for value in one.values}
-    total = sum(counts.values())
-    shares: Counter[str] = Counter()
+    total = sum(counts.values()) + blended
+    shares: Counter[str] = Counter({"void": blended} if blended else {})
     for value, count in counts.items():
         shares[owner.get(value, "void")] += count
     return Found(
@@ -206,8 +209,8 @@ def _name_of(folder: Path) -> str:
 
 def _values(
     sample: Sequence[Item], notes: list[str]
-) -> tuple[Format, dict[Value, int], dict[Value, Colour]]:
-    """The encoding of masks, their pixels by value, and the colours of palettes."""
+) -> tuple[Format, dict[Value, int], dict[Value, Colour], int]:
+    """The encoding of masks, their pixels by value, the colours of palettes, and blended pixels."""
     paths = [item.labels for item in sample if item.labels is not None]
     palettes = [read_palette(path) for path in paths]
     form: Format = "index"
@@ -224,22 +227,27 @@ def _values(
                 "their numbers"
             )
     counts: Counter[int] = Counter()
+    blends: set[int] = set()
     if form == "index":
         try:
-            counts = _count(paths, numbers_of)
+            counts, blends = smoothed.count(map(numbers_of, paths), colours=False)
+            # The numbers of a palette are names; a blend has a colour, not a number in between.
+            blends = set() if shown else blends
         except DataError:
             form = "colour"
     if form == "colour":
-        colours, counts = {}, _count(paths, colour_codes)
-    return form, {value_of(code, form): count for code, count in counts.items()}, colours
-
-
-def _count(paths: Iterable[Path], read: Any) -> Counter[int]:
-    counts: Counter[int] = Counter()
-    for path in paths:
-        values, found = np.unique(read(path), return_counts=True)
-        counts.update(dict(zip(values.tolist(), found.tolist(), strict=True)))
-    return counts
+        colours = {}
+        counts, blends = smoothed.count(map(colour_codes, paths), colours=True)
+    blended = sum(counts.pop(value) for value in blends)
+    if blends:
+        share = 100 * blended / (blended + counts.total())
+        notes.append(
+            f"the edges in the masks are smoothed: {len(blends)} values ({share:.2g} % of the "
+            f"pixels) are blends of others, and void by the line `other`. Better export the masks "
+            f"again without smoothing, and not through JPEG. If one of these classes is a blend "
+            f"too, remove it"
+        )
+    return form, {value_of(code, form): count for code, count in counts.items()}, colours, blended
 
 
 def _class_list(

@@ -28,6 +28,9 @@ FILE = "dataset.toml"
 #: How labels are stored: class numbers in a picture, colours in a picture, COCO or LabelMe JSON.
 Format = Literal["index", "colour", "coco", "labelme"]
 
+#: What a value means that is neither a class nor in ``void``.
+Other = Literal["refused", "void"]
+
 Colour: TypeAlias = tuple[int, int, int]
 #: What stands for a class: a number, a colour, or the name in a JSON file.
 Value: TypeAlias = "int | Colour | str"
@@ -41,7 +44,7 @@ VAL_SHARE = 0.2
 #: Ids are stored in a byte, and 255 is void.
 MOST_CLASSES = 255
 
-_KEYS = ("name", "format", "void", "licence", "homepage", "classes", "files", "splits")
+_KEYS = ("name", "format", "void", "other", "licence", "homepage", "classes", "files", "splits")
 #: Part of names of caches, runs and figures. ``@`` separates a name from a path in recipes.
 _NAME = re.compile(r"\w([\w .-]{0,58}[\w-])?")
 
@@ -109,6 +112,7 @@ class Description:
         format: How the labels are stored.
         classes: The classes, in the order of their ids.
         void: Values of pixels without a label.
+        other: What all other values in a mask mean.
         files: Where images and masks are.
         splits: How images are divided.
         licence: Terms of use.
@@ -120,6 +124,7 @@ class Description:
     classes: tuple[OwnClass, ...]
     void: tuple[Value, ...]
     files: tuple[Files, ...]
+    other: Other = "refused"
     splits: Splits = Splits()
     licence: str = "Not stated."
     homepage: str = ""
@@ -229,6 +234,11 @@ def to_toml(description: Description, *, notes: Mapping[str, str] | None = None)
         "",
         f"format = {_toml(description.format)}  # {_FORMATS[description.format]}",
         f"void = {_toml(list(description.void))}  # values of pixels without a label",
+        *(
+            [f"other = {_toml(description.other)}  # the meaning of all values not named here"]
+            if description.other != "refused"
+            else []
+        ),
         "",
         "# The * stands for the same text in both.",
     ]
@@ -312,6 +322,11 @@ class _Reader:
             self.fail("format", f"is {found!r}", f"choose one of {', '.join(get_args(Format))}")
         form: Format = found  # type: ignore[assignment]
         void = self.values(table.get("void", []), "void", form, many=True)
+        other = self.text(table, "other", usual="refused")
+        if other not in get_args(Other):
+            self.fail("other", f"is {other!r}", f"choose one of {', '.join(get_args(Other))}")
+        if other != "refused" and form in ("coco", "labelme"):
+            self.fail("other", f"is {other!r}", f"remove it, for {form} has names, not values")
         files = self.files(table, form)
         classes = self.classes(table, form, void)
         if form == "index" and "void" not in table:
@@ -322,6 +337,7 @@ class _Reader:
             format=form,
             classes=classes,
             void=void,
+            other=other,  # type: ignore[arg-type]
             files=files,
             splits=self.splits(table, files),
             licence=self.text(table, "licence", usual="Not stated."),

@@ -16,10 +16,11 @@ from segnb.datasets.own import coco, labelme
 from segnb.datasets.own.annotations import colour_codes, numbers_of
 from segnb.datasets.own.description import Files, Format
 from segnb.datasets.own.patterns import ENDINGS
+from segnb.datasets.own.smoothed import is_mostly_solid
 from segnb.errors import DataError, SegnbError
 from segnb.records import read_json
 
-#: A picture with more values than this is a photo, or a mask whose edges were blurred.
+#: A picture with more values than this is a photo, or a mask whose edges were smoothed.
 MOST_VALUES = 256
 
 #: What is put between the name of an image and the ending of its mask.
@@ -230,7 +231,8 @@ def _is_label(path: Path) -> bool:
         return True
     for read in (numbers_of, colour_codes):
         with contextlib.suppress(SegnbError):
-            return len(np.unique(read(path))) <= MOST_VALUES
+            values = read(path)
+            return len(np.unique(values)) <= MOST_VALUES or is_mostly_solid(values)
     return False
 
 
