@@ -742,3 +742,72 @@ def test_other_values_are_refused_unless_the_file_says_void(tmp_path: Path) -> N
     toml.write_text(text.replace("\nformat", '\nother = "zero"\nformat'))
     with pytest.raises(DataError, match="other is 'zero'; choose one of refused, void"):
         read_description(tmp_path)
+
+
+def _save_text(text: str) -> Callable[[Path, Mask], None]:
+    return lambda path, mask: path.write_text(text)
+
+
+UNFOUND: dict[str, tuple[str, Callable[[Path, Mask], None], str]] = {
+    "YOLO": (
+        "labels/p{:02d}.txt",
+        _save_text("0 0.1 0.1 0.5 0.1 0.5 0.5"),
+        "8 files fit by name, but end in .txt, which segnb does not read; export masks as PNG",
+    ),
+    "NumPy": ("masks/p{:02d}.npy", lambda path, mask: np.save(path, mask), "but end in .npy"),
+    "JPEG": (
+        "masks/p{:02d}.jpg",
+        lambda path, mask: Image.fromarray(mask).save(path),
+        "masks/p00.jpg is a JPEG, which changes labels; export the masks as PNG",
+    ),
+    "capital letters": (
+        "masks/P{:02d}.png",
+        lambda path, mask: Image.fromarray(mask).save(path),
+        "masks/P00.png and images/p00.png differ in capital letters",
+    ),
+    "another ending": (
+        "masks/p{:02d}_final.png",
+        lambda path, mask: Image.fromarray(mask).save(path),
+        "masks/p00_final.png seems to belong to images/p00.png; rename the masks",
+    ),
+    "unreadable": (
+        "masks/p{:02d}.png",
+        lambda path, mask: Image.fromarray(np.dstack([mask, mask]), "LA").save(path),
+        "masks/p00.png can't be read as a mask: its colours",
+    ),
+    "photos": (
+        "masks/p{:02d}.png",
+        lambda path, mask: save(photo(3), path),
+        "masks/p00.png fits images/p00.png, but looks like a photo",
+    ),
+    "nothing": (
+        "notes/{:02d}.md",
+        _save_text("to do"),
+        "masks in a folder of their own or with an ending such as _mask",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNFOUND)
+def test_labels_that_cannot_be_found_are_explained(tmp_path: Path, kind: str) -> None:
+    name, write, said = UNFOUND[kind]
+    pictures(tmp_path / "images", ending=".png")
+    for number in range(COUNT):
+        path = tmp_path / name.format(number)
+        path.parent.mkdir(exist_ok=True)
+        write(path, truth(number))
+    with pytest.raises(DataError, match="no labels that fit them were found: ") as told:
+        describe(tmp_path)
+    assert said in str(told.value)
+
+
+def test_several_masks_of_an_image_are_explained(tmp_path: Path) -> None:
+    pictures(tmp_path / "images")
+    for number in range(COUNT):
+        for name in ("cat", "dog"):
+            save(truth(number), tmp_path / "masks" / f"p{number:02d}_{name}.png")
+    said = (
+        r"p00_cat\.png and masks/p00_dog\.png both seem to belong to images/p00\.jpg; segnb takes"
+    )
+    with pytest.raises(DataError, match=said):
+        describe(tmp_path)
