@@ -92,7 +92,7 @@ def test_copies_across_splits_are_named(folder: Path) -> None:
     copy = Image.open(folder / "images" / f"{train[0]}.jpg").resize((38, 28)).resize((40, 30))
     copy.save(folder / "images" / f"{val[0]}.jpg", quality=80)
     (warning,) = check(folder).warnings
-    assert warning.startswith("1 images nearly equal one of another split")
+    assert warning.startswith("1 image nearly the same as one of another split")
     assert f"{train[0]} (train) and {val[0]} (val)" in warning
 
 
@@ -125,7 +125,7 @@ def test_turned_photos_are_counted(folder: Path) -> None:
     picture.save(folder / "images" / "01.jpg", exif=exif)
     found = check(folder)
     assert found.faults == ()  # upright, it has the size of its mask
-    assert "1 images have an orientation flag" in found.warnings[0]
+    assert "1 image with an orientation flag" in found.warnings[0]
 
 
 def test_the_contact_sheet_shows_all_splits(folder: Path) -> None:

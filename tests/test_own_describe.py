@@ -264,7 +264,7 @@ def test_what_cannot_be_described_is_said(tmp_path: Path) -> None:
         look(tmp_path)
     for number in range(COUNT):
         save(truth(number) * 0, tmp_path / "masks" / f"p{number:02d}.png")
-    with pytest.raises(DataError, match="the labels hold 1 classes"):
+    with pytest.raises(DataError, match="the labels hold 1 class;"):
         look(tmp_path)
 
 
@@ -752,9 +752,9 @@ UNFOUND: dict[str, tuple[str, Callable[[Path, Mask], None], str]] = {
     "YOLO": (
         "labels/p{:02d}.txt",
         _save_text("0 0.1 0.1 0.5 0.1 0.5 0.5"),
-        "8 files fit by name, but end in .txt, which segnb does not read; export masks as PNG",
+        "8 files with names that fit, but in .txt, which segnb does not read; export",
     ),
-    "NumPy": ("masks/p{:02d}.npy", lambda path, mask: np.save(path, mask), "but end in .npy"),
+    "NumPy": ("masks/p{:02d}.npy", lambda path, mask: np.save(path, mask), "but in .npy, which"),
     "JPEG": (
         "masks/p{:02d}.jpg",
         lambda path, mask: Image.fromarray(mask).save(path),
@@ -796,7 +796,7 @@ def test_labels_that_cannot_be_found_are_explained(tmp_path: Path, kind: str) ->
         path = tmp_path / name.format(number)
         path.parent.mkdir(exist_ok=True)
         write(path, truth(number))
-    with pytest.raises(DataError, match="no labels that fit them were found: ") as told:
+    with pytest.raises(DataError, match="no labels that fit were found: ") as told:
         describe(tmp_path)
     assert said in str(told.value)
 

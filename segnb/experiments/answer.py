@@ -32,6 +32,7 @@ from segnb.results import ledger
 from segnb.results.table import fraction_name
 from segnb.training import TrainingStopped
 from segnb.weights import PACKAGED
+from segnb.words import counted
 
 #: From the cheapest to the most laborious.
 METHODS: tuple[MethodName, ...] = ("ce", "ce_long", "contrastive")
@@ -159,7 +160,7 @@ class Answer:
         """What to use, whether the two stages are worth it, and whether labels would help."""
         most = max(self.scores[self.use])
         mean = statistics.fmean(self.scores[self.use][most].values())
-        best = f"{KINDS[self.use].name}: mIoU {mean:.1f} with {most} labelled images"
+        best = f"{KINDS[self.use].name}: mIoU {mean:.1f} with {counted(most, 'labelled image')}"
         if self.use == METHODS[0] and not any(gain.sure for gain in self.gains):
             first = f"Use {best}; nothing that takes longer was shown to be better."
         else:
@@ -177,7 +178,7 @@ class Answer:
             )
         fewer, _ = sorted(self.scores[self.use])[-2:]
         third = (
-            f"{most} labelled images beside {fewer}: {self.labels}, "
+            f"{counted(most, 'labelled image')} beside {fewer}: {self.labels}, "
             f"{_verdict(self.labels, 'so more labels are likely to help', 'fewer were enough')}."
         )
         return first, second, third

@@ -14,6 +14,7 @@ from segnb.experiments.sweep import grid, remaining, sweep
 from segnb.recipe import DatasetName, Recipe, Tier, preset
 from segnb.results.ledger import RESULTS
 from segnb.training import TrainingStopped
+from segnb.words import counted
 
 #: Data set and label fraction, the most informative first. Each is a whole comparison: three
 #: methods with three seeds.
@@ -70,7 +71,7 @@ def campaign(
     results, root = options.get("results", RESULTS), options.get("root")
     left = len(remaining(wanted, results, root=root))
     if left:
-        say(f"{left} of {len(wanted)} recipes left; repeat the command to continue")
+        say(f"{left} of {counted(len(wanted), 'recipe')} left; repeat the command to continue")
     else:
         say(f"all {len(wanted)} recipes are in the ledger")
     return left

@@ -19,6 +19,7 @@ from segnb.recipe import Recipe
 from segnb.records import differing
 from segnb.results import ledger
 from segnb.training import TrainingStopped
+from segnb.words import counted
 
 
 def grid(base: Recipe, **choices: Sequence[Any]) -> list[Recipe]:
@@ -75,7 +76,8 @@ def plan(recipes: Sequence[Recipe], left: Sequence[Recipe], *, runs: Path = RUNS
         left: Those that are not in the ledger.
         runs: The folder of the runs, and of the stored stage 1s.
     """
-    text = f"{len(recipes)} recipes: {len(recipes) - len(left)} in the ledger, {len(left)} to run"
+    done = len(recipes) - len(left)
+    text = f"{counted(len(recipes), 'recipe')}: {done} in the ledger, {len(left)} to run"
     if not left:
         return text
     held = stage1.held(runs)
@@ -84,7 +86,7 @@ def plan(recipes: Sequence[Recipe], left: Sequence[Recipe], *, runs: Path = RUNS
         ready = len(sharing.keys() & held)
         low, high = min(sharing.values()), max(sharing.values())
         each = str(low) if low == high else f"{low} to {high}"
-        text += f"\nstage 1: {len(sharing)} for {sharing.total()} recipes ({each} each)"
+        text += f"\nstage 1: {len(sharing)} for {counted(sharing.total(), 'recipe')} ({each} each)"
         text += f"; {ready} held, {len(sharing) - ready} to train"
     alone = sum(recipe.image_passes() for recipe in left)
     text += f"\nimage passes: {passes_to_train(left, held):,}"
@@ -228,8 +230,8 @@ def outcome(row: ledger.Row) -> str:
     """The result of a run in one line."""
     test = "" if row["miou_test"] is None else f", test {row['miou_test']:.1f}"
     return (
-        f"mIoU val {row['miou_val']:.1f}{test} with {row['labelled']} labelled images, "
-        f"{row['steps']} steps, {readable_seconds(row['seconds'])}"
+        f"mIoU val {row['miou_val']:.1f}{test} with {counted(row['labelled'], 'labelled image')}, "
+        f"{counted(row['steps'], 'step')}, {readable_seconds(row['seconds'])}"
     )
 
 

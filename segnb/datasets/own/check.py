@@ -19,6 +19,7 @@ from segnb.datasets.own.duplicates import difference_hash, near_duplicates
 from segnb.datasets.own.scan import Item
 from segnb.datasets.reading import is_turned
 from segnb.errors import DataError
+from segnb.words import counted
 
 #: Faults of one kind that are listed; the rest is counted.
 MOST_LISTED = 5
@@ -71,7 +72,7 @@ class Check:
         for name, one in self.splits.items():
             bare = one.images - one.labelled
             lines.append(
-                f"  {name:<6} {one.images} images"
+                f"  {name:<6} {counted(one.images, 'image')}"
                 + (f", {bare} of them without labels" if bare else "")
                 + f", {100 * one.void:.1f} % of the pixels void"
             )
@@ -181,7 +182,7 @@ def _faults(splits: Mapping[Split, SplitCheck], looks: Mapping[Split, list[_Look
     found = [one.fault for many in looks.values() for one in many if one.fault]
     listed = found[:MOST_LISTED]
     if len(found) > MOST_LISTED:
-        listed.append(f"{len(found) - MOST_LISTED} more files cannot be used")
+        listed.append(f"{counted(len(found) - MOST_LISTED, 'more file')} cannot be used")
     listed += [
         f"every pixel of {name} is void, so there is nothing to learn or to score; check `void` "
         f"and the values of the classes"
@@ -210,8 +211,8 @@ def _warnings(
     turned = sum(one.turned for many in looks.values() for one in many)
     if turned:
         found.append(
-            f"{turned} images have an orientation flag; segnb turns them upright before it "
-            f"compares them with their masks: look at them on the contact sheet"
+            f"{counted(turned, 'image')} with an orientation flag: segnb turns such images upright "
+            f"before it compares them with their masks; look at them on the contact sheet"
         )
     if any(one.void > 0.5 for one in splits.values()):
         found.append(
@@ -224,7 +225,8 @@ def _warnings(
             places.setdefault(description.splits.group_of(image), set()).add(name)
     if torn := [group for group, names in places.items() if len(names) > 1]:
         found.append(
-            f"{len(torn)} groups have images in several splits ({', '.join(map(repr, torn[:3]))}), "
+            f"{counted(len(torn), 'group')} with images in several splits "
+            f"({', '.join(map(repr, torn[:3]))}), "
             f"so scores will be too good; leave the splits to splits, group, or correct it"
         )
     hashes = {
@@ -238,8 +240,8 @@ def _warnings(
     if pairs := near_duplicates(hashes):
         examples = ", ".join(f"{i} ({a}) and {j} ({b})" for (a, i), (b, j) in pairs[:3])
         found.append(
-            f"{len(pairs)} images nearly equal one of another split, so scores will be too good: "
-            f"{examples}; keep such images together with splits, group"
+            f"{counted(len(pairs), 'image')} nearly the same as one of another split, so scores "
+            f"will be too good: {examples}; keep such images together with splits, group"
         )
     return found
 

@@ -42,6 +42,7 @@ from segnb.datasets.own.sources import SPLITS, find_sources
 from segnb.datasets.reading import read_palette
 from segnb.errors import DataError
 from segnb.files import write_atomic
+from segnb.words import counted
 
 #: At most this many masks are read, spread evenly over the folder.
 SAMPLE = 300
@@ -96,11 +97,13 @@ class Found:
 
     def __str__(self) -> str:
         about = self.description
-        lines = [f"{self.images} images, {self.labelled} of them with labels ({about.format})"]
+        lines = [
+            f"{counted(self.images, 'image')}, {self.labelled} of them with labels ({about.format})"
+        ]
         for files in about.files:
             split = f"  ({files.split})" if files.split else ""
             lines.append(f"  {files.images}  {files.masks or 'without labels'}{split}")
-        lines.append(f"classes, with their share of the pixels of {self.read} masks:")
+        lines.append(f"classes, with their share of the pixels of {counted(self.read, 'mask')}:")
         for one in about.classes:
             values = ", ".join(map(str, one.values))
             lines.append(
@@ -307,7 +310,7 @@ def _classes(
         rows, void = _named_values(form, counts, colours, named, notes)
     if not 2 <= len(rows) <= IGNORE:
         raise DataError(
-            f"the labels hold {len(rows)} classes; segnb takes 2 to {IGNORE}. "
+            f"the labels hold {counted(len(rows), 'class', 'classes')}; segnb takes 2 to {IGNORE}. "
             + (
                 "Masks whose edges were blurred hold many values: export them as PNG without "
                 "smoothing"

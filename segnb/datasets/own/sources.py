@@ -19,6 +19,7 @@ from segnb.datasets.own.patterns import ENDINGS
 from segnb.datasets.own.smoothed import is_mostly_solid
 from segnb.errors import DataError, SegnbError
 from segnb.records import read_json
+from segnb.words import counted
 
 #: A picture with more values than this is a photo, or a mask whose edges were smoothed.
 MOST_VALUES = 256
@@ -69,7 +70,7 @@ def find_sources(
         sources = _pairs(folder, pictures, labels or drawn, notes)
     if not sources:
         raise DataError(
-            f"{folder} holds {len(pictures)} images, but no labels that fit them were found: "
+            f"{folder} holds {counted(len(pictures), 'image')}, but no labels that fit were found: "
             f"{_why_none(folder, files, pictures)}"
         )
     return form, sources
@@ -112,8 +113,8 @@ def _why_none(folder: Path, files: Sequence[Path], pictures: Sequence[Path]) -> 
     if same:
         suffix, count = Counter(path.suffix for path in same).most_common(1)[0]
         return (
-            f"{count} files fit by name, but end in {suffix}, which segnb does not read; export "
-            f"masks as PNG, or shapes as COCO or LabelMe JSON"
+            f"{counted(count, 'file')} with names that fit, but in {suffix}, which segnb does not "
+            f"read; export masks as PNG, or shapes as COCO or LabelMe JSON"
         )
     for stem, image in by_stem.items():
         near = [path for path in by_stem.values() if path is not image and stem in path.stem]
