@@ -43,9 +43,10 @@ def count(masks: Iterable[Codes], *, colours: bool) -> tuple[Counter[int], set[i
     points: Counter[int] = Counter()
     solid: set[int] = set()
     for mask in masks:
+        inner = mask[1:-1, 1:-1]
         counts.update(_by_value(mask))
-        solid.update(np.unique(mask[1:-1, 1:-1][_is_solid(mask)]).tolist())
-        points.update(_by_value(mask[1:-1, 1:-1][_is_point(mask)]))
+        solid.update(_by_value(inner[_is_solid(mask)]))
+        points.update(_by_value(inner[_is_point(mask)]))
     blends = {
         value
         for value, pixels in counts.items()
@@ -82,7 +83,12 @@ def _distance(one: int, other: int) -> int:
 
 
 def _by_value(codes: Codes) -> dict[int, int]:
-    values, found = np.unique(codes, return_counts=True)
+    if codes.max(initial=0) < 1 << 16:  # sorting takes longer
+        found = np.bincount(codes.ravel())
+        values = np.flatnonzero(found)
+        found = found[values]
+    else:
+        values, found = np.unique(codes, return_counts=True)
     return dict(zip(values.tolist(), found.tolist(), strict=True))
 
 
