@@ -357,6 +357,10 @@ def test_coco_polygons_and_background(tmp_path: Path) -> None:
         (lambda v: v["annotations"][0].update(segmentation=[[1, 2, 9, 9]]), "needs three points"),
         (lambda v: v["annotations"][0].update(segmentation=[[1, 2]]), "needs three points"),
         (lambda v: v["annotations"][0].update(segmentation=[["a"] * 6]), "cannot be drawn"),
+        (
+            lambda v: v["annotations"][0].update(segmentation=[[1, 2, 3, 4, 5, 6, 7]]),
+            "odd number of coordinates",
+        ),
         (lambda v: v["annotations"][0].update(segmentation={"size": [3, 3], "counts": [9]}),
          "cannot be drawn"),
         (lambda v: v["annotations"][0].update(segmentation={"size": [*SIZE]}), "cannot be drawn"),
@@ -779,6 +783,11 @@ UNFOUND: dict[str, tuple[str, Callable[[Path, Mask], None], str]] = {
         "masks/p{:02d}.png",
         lambda path, mask: save(photo(3), path),
         "masks/p00.png fits images/p00.png, but looks like a photo",
+    ),
+    "damaged COCO": (
+        "annotations{:02d}.json",
+        _save_text('{"images": [], "annotations": [{"area": NaN}], "categories": []}'),
+        "annotations00.json",
     ),
     "nothing": (
         "notes/{:02d}.md",

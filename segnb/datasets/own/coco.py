@@ -202,9 +202,11 @@ def _shape(given: Any, size: tuple[int, int], where: str) -> npt.NDArray[np.bool
                 raise ValueError(f"its size is {given['size']}, that of the image {list(size)}")
             runs = [tools.frPyObjects(given, *size) if _are_numbers(given["counts"]) else given]
         else:
-            # pycocotools takes four numbers for a box.
+            # pycocotools takes four numbers for a box, and leaves out an odd one at the end.
             if not all(len(one) >= 6 and _are_numbers(one) for one in given):
                 raise ValueError("a polygon needs three points or more")
+            if any(len(one) % 2 for one in given):
+                raise ValueError("a polygon has an odd number of coordinates")
             runs = tools.frPyObjects(given, *size)
         return np.asarray(tools.decode(tools.merge(runs)), dtype=np.bool_)
     except Exception as error:  # pycocotools raises no class of its own

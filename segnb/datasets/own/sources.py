@@ -89,6 +89,12 @@ def _why_none(folder: Path, files: Sequence[Path], pictures: Sequence[Path]) -> 
     images = {*folded.values()}
     others = [path for path in files if path not in images]
     for path in others:
+        if path.suffix.lower() == ".json":
+            try:
+                read_json(path, dict[str, Any], remedy="export it again")
+            except DataError as error:
+                return str(error)
+    for path in others:
         image = by_stem.get(path.stem)
         if image is None or path.suffix.lower() not in ENDINGS:
             continue
