@@ -169,7 +169,7 @@ class Sweep(Run):
     weights: bool = False
 
     def __call__(self) -> int:
-        from segnb.axes import axes
+        from segnb.axes import axes, value_of
         from segnb.experiments.sweep import grid, in_order, plan, remaining, sweep
 
         short = ("method", "fraction", "seed", "temperature", "form", "scope")
@@ -180,6 +180,11 @@ class Sweep(Run):
             if name in values:
                 raise SegnbError(f"{name} is varied twice; give all of its values at once")
             values[name] = given
+        usual = preset(self.recipe.dataset, self.recipe.tier)
+        for name in values.keys() - {"dataset"}:
+            given, own = value_of(self.recipe, name), value_of(usual, name)
+            if given != own:
+                raise SegnbError(f"{name} is both set to {given} and varied; leave one out")
         recipes = grid(self.recipe, **values)
         if self.dry_run:
             left = in_order(remaining(recipes, self.results, root=self.data, say=print))

@@ -168,8 +168,9 @@ def ledger_figures(
     """
     title = datasets.title(dataset)
     own = [row for row in held if (row["dataset"], row["tier"]) == (title, tier)]
-    # Of several data, the newest: a figure must not mix them.
-    held = table.by_data(own)[-1] if own else []
+    # Of several data, the newest: a figure must not mix them. Without any, the error says what
+    # the ledger holds instead.
+    held = table.by_data(own)[-1] if own else held
     rows = main_methods(comparable(held, dataset=dataset, tier=tier))
     with_temperatures = main_methods(
         comparable(held, dataset=dataset, tier=tier, varied={"temperature": None})

@@ -81,6 +81,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
         (["evaluate", "nowhere"], 1, "nowhere holds no run"),
         (["predict", "nowhere", "images"], 1, "nowhere holds no run"),
         (["table", "--results", "nowhere"], 1, "holds no runs"),
+        (["figures", "--dataset", "shapes", "--tier", "paper"], 1, "camvid at quick, shapes at"),
     ],
 )
 def test_errors_are_one_line_and_a_code(
@@ -309,6 +310,11 @@ def test_a_sweep_varies_any_field(capsys: pytest.CaptureFixture[str], tmp_path: 
         (["--vary", "finetune.steps", "5", "many"], "finetune.steps: 'many' is not a whole number"),
         (["--vary", "seed", "1", "--seeds", "2"], "seed is varied twice"),
         (["--vary", "seed", "1", "--vary", "seed", "2"], "seed is varied twice"),
+        (["--fraction", "0.2", "--fractions", "0.5"], "fraction is both set to 0.2 and varied"),
+        (
+            ["--finetune.steps", "700", "--vary", "finetune.steps", "5"],
+            "finetune.steps is both set to 700 and varied; leave one out",
+        ),
     ],
 )
 def test_an_axis_that_cannot_be_varied_is_one_line(
