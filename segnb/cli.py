@@ -105,6 +105,8 @@ def _train(options: Run, *, until: Literal["pretrain", "end"]) -> int:
         print(f"{recipe.command()}\n{estimate_cost(recipe, cpu=options.cpu)}\n{folder}")
         if recipe.encoder_weights is not None:
             print(imagenet_source(recipe.encoder))
+        if ignored := recipe.changes_without_effect():
+            print(f"note: {recipe.kind.name} does not use {', '.join(ignored)}")
     row = runs.run(recipe, until=until, runs=options.runs, **options.arguments())
     done = f"stage 1 is done: segnb finetune {shlex.quote(str(folder))}"
     print(done if row is None else outcome(row))

@@ -382,6 +382,11 @@ class Recipe:
         base = flat(preset(self.dataset, self.tier).to_dict())
         return {name: value for name, value in flat(self.to_dict()).items() if base[name] != value}
 
+    def changes_without_effect(self) -> list[str]:
+        """Names of fields that differ from the preset, but that the method does not use."""
+        unused = self.kind.unused | (set() if self.uses_contrastive else {"loss_backend"})
+        return [name for name in self.changes() if name.partition(".")[0] in unused]
+
     def command(self) -> str:
         """The command that runs this recipe again."""
         place = self.dataset.partition("@")[2] or self.dataset

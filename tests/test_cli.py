@@ -296,6 +296,19 @@ def test_a_sweep_varies_any_field(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert sum("--method ce " in line for line in told) == 3
 
 
+def test_options_that_a_method_does_not_use_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = ["--runs", str(tmp_path), "--results", str(tmp_path), "--quiet", "--cpu"]
+    words = ["run", "--tier", "smoke", "--temperature", "0.5", "--pretrain.steps", "3", *places]
+    assert cli.main([*words, "--method", "ce", "--distortion", "0.5"]) == 0
+    told = capsys.readouterr().out
+    assert "note: cross-entropy does not use distortion, temperature, pretrain.steps" in told
+    assert preset("shapes", "smoke").replace(temperature=0.5).changes_without_effect() == []
+    long = preset("shapes", "smoke").replace(method="ce_long", temperature=0.5, distortion=0.5)
+    assert long.changes_without_effect() == ["temperature"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
