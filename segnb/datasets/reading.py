@@ -234,8 +234,8 @@ def _opened(path: Path, formats: tuple[str, ...]) -> Iterator[Image.Image]:
         with Image.open(stream, formats=_known_formats()) as picture:
             if picture.format not in formats:
                 raise _RefusedError(
-                    f"it is a {picture.format} file, which changes ids or cannot hold them; save "
-                    f"the mask as PNG"
+                    f"it is a {picture.format} file, which changes ids or cannot hold them; export "
+                    f"the mask again as PNG, from the tool that drew it"
                 )
             if (frames := _frames(picture)) > 1:
                 raise _RefusedError(f"it holds {frames} images; save the one you mean as a file")

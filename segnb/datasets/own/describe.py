@@ -189,7 +189,7 @@ def look(folder: Path) -> Found:
     about = replace(about, splits=_splits(folder, about, files, items, notes))
     owner = {value: one.name for one in classes for value in one.values}
     total = sum(counts.values()) + blended
-    shares: Counter[str] = Counter({"void": blended} if blended else {})
+    shares = +Counter({"void": blended})
     for value, count in counts.items():
         shares[owner.get(value, "void")] += count
     return Found(

@@ -21,6 +21,9 @@ ENDINGS = (
     *(".jp2", ".avif", ".ppm", ".pgm", ".pbm", ".pnm"),
 )
 
+#: Names of folders that hold labels.
+MASK_FOLDER = re.compile(r"mask|label|annot|^gt|ground.?truth|segm|class|target", re.IGNORECASE)
+
 
 @dataclass(frozen=True)
 class Pattern:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from segnb.datasets.base import Split
-from segnb.datasets.own import coco, labelme
+from segnb.datasets.own import coco, labelme, unfound
 from segnb.datasets.own.annotations import colour_codes, numbers_of
 from segnb.datasets.own.description import Files, Format
-from segnb.datasets.own.patterns import ENDINGS
+from segnb.datasets.own.patterns import ENDINGS, MASK_FOLDER
 from segnb.datasets.own.smoothed import is_mostly_solid
 from segnb.errors import DataError, SegnbError
 from segnb.records import read_json
@@ -29,7 +29,6 @@ _MASK_ENDINGS = (
     *("", "_mask", ".mask", "-mask", "_masks", "_Mask", "_label", "_labels", "_L", "_l", "_gt"),
     *("_GT", "_seg", "_segmentation", "_annot", "annot", "_annotation", "_labelIds", "_manual1"),
 )
-_MASK_FOLDER = re.compile(r"mask|label|annot|^gt|ground.?truth|segm|class|target", re.IGNORECASE)
 #: Masks of single objects, which lie beside those of classes.
 _OBJECTS = re.compile(r"object|instance", re.IGNORECASE)
 
@@ -71,73 +70,9 @@ def find_sources(
     if not sources:
         raise DataError(
             f"{folder} holds {counted(len(pictures), 'image')}, but no labels that fit were found: "
-            f"{_why_none(folder, files, pictures)}"
+            f"{unfound.explain(folder, files, pictures)}"
         )
     return form, sources
-
-
-def _why_none(folder: Path, files: Sequence[Path], pictures: Sequence[Path]) -> str:
-    """What stands in the way of the most likely labels, and what to do about it."""
-
-    def named(path: Path) -> str:
-        return path.relative_to(folder).as_posix()
-
-    folded: dict[str, Path] = {}
-    for path in sorted(pictures, key=lambda path: (bool(_MASK_FOLDER.search(named(path))), path)):
-        folded.setdefault(path.stem.casefold(), path)
-    by_stem = {path.stem: path for path in folded.values()}
-    images = {*folded.values()}
-    others = [path for path in files if path not in images]
-    for path in others:
-        if path.suffix.lower() == ".json":
-            try:
-                read_json(path, dict[str, Any], remedy="export it again")
-            except DataError as error:
-                return str(error)
-    for path in others:
-        image = by_stem.get(path.stem)
-        if image is None or path.suffix.lower() not in ENDINGS:
-            continue
-        if path.suffix.lower() in (".jpg", ".jpeg"):
-            return f"{named(path)} is a JPEG, which changes labels; export the masks as PNG"
-        try:
-            colour_codes(path)
-        except SegnbError as error:
-            return str(error)
-        return (
-            f"{named(path)} fits {named(image)}, but looks like a photo; a mask has areas of one "
-            f"value or colour"
-        )
-    for path in others:
-        image = folded.get(path.stem.casefold())
-        if image is not None and image.stem != path.stem:
-            return (
-                f"{named(path)} and {named(image)} differ in capital letters; give both the same "
-                f"name"
-            )
-    same = [path for path in others if path.stem in by_stem]
-    if same:
-        suffix, count = Counter(path.suffix for path in same).most_common(1)[0]
-        return (
-            f"{counted(count, 'file')} with names that fit, but in {suffix}, which segnb does not "
-            f"read; export masks as PNG, or shapes as COCO or LabelMe JSON"
-        )
-    for stem, image in by_stem.items():
-        near = [path for path in by_stem.values() if path is not image and stem in path.stem]
-        if len(near) > 1:
-            return (
-                f"{named(near[0])} and {named(near[1])} both seem to belong to {named(image)}; "
-                f"segnb takes one mask an image, in which each class has its value"
-            )
-        if near:
-            return (
-                f"{named(near[0])} seems to belong to {named(image)}; rename the masks to the "
-                f"names of their images, in a folder of their own"
-            )
-    return (
-        "masks in a folder of their own or with an ending such as _mask, COCO or LabelMe JSON; "
-        "they must have the names of the images"
-    )
 
 
 def _json_kinds(files: Iterable[Path]) -> dict[Path, Format]:
@@ -192,7 +127,7 @@ def _pairs(
 
     def of_masks(place: Path) -> bool:
         """Whether the name of a folder says that it holds labels."""
-        return any(_MASK_FOLDER.search(name) for name in place.relative_to(folder).parts)
+        return any(MASK_FOLDER.search(name) for name in place.relative_to(folder).parts)
 
     def rank(match: _Match) -> tuple[Any, ...]:
         place, masks, ending = match
