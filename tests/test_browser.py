@@ -151,20 +151,19 @@ def page(browser: Any, tmp_path: Path) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": 1300, "height": 1000})
     context.set_default_timeout(PATIENCE)
     found = context.new_page()
-    # JupyterLab may ask something on a busy machine, such as which kernel: take its proposal.
-    # One answer may lead to the next question, so the handler doesn't wait for the last to go.
-    found.add_locator_handler(found.locator("dialog.jp-Dialog"), _agree, no_wait_after=True)
+    # On a busy machine JupyterLab asks whether to wait any longer.
+    waiting = found.locator("dialog.jp-Dialog button", has_text="Keep Waiting")
+    found.add_locator_handler(waiting, _wait_longer, no_wait_after=True)
     yield found
     found.screenshot(path=tmp_path / "last.png")
     context.close()
 
 
-def _agree(dialog: Any) -> None:
+def _wait_longer(button: Any) -> None:
     from playwright.sync_api import Error
 
-    with contextlib.suppress(Error):  # it was answered meanwhile
-        print("JupyterLab asked:", dialog.first.inner_text(timeout=10_000))
-        dialog.first.locator(".jp-mod-accept").click(timeout=10_000)
+    with contextlib.suppress(Error):  # it came up meanwhile
+        button.click(timeout=10_000)
 
 
 def open_and_run(page: Any, lab: str, name: str) -> None:
@@ -172,7 +171,11 @@ def open_and_run(page: Any, lab: str, name: str) -> None:
     start_kernel(lab, name)
     page.goto(f"{lab}/lab/workspaces/{name[:2]}/tree/{name}.ipynb")
     page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
-    page.locator('.jp-NotebookPanel-toolbar [data-status="idle"]').first.wait_for()
+    # The page calls the kernel idle before it has one. Cells that are run by then ask for a kernel,
+    # each with a dialog of its own, and leave no output.
+    toolbar = page.locator(".jp-NotebookPanel-toolbar")
+    toolbar.locator(".jp-KernelName", has_text="Python 3").wait_for()
+    toolbar.locator('[data-status="idle"]').wait_for()
     # The menu's words do nothing until the kernel has answered: ask until a cell is under way.
     # Any cell counts: a folded one has no prompt, and each "run all" too many is run as well.
     prompts = page.locator(".jp-CodeCell .jp-InputPrompt")
