@@ -14,6 +14,7 @@ import io
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -674,7 +675,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     silent = contextlib.redirect_stdout(io.StringIO())
     first = os.environ.get("RANK", "0") == "0"
     try:
-        with contextlib.nullcontext() if first else silent:
+        with contextlib.nullcontext() if first else silent, warnings.catch_warnings():
+            # Pillow warns of damaged metadata, which some cameras write; the pixels are whole.
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
             try:
                 return _command(words)
             finally:

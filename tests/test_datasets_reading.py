@@ -203,7 +203,9 @@ def test_255_is_void_unless_it_is_said_to_be_a_class(tmp_path: Path) -> None:
     assert plain.fingerprint != binary.fingerprint
 
 
-def test_ids_are_unique_and_paths_may_be_text(tmp_path: Path) -> None:
+def test_ids_are_unique_and_paths_may_be_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image, mask = np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8)
     one, two = pair_of(tmp_path / "one", image, mask), pair_of(tmp_path / "two", image, mask)
     for twice in ([one, two], [one, one]):
@@ -211,6 +213,9 @@ def test_ids_are_unique_and_paths_may_be_text(tmp_path: Path) -> None:
             PairedDataset(INFO, "train", twice, source=tmp_path)
     text = Pair("a", str(one.image), str(one.mask))  # type: ignore[arg-type]
     assert len(PairedDataset(INFO, "train", [text], source=tmp_path)) == 1
+    monkeypatch.setenv("HOME", str(tmp_path))
+    home = Pair("a", "~/one/a.jpg", "~/one/a.mask.png")  # type: ignore[arg-type]
+    assert PairedDataset(INFO, "train", [home], source=tmp_path)[0].mask.shape == (4, 4)
     with pytest.raises(DataError, match="no split 'training'"):
         PairedDataset(INFO, "training", [one], source=tmp_path)  # type: ignore[arg-type]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from PIL import Image
 from tiny import Finished
 
 from segnb import datasets
+from segnb.cli import main
+from segnb.datasets.reading import read_image
 from segnb.errors import DataError
 from segnb.predict import _classes, _read, left_out, predict_folder
 
@@ -120,6 +124,28 @@ def test_a_photo_is_read_the_way_up_that_it_was_taken(tmp_path: Path) -> None:
     image = _read(tmp_path / "turned.png").image
     assert image.shape == (32, 16, 3)
     assert (image[:16] == 255).all()
+
+
+def test_damaged_metadata_of_a_camera_is_passed_over_without_a_word(
+    tmp_path: Path, finished: Callable[..., Finished], capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A photo to be turned by half, with the text of one more tag cut off.
+    entries = struct.pack("<HHIHH", 0x0112, 3, 1, 3, 0) + struct.pack(
+        "<HHII", 0x010F, 2, 200, 60000
+    )
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<I", 0)
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (48, 32)).save(tmp_path / "photos" / "a.jpg", exif=exif)
+    folder = str(finished("ce").folder)
+    words = [folder, str(tmp_path / "photos"), "--out", str(tmp_path / "out"), "--cpu"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert main(["predict", *words]) == 0
+        assert not [one for one in caught if "PIL" in one.filename]
+        # The photo is of the kind that is meant.
+        read_image(tmp_path / "photos" / "a.jpg")
+        assert any("PIL" in one.filename for one in caught)
+    assert "a.overlay.png" in capsys.readouterr().out
 
 
 def test_an_image_too_large_for_the_reader_is_named(

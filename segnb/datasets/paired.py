@@ -69,7 +69,10 @@ class PairedDataset:
             )
         self.info = info
         self.split = split
-        self.pairs = tuple(Pair(pair.id, Path(pair.image), Path(pair.mask)) for pair in pairs)
+        self.pairs = tuple(
+            Pair(pair.id, Path(pair.image).expanduser(), Path(pair.mask).expanduser())
+            for pair in pairs
+        )
         self.ids = tuple(pair.id for pair in self.pairs)
         if labels is None:
             labels = {value: value for value in range(info.num_classes)}
