@@ -457,6 +457,23 @@ def test_the_brief_table_by_hand() -> None:
     assert cells[6] == "-1.0 (-5.3 to +3.3)"
 
 
+def test_a_line_of_the_brief_table_is_about_the_same_seeds() -> None:
+    official = {"method": "contrastive", "form": "official", "scope": "cross"}
+    rows = [row(0.0, test=10.0 + seed, method="ce", seed=seed) for seed in range(4)]
+    rows += [row(0.0, test=20.0 + seed, method="ce_long", seed=seed) for seed in (0, 1, 3)]
+    rows += [row(0.0, test=30.0, seed=seed, **official) for seed in (1, 2, 3)]
+    # Seeds 1 and 3 have all three; 0 and 2 would move the means apart from the gains.
+    line = brief_table(rows, measure="miou_test").splitlines()[2]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1:5] == ["2", "12.0", "30.0", "22.0"]
+    assert cells[5:] == ["+18.0", "+8.0"]
+    # No seed has all three: the comparison with the same fine-tuning is shown.
+    apart = [one for one in rows if one["method"] != "ce_long" or one["seed"] == 0]
+    line = brief_table(apart, measure="miou_test").splitlines()[2]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1:] == ["3", "12.0", "30.0", "–", "+18.0 (+15.5 to +20.5)", "–"]
+
+
 def test_the_brief_table_leaves_out_what_was_not_run() -> None:
     official = {"method": "contrastive", "form": "official", "scope": "cross"}
     rows = [row(0.0, test=10.0, method="ce"), row(0.0, test=12.0, **official)]

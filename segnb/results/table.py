@@ -518,8 +518,9 @@ def gains_table(
 def brief_table(rows: Iterable[Row], *, measure: Measure) -> str:
     """A markdown table of the three methods compared, one line per number of labelled images.
 
-    It shows means over seeds, and the gains of ``contrastive`` (official form, across images) as
-    in :func:`gains_table`.
+    It shows means over seeds, and the gains of ``contrastive`` (official form, across images),
+    paired as in :func:`gains`. A line is about the seeds that have all three methods, or both of
+    the two that there are: so a gain is the difference of the means beside it.
 
     Args:
         rows: Ledger rows of one data set and tier.
@@ -528,28 +529,30 @@ def brief_table(rows: Iterable[Row], *, measure: Measure) -> str:
     Raises:
         ConfigError: See :func:`gains`.
     """
-    rows = list(rows)
     ours = Method(kind="contrastive", form="official", scope="cross")
     names: tuple[Baseline, ...] = ("cross-entropy", "the same compute")
-    ce, long = (ours.baselines[name] for name in names)
-    means = {(g.labelled, g.method): g.summary.mean for g in groups(rows, measure)}
-    found = {
-        (gain.group.labelled, gain.baseline): summarise(gain.differences.values())
-        for gain in gains(rows, measure)
-        if gain.group.method == ours
-    }
-    labels = {g.labelled: _labelled_name(g) for g in groups(rows, measure) if g.method == ours}
+    held: dict[int, dict[Baseline, Gain]] = {}
+    for gain in gains(rows, measure):
+        if gain.group.method == ours and gain.baseline in names:
+            held.setdefault(gain.group.labelled, {})[gain.baseline] = gain
     body = []
-    for labelled in sorted({labelled for labelled, _ in found}):
-        summaries = [found.get((labelled, name)) for name in names]
-        seeds = sorted({summary.seeds for summary in summaries if summary})
-        values = [means.get((labelled, method)) for method in (ce, ours, long)]
+    for _, over in sorted(held.items()):
+        first, *others = over.values()
+        common = [seed for seed in first.differences if all(seed in o.differences for o in others)]
+        seeds = common or list(first.differences)
+        own = summarise(first.group.values[seed] for seed in seeds).mean
+        found: list[Summary | None] = []
+        for name in names:
+            apart = over[name].differences if name in over else {}
+            paired = [apart[seed] for seed in seeds if seed in apart]
+            found.append(summarise(paired) if paired else None)
+        ce, long = ("–" if one is None else f"{own - one.mean:.1f}" for one in found)
         body.append(
-            [labels[labelled], "-".join(map(str, seeds))]
-            + ["–" if value is None else f"{value:.1f}" for value in values]
-            + [gain_cell(summary) for summary in summaries]
+            [_labelled_name(first.group), str(len(seeds)), ce, f"{own:.1f}", long]
+            + [gain_cell(one) for one in found]
         )
-    head = ["labelled images", "seeds", ce.name, ours.kind, long.name]
+    ce, long = (ours.baselines[name].name for name in names)
+    head = ["labelled images", "seeds", ce, ours.kind, long]
     return markdown([*head, "gain over the same fine-tuning", "gain over the same compute"], body)
 
 
