@@ -120,6 +120,14 @@ def test_tables_show_gains_where_there_is_a_baseline() -> None:
     assert "Gains" not in tables(rows[1:])
 
 
+def test_seeds_that_not_all_methods_have_are_told() -> None:
+    rows = [row(BASE.replace(method="ce", seed=seed)) for seed in range(5)]
+    rows += [row(BASE.replace(seed=seed), 33.0) for seed in range(1, 4)]
+    assert "share; 2 runs with other seeds count in the gains alone." in tables(rows)
+    assert "share; 1 run with other seeds counts in the gains alone." in tables(rows[1:])
+    assert "other seeds" not in tables(rows[1:4] + rows[5:])
+
+
 def test_tables_of_classes_are_of_the_split_that_was_asked_for() -> None:
     camvid = row(BASE) | {"miou_test": 20.0, "iou": {"val": [50.0] * 11, "test": [40.0] * 11}}
     voc = row(preset("voc-animals", "quick")) | {"iou": {"val": [60.0] * 8}}

@@ -108,6 +108,24 @@ def test_label_curve_holds_the_means() -> None:
     assert "300 images 60.0 (one seed)" in figure.alt
 
 
+def test_methods_are_drawn_with_the_seeds_that_they_share() -> None:
+    # A fourth seed of the baseline, with lucky images, must not lift its mean.
+    rows = [row(30.0 + seed, method="ce", seed=seed, fisher=1.0) for seed in range(3)]
+    rows += [row(33.0 + seed, seed=seed, fisher=2.0) for seed in range(3)]
+    lucky = [*rows, row(60.0, method="ce", seed=3, fisher=9.0, seconds=900.0)]
+    figures: tuple[Callable[[list[dict[str, Any]]], Picture], ...] = (
+        label_curve,
+        compactness_stages,
+        cost,
+        lambda held: iou_per_class(held, INFO),
+        lambda held: temperature_curve(
+            [*held, *(row(35.0, seed=seed, temperature=0.5) for seed in range(3))]
+        ),
+    )
+    for figure in figures:
+        assert figure(lucky).alt == figure(rows).alt
+
+
 def test_dots_for_several_seeds_and_intervals_from_three_on() -> None:
     three = [row(30.0 + seed, seed=seed, fraction=1.0, labelled=300) for seed in range(3)]
     pair = [row(29.0, method="ce", seed=0), row(37.0, method="ce", seed=1)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from segnb.results.table import (
     one_device,
     one_of_each_method,
     results_table,
+    same_seeds,
     select,
     summarise,
 )
@@ -70,6 +72,47 @@ def test_summary_agrees_with_the_standard_library(values: list[float]) -> None:
     assert summary.low is not None
     assert summary.high is not None
     assert summary.low <= summary.mean <= summary.high
+
+
+def test_methods_are_compared_with_the_seeds_that_they_share() -> None:
+    """Here a seed moves the mIoU by ten points, and the methods are all alike."""
+
+    def of(seeds: Iterable[int], **changes: Any) -> list[dict[str, Any]]:
+        return [row(30.0 + 10 * seed, seed=seed, **changes) for seed in seeds]
+
+    rows = [
+        *of(range(5), method="ce"),
+        *of((1, 2, 3, 4), method="ce_long"),
+        *of((0, 1, 2, 3)),
+        *of((2, 6), method="pseudo"),  # takes no seed from the others
+        *of((7,), method="ce_double"),  # shares none
+        *of(range(4), method="ce", fraction=1.0, labelled=367),
+        {**row(None, seed=9), "miou_test": 1.0},
+    ]
+    found = same_seeds(rows)
+    seeds: dict[tuple[str, int], set[int]] = {}
+    for one in found:
+        seeds.setdefault((one["method"], one["labelled"]), set()).add(one["seed"])
+    assert seeds == {
+        ("ce", 18): {1, 2, 3},
+        ("ce_long", 18): {1, 2, 3},
+        ("contrastive", 18): {1, 2, 3},
+        ("pseudo", 18): {2},
+        ("ce_double", 18): {7},
+        ("ce", 367): {0, 1, 2, 3},
+    }
+    lines = [line.split("|")[2:5] for line in results_table(rows[:13]).splitlines()[2:]]
+    assert [(int(seeds), mean.strip()) for _, seeds, mean in lines] == [(3, "50.0 ± 10.0")] * 3
+    for line in classes_table(
+        [{**one, "iou": {"val": [one["miou_val"]]}} for one in rows[:13]], ["x"]
+    ).splitlines()[2:]:
+        assert line.endswith("| 3 | 50 ± 10 |")
+    # The gains take every pair.
+    assert {(g.group.method.kind, g.baseline): len(g.differences) for g in gains(rows[:13])} == {
+        ("ce_long", "cross-entropy"): 4,
+        ("contrastive", "cross-entropy"): 4,
+        ("contrastive", "the same compute"): 3,
+    }
 
 
 def name(**changes: Any) -> str:

@@ -22,7 +22,15 @@ from segnb.plots.style import (
     panel_title,
     styled,
 )
-from segnb.results.table import MeasuredSplit, Row, class_ious, groups, one_count, summarise
+from segnb.results.table import (
+    MeasuredSplit,
+    Row,
+    class_ious,
+    groups,
+    one_count,
+    same_seeds,
+    summarise,
+)
 
 #: The smoothed loss averages over this share of a stage.
 SMOOTHING = 0.05
@@ -116,7 +124,8 @@ def iou_per_class(
         ConfigError: See :func:`segnb.results.table.groups`; or the rows have several numbers of
             labelled images.
     """
-    found = groups(rows, f"miou_{split}")
+    measure = f"miou_{split}"
+    found = groups(same_seeds(rows, measure), measure)
     labelled = one_count(found)
     values = {group.method: class_ious(group, info.num_classes, split=split) for group in found}
     last = [*values][-1]

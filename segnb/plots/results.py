@@ -1,7 +1,8 @@
 """Figures of results, drawn from ledger rows alone.
 
 A large mark is the mean over the seeds, a small dot one of several seeds, a bar the 95 % Student-t
-interval of the mean, from three seeds on. ``rows`` are ledger rows of one data set and tier,
+interval of the mean, from three seeds on. Methods are shown with the seeds that they share
+(:func:`~segnb.results.table.same_seeds`). ``rows`` are ledger rows of one data set and tier,
 ``measure`` is the mIoU to show. Every figure raises :class:`~segnb.errors.ConfigError` where no
 row can be shown or :func:`segnb.results.table.groups` refuses to average the rows.
 """
@@ -43,6 +44,7 @@ from segnb.results.table import (
     one_count,
     recipe_identity,
     require_rows,
+    same_seeds,
     summarise,
 )
 
@@ -90,7 +92,7 @@ _LEVEL_LINES = {
 
 def label_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
     """MIoU against the number of labelled images, one line per method."""
-    found = groups(rows, measure)
+    found = groups(same_seeds(rows, measure), measure)
     lines: dict[Method, Line] = {}
     for group in found:
         lines.setdefault(group.method, []).append((group.labelled, [*group.values.values()]))
@@ -149,7 +151,7 @@ def temperature_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> 
     """
     baselines: list[Row] = []
     heated: list[Row] = []
-    for row in require_rows(rows, measure):
+    for row in same_seeds(rows, measure):
         (baselines if row.get("temperature") is None else heated).append(row)
     lines: dict[tuple[Method, int], Line] = {}
     for temperature in sorted({row["temperature"] for row in heated}):
@@ -261,7 +263,7 @@ def compactness_stages(rows: Iterable[Row]) -> Picture:
     All are measured on the same pixels of the same validation images. Plain cross-entropy has no
     stage 1, so its line skips it. The rows must have one number of labelled images.
     """
-    found = groups(row for row in rows if row.get("compactness"))
+    found = groups(same_seeds(row for row in rows if row.get("compactness")))
     count = one_count(found)
     panels: dict[str, dict[Method, Line]] = {}
     for name, title in COMPACTNESS_NAMES.items():
@@ -302,7 +304,7 @@ def cost(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
     that differ in length are joined in the order of their cost. All rows must come from one
     device, because seconds on two devices cannot be compared.
     """
-    usable = [row for row in require_rows(rows, measure) if row.get("seconds")]
+    usable = [row for row in same_seeds(rows, measure) if row.get("seconds")]
     if not usable:
         raise ConfigError("none of the rows has the seconds of its training")
     devices = sorted({str(row.get("device")) for row in usable})

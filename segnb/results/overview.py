@@ -25,8 +25,10 @@ from segnb.results.table import (
     each_run_once,
     gains_table,
     results_table,
+    same_seeds,
     select,
 )
+from segnb.words import counted
 
 #: Fields of a recipe and the values that runs have there instead of the preset's; ``None`` stands
 #: for any value.
@@ -116,6 +118,13 @@ def _of_one(
                 parts.append(f"{title}, {MEASURE_NAMES[measure]} (%)\n\n{lines}")
         elif classes is None:
             parts.append(f"{title}\n\n{results_table(these, measures=measures)}")
+            held = [row for row in these if has(row, measures)]
+            measure = next(m for m in measures if any(has(row, [m]) for row in held))
+            if apart := len(held) - len(same_seeds(held, measure)):
+                parts.append(
+                    f"Means are over the seeds that the methods share; {counted(apart, 'run')} "
+                    f"with other seeds {'count' if apart > 1 else 'counts'} in the gains alone."
+                )
             with contextlib.suppress(ConfigError):  # nothing to compare
                 gained = gains_table(these, measures=measures)
                 parts.append("Gains, paired by seed (95 % interval):\n\n" + gained)

@@ -182,6 +182,38 @@ def groups(rows: Iterable[Row], measure: str = "miou_val") -> list[Group]:
     return sorted(found, key=lambda group: (group.method.order, group.labelled))
 
 
+def same_seeds(rows: Iterable[Row], measure: str = "miou_val") -> list[Row]:
+    """The rows with seeds that all methods share, at each number of labelled images.
+
+    Another seed labels other images and starts from other weights, which can move an mIoU by more
+    than a method does: means over different seeds can't be compared. A recipe with fewer than
+    three seeds, which has no interval either, does not take seeds from the others; and one that
+    shares none keeps its own.
+
+    Args:
+        rows: Ledger rows of one data set and tier.
+        measure: Rows without a value for it are left out.
+
+    Raises:
+        ConfigError: No row has the measure, or there are several data sets or tiers.
+    """
+    usable = require_rows(rows, measure)
+    held: dict[int, dict[str, set[int]]] = {}
+    for row in usable:
+        recipes = held.setdefault(int(row["labelled"]), {})
+        recipes.setdefault(recipe_identity(row), set()).add(int(row["seed"]))
+    for recipes in held.values():
+        enough = min(_FEWEST_SEEDS, max(map(len, recipes.values())))
+        shared = set.intersection(*(one for one in recipes.values() if len(one) >= enough))
+        for name, seeds in recipes.items():
+            recipes[name] = seeds & shared or seeds
+    return [
+        row
+        for row in usable
+        if int(row["seed"]) in held[int(row["labelled"])][recipe_identity(row)]
+    ]
+
+
 @dataclass(frozen=True)
 class Gain:
     """The gain of one method over a baseline, at one number of labelled images.
@@ -395,15 +427,16 @@ def results_table(
 ) -> str:
     """A markdown table with one line per method and number of labelled images.
 
-    It shows the mean ± sample standard deviation over the seeds and, from three seeds on, the 95 %
-    Student-t interval of the mean. A measure that no run has is left out.
+    It shows the mean ± sample standard deviation over the seeds that the methods share
+    (:func:`same_seeds`) and, from three seeds on, the 95 % Student-t interval of the mean. A
+    measure that no run has is left out.
 
     Raises:
         ConfigError: See :func:`groups`.
     """
     rows = list(rows)
     tables = {
-        measure: {(g.labelled, g.method): g for g in groups(rows, measure)}
+        measure: {(g.labelled, g.method): g for g in groups(same_seeds(rows, measure), measure)}
         for measure in _measured(rows, measures)
     }
     head = ["labelled images", "method", "seeds"]
@@ -449,15 +482,17 @@ def classes_table(
 ) -> str:
     """A markdown table of the IoU of each class, with the lines of :func:`results_table`.
 
-    A cell is the mean ± sample standard deviation over the seeds, in whole percent, because seeds
-    differ by more than a decimal. A class that occurs in no image of the split has a dash.
+    A cell is the mean ± sample standard deviation over the same seeds, in whole percent, because
+    seeds differ by more than a decimal. A class that occurs in no image of the split has a dash.
 
     Raises:
         ConfigError: See :func:`groups` and :func:`class_ious`.
     """
     lines = []
+    measure = f"miou_{split}"
     for group in sorted(
-        groups(rows, f"miou_{split}"), key=lambda group: (group.labelled, group.method.order)
+        groups(same_seeds(rows, measure), measure),
+        key=lambda group: (group.labelled, group.method.order),
     ):
         ious = class_ious(group, len(class_names), split=split)
         cells = [_mean_cell(summarise(seeds) if seeds else None, digits=0) for seeds in ious]
