@@ -345,10 +345,9 @@ else:
 
 # %% [markdown]
 # **How to read it.** Compare methods within one number of labelled images; between two numbers, two
-# things change at once. The ± is the spread over seeds. The interval, given from three seeds on, is
-# that of their mean; with two it would be too wide to say anything. A gain is the mean difference
-# between runs with the same seed, so where a seed is missing it need not equal the difference of
-# the two means above.
+# things change at once. A line is about the seeds that have all three methods, because another seed
+# labels other images. A gain is the mean difference between runs with the same seed. Its interval
+# is given from three seeds on; with two it would be too wide to say anything.
 #
 # The same results follow as figures, for every data set and tier in the ledger, and also the
 # temperature, where it was varied with everything else as in the preset. If a figure can't be drawn
