@@ -30,6 +30,7 @@ def chosen(rows: Rows, key: str = "miou_val", *, total: bool = False) -> float:
         (lambda rows: chosen(rows, "miou_test"), "test images"),
         (lambda rows: max(rows, key=lambda row: row["miou_val"])["temperature"], "lucky seed"),
         (lambda rows: chosen(rows, total=True), "not a sum"),
+        (chosen, "luckier images"),
     ],
 )
 def test_temperatures_chosen_wrongly(answer: Answer, hint: str) -> None:
@@ -95,6 +96,13 @@ def test_limits_taken_wrongly(answer: Answer, hint: str) -> None:
 
 
 def test_right_answers_pass() -> None:
-    check_temperature_choice(chosen)
+    def on_shared_seeds(rows: Rows) -> float:
+        seeds: dict[float, set[int]] = {}
+        for row in rows:
+            seeds.setdefault(row["temperature"], set()).add(row["seed"])
+        shared = set.intersection(*seeds.values())
+        return chosen([row for row in rows if row["seed"] in shared])
+
+    check_temperature_choice(on_shared_seeds)
     check_limits(limit())
     check_limits(tried)

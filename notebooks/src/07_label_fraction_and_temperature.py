@@ -224,7 +224,8 @@ if the_map is not None:
 #
 # You have the rows of a sweep over τ. Each is a dictionary with `temperature`, `seed`, `miou_val`
 # and `miou_test`. Which temperature do you take, so that the test images can still judge it? Some
-# temperatures may have been run with more seeds than others.
+# temperatures may have been run with more seeds than others, and remember what a seed decides:
+# which images are labelled, too. At least one seed was run with every temperature.
 
 
 # %%
@@ -244,10 +245,14 @@ judge(check_temperature_choice, temperature_choice)
 # SOLUTION temperature_choice
 def temperature_choice(rows: Sequence[dict[str, Any]]) -> float:
     """The temperature to report."""
-    by_temperature: dict[float, list[float]] = {}
+    by_temperature: dict[float, dict[int, float]] = {}
     for row in rows:
-        by_temperature.setdefault(row["temperature"], []).append(row["miou_val"])
-    means = {t: sum(values) / len(values) for t, values in by_temperature.items()}
+        by_temperature.setdefault(row["temperature"], {})[row["seed"]] = row["miou_val"]
+    shared = set.intersection(*map(set, by_temperature.values()))
+    means = {
+        t: sum(values[seed] for seed in shared) / len(shared)
+        for t, values in by_temperature.items()
+    }
     return max(means, key=means.__getitem__)
 
 
@@ -272,8 +277,10 @@ if not tried:
     print("The ledger holds at most one temperature: nothing to choose from yet.")
 
 # %% [markdown]
-# **How to read it.** The choice rests on means, and means hide their uncertainty: look back at the
-# intervals in the curves before you trust a choice between temperatures.
+# **How to read it.** A seed can move the mIoU more than a temperature does, so means over
+# different seeds would compare images, not temperatures. Over the same seeds, the choice still
+# rests on means, and means hide their uncertainty: look back at the intervals in the curves before
+# you trust a choice between temperatures.
 
 # %% [markdown]
 # ## Exercise 2: the two ends of τ
@@ -346,8 +353,8 @@ print(f"limits  {low:10.4f} {high:9.3f}")
 #   that gain lives.
 # - τ decides which keys move an anchor, only the hardest or all of them, and it scales the gradient
 #   by 1/τ.
-# - Make choices on validation images, by the mean of several seeds. The test images see only what
-#   was chosen.
+# - Make choices on validation images, by the mean of several seeds, the same for all that you
+#   choose from. The test images see only what was chosen.
 # - As τ → 0 the loss compares the most similar key with the average positive. As τ → ∞ it is the
 #   logarithm of the number of keys, whatever the embeddings.
 # - The ledger shows what was measured and says where nothing was; the Run button fills a gap.
