@@ -205,9 +205,10 @@ def test_temperature_curve() -> None:
     figure = temperature_curve(rows)
     (axes,) = figure.figure.axes
     drawn = lines(axes)
-    assert drawn[CROSS].get_ydata() == pytest.approx([35.0, 44.0, 30.0])
+    # At 0.07 a second seed, which the other temperatures lack, has 48.
+    assert drawn[CROSS].get_ydata() == pytest.approx([35.0, 40.0, 30.0])
     assert drawn[CROSS].get_xdata() == pytest.approx([0.03, 0.07, 0.5])
-    assert drawn[CE].get_ydata() == pytest.approx([26.0, 26.0])
+    assert drawn[CE].get_ydata() == pytest.approx([25.0, 25.0])
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.03", "0.07", "0.5"]
     assert axes.get_xlabel() == "temperature τ, 18 labelled images"
     assert "0.5 30.0 (one seed)" in figure.alt

@@ -147,11 +147,12 @@ def temperature_curve(rows: Iterable[Row], *, measure: Measure = "miou_val") -> 
     """MIoU against the temperature of the contrastive loss.
 
     There is a line for each method and number of labelled images with runs at two or more
-    temperatures, and a level line for each cross-entropy baseline on as many labelled images.
+    temperatures, and a level line for each cross-entropy baseline on as many labelled images. All
+    are shown with the seeds that every temperature was run with.
     """
     baselines: list[Row] = []
     heated: list[Row] = []
-    for row in same_seeds(rows, measure):
+    for row in same_seeds(rows, measure, fewest=1):
         (baselines if row.get("temperature") is None else heated).append(row)
     lines: dict[tuple[Method, int], Line] = {}
     for temperature in sorted({row["temperature"] for row in heated}):

@@ -182,17 +182,20 @@ def groups(rows: Iterable[Row], measure: str = "miou_val") -> list[Group]:
     return sorted(found, key=lambda group: (group.method.order, group.labelled))
 
 
-def same_seeds(rows: Iterable[Row], measure: str = "miou_val") -> list[Row]:
+def same_seeds(
+    rows: Iterable[Row], measure: str = "miou_val", *, fewest: int = _FEWEST_SEEDS
+) -> list[Row]:
     """The rows with seeds that all methods share, at each number of labelled images.
 
     Another seed labels other images and starts from other weights, which can move an mIoU by more
-    than a method does: means over different seeds can't be compared. A recipe with fewer than
-    three seeds, which has no interval either, does not take seeds from the others; and one that
-    shares none keeps its own.
+    than a method does: means over different seeds can't be compared. A recipe that shares no seed
+    keeps its own.
 
     Args:
         rows: Ledger rows of one data set and tier.
         measure: Rows without a value for it are left out.
+        fewest: A recipe with fewer seeds takes none from the others; by default three, since fewer
+            have no interval either.
 
     Raises:
         ConfigError: No row has the measure, or there are several data sets or tiers.
@@ -203,7 +206,7 @@ def same_seeds(rows: Iterable[Row], measure: str = "miou_val") -> list[Row]:
         recipes = held.setdefault(int(row["labelled"]), {})
         recipes.setdefault(recipe_identity(row), set()).add(int(row["seed"]))
     for recipes in held.values():
-        enough = min(_FEWEST_SEEDS, max(map(len, recipes.values())))
+        enough = min(fewest, max(map(len, recipes.values())))
         shared = set.intersection(*(one for one in recipes.values() if len(one) >= enough))
         for name, seeds in recipes.items():
             recipes[name] = seeds & shared or seeds
