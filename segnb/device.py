@@ -107,6 +107,28 @@ def choose_precision(requested: Precision, device: torch.device | str) -> Resolv
     return _decide(requested, torch.device(device))[0]
 
 
+def emulated(precision: ResolvedPrecision, device: torch.device | str) -> str | None:
+    """What to tell of a precision that the CPU computes in software; ``None`` if it does not."""
+    if precision != "bf16" or torch.device(device).type != "cpu" or _bf16_hardware():
+        return None
+    return (
+        "this CPU has no fast bf16 arithmetic: training in 'bf16' can take twenty times as long "
+        "as in 'fp32'; choose 'fp32' or 'auto' unless it must be bf16"
+    )
+
+
+def memory_format(precision: ResolvedPrecision, device: torch.device | str) -> torch.memory_format:
+    """The order in memory in which convolutions train fastest.
+
+    That is channels last, but not in fp32 on a CPU without AVX-512: there, the gradients of dilated
+    convolutions have a fast kernel for contiguous maps alone.
+    """
+    on_cpu = torch.device(device).type == "cpu"
+    if on_cpu and precision == "fp32" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        return torch.contiguous_format
+    return torch.channels_last
+
+
 def usable_cores() -> int:
     """CPU cores that this process may use; a container may have fewer than the machine."""
     if hasattr(os, "sched_getaffinity"):

@@ -10,7 +10,13 @@ import pytest
 import torch
 
 import segnb.device as device
-from segnb.device import ResolvedPrecision, choose_precision, describe
+from segnb.device import (
+    ResolvedPrecision,
+    choose_precision,
+    describe,
+    emulated,
+    memory_format,
+)
 from segnb.errors import ConfigError
 
 
@@ -64,6 +70,40 @@ def test_fp32_is_always_granted(name: str) -> None:
 
 def test_bf16_asked_for_is_granted_on_a_processor() -> None:
     assert choose_precision("bf16", "cpu") == "bf16"
+
+
+@pytest.mark.parametrize(("flags", "slow"), [("avx2", True), ("avx512_bf16", False)])
+def test_bf16_in_software_is_called_slow(
+    flags: str, slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {"vendor_id": "AuthenticAMD", "flags": flags}
+    monkeypatch.setattr(device, "_cpuinfo", known.__getitem__)
+    said = emulated("bf16", "cpu")
+    assert (said is not None) == slow
+    assert said is None or ("'bf16'" in said and "'fp32'" in said)
+    assert emulated("fp32", "cpu") is None
+    assert emulated("bf16", "cuda") is None
+
+
+@pytest.mark.parametrize(
+    ("precision", "name", "capability", "last"),
+    [
+        ("fp32", "cpu", "AVX2", False),
+        ("fp32", "cpu", "AVX512", True),
+        ("bf16", "cpu", "AVX2", True),
+        ("fp32", "cuda", "AVX2", True),
+    ],
+)
+def test_maps_lie_as_convolutions_train_fastest(
+    precision: ResolvedPrecision,
+    name: str,
+    capability: str,
+    last: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    expected = torch.channels_last if last else torch.contiguous_format
+    assert memory_format(precision, name) == expected
 
 
 def test_fp16_on_a_processor_is_refused_with_a_way_out() -> None:

@@ -243,7 +243,10 @@ def test_each_of_several_processes_times_its_own_share(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(SegmentationNetwork, "forward", counted)
     two = SimpleNamespace(
-        device=torch.device("cpu"), num_processes=2, autocast=contextlib.nullcontext
+        device=torch.device("cpu"),
+        num_processes=2,
+        mixed_precision="no",
+        autocast=contextlib.nullcontext,
     )
     monkeypatch.setattr(cost, "make_accelerator", lambda *_, **__: two)
     recipe = tiny_recipe(

@@ -309,6 +309,19 @@ def test_stage_two_forgets_how_the_head_of_stage_one_was_drawn(
     assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
 
 
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_the_network_is_trained_in_the_order_in_memory_that_the_session_chose(
+    order: torch.memory_format, splits: Splits, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segnb.training.session.memory_format", lambda *_: order)
+    recipe = tiny_recipe()
+    network = initial_network(recipe)
+    pretrain(network, splits.labelled_set, recipe, session=session)
+    maps = [p for p in network.backbone.parameters() if p.dim() == 4 and min(p.shape[1:]) > 1]
+    assert maps
+    assert all(p.is_contiguous(memory_format=order) for p in maps)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_both_stages_compute_in_the_chosen_precision(
     splits: Splits, precision: Any, monkeypatch: pytest.MonkeyPatch

@@ -13,7 +13,7 @@ from segnb.datasets import IGNORE
 from segnb.experiments.runs import initial_network, within_memory
 from segnb.models import count_parameters
 from segnb.recipe import Recipe, Stage
-from segnb.training import contrastive_step, cross_entropy_step, make_accelerator
+from segnb.training import Session, contrastive_step, cross_entropy_step, make_accelerator
 from segnb.training.loop import StepLoss, check_batch
 from segnb.views import nearest_labels
 
@@ -64,7 +64,8 @@ def estimate_cost(recipe: Recipe, *, cpu: bool = False) -> Cost:
 def _estimate(recipe: Recipe, *, cpu: bool) -> Cost:
     accelerator = make_accelerator(recipe.precision, cpu=cpu)
     device = accelerator.device
-    network = initial_network(recipe).to(device).train()
+    network = initial_network(recipe).train()
+    Session(accelerator=accelerator).place(network)
     parameters = count_parameters(network)
     generator = torch.Generator().manual_seed(0)
     if device.type == "cuda":

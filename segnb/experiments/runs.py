@@ -21,7 +21,7 @@ import torch
 import segnb
 from segnb import datasets, evaluation
 from segnb.datasets import DatasetInfo, WorkingSet, described
-from segnb.device import describe
+from segnb.device import describe, emulated
 from segnb.errors import ConfigError, DataError
 from segnb.experiments import stage1
 from segnb.experiments.fingerprint import Fingerprint, fingerprint
@@ -259,6 +259,8 @@ def _run(
             on_log=on_log,
             should_stop=should_stop,
         )
+        if main and (slow := emulated(session.precision, session.device)):
+            tell(slow)
         with _claimed(folder) if main else contextlib.nullcontext():
             # Another process may have finished it while this one read the images.
             if main and not finished.exists():
@@ -640,7 +642,7 @@ def _trained_before(
 def _on_device(folder: Path, session: Session, *, weights: str = "weights") -> SegmentationNetwork:
     """A stored network in the state that training leaves."""
     network = load_network(folder, weights=weights)
-    network.to(device=session.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    session.place(network)
     return network
 
 

@@ -211,7 +211,7 @@ def _load(
     else:
         network.attach_classifier(data.info.num_classes)
     # The state that training leaves, so that measurements agree to the last bit.
-    network.to(device=session.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    session.place(network)
     load_weights(folder / WEIGHTS, network)
     if record["scaler"] is not None and session.accelerator.scaler is not None:
         session.accelerator.scaler.load_state_dict(record["scaler"])

@@ -89,8 +89,7 @@ def train_stage(
     """
     accelerator = session.accelerator
     check_batch(stage, accelerator.num_processes)
-    # Convolutions are fastest with channels last, most of all in bf16.
-    network.to(device=session.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    session.place(network)
     optimizer = torch.optim.SGD(
         [p for p in network.parameters() if p.requires_grad],
         lr=stage.lr,

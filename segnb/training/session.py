@@ -11,8 +11,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
+from torch import nn
 
-from segnb.device import ResolvedPrecision, choose_precision
+from segnb.device import ResolvedPrecision, choose_precision, memory_format
 from segnb.errors import ConfigError
 from segnb.recipe import Precision
 from segnb.training.log import LogRow, TrainingLog
@@ -69,6 +70,11 @@ class Session:
         """A context that evaluates in the precision of training."""
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
         return torch.autocast(self.device.type, dtype=dtype, enabled=self.precision != "fp32")
+
+    def place(self, network: nn.Module) -> None:
+        """Move a network to the device, in the order in memory that trains fastest."""
+        order = memory_format(self.precision, self.device)
+        network.to(device=self.device, memory_format=order)  # type: ignore[call-overload]
 
     def log(self) -> TrainingLog:
         """The run's log; only the main process writes to it."""
