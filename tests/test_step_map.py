@@ -123,16 +123,36 @@ def test_a_run_that_differs_in_more_is_not_in_the_map(change: dict[str, Any]) ->
     assert 9 not in held.values("contrastive", *CELL, measure="miou_val")
 
 
-def test_the_arithmetic_with_most_cells_makes_the_map() -> None:
-    # Many runs of one length in another arithmetic are no map.
-    others = [recipe("contrastive", pretrain=LONG, finetune=SHORT, seed=s) for s in range(9)]
-    others += [recipe("ce", pretrain=0, finetune=SHORT, seed=s) for s in range(9)]
+def test_runs_of_one_length_in_another_arithmetic_are_no_map() -> None:
+    others = [recipe("contrastive", pretrain=LONG, finetune=SHORT, seed=s) for s in range(3)]
+    others += [recipe("ce", pretrain=0, finetune=SHORT, seed=s) for s in range(3)]
     rows = [
         made_sweep.made_row(one.replace(precision="fp32")) | {"miou_val": 99.0, "precision": "fp32"}
         for one in others
     ]
     held = step_map([*made_rows(), *rows], dataset="shapes", tier="smoke")
     assert held.values("ce", *CELL, measure="miou_val") == {0: 20.0, 1: 21.0, 2: 19.0}
+
+
+def test_a_seed_counts_in_its_own_arithmetic_and_pairs_no_other() -> None:
+    """Two machines shared the seeds; the last one also repeated a run of the first's."""
+    fp32 = {"precision": "fp32"}
+    second = [
+        made_sweep.made_row(
+            recipe(method, pretrain=pretrain, finetune=finetune, seed=7).replace(**fp32)
+        )
+        | {"miou_val": value + (4.0 if method == "contrastive" else 0.0), **fp32}
+        for (method, pretrain, finetune), value in VALUES.items()
+    ]
+    repeated = recipe("ce", pretrain=0, finetune=SHORT, seed=0).replace(**fp32)
+    stray = made_sweep.made_row(repeated) | {"miou_val": 99.0, **fp32}
+    foreign = recipe("ce", pretrain=0, finetune=SHORT, seed=7)
+    other = made_sweep.made_row(foreign) | {"miou_val": 99.0, "precision": "bf16"}
+    held = step_map([*made_rows(), *second, stray, other], dataset="shapes", tier="smoke")
+    assert held.values("ce", *CELL, measure="miou_val") == {0: 20.0, 1: 21.0, 2: 19.0, 7: 20.0}
+    gained = held.gain(*CELL, over="the same fine-tuning", measure="miou_val")
+    assert gained is not None
+    assert (gained.seeds, gained.mean) == (4, pytest.approx((3 * 13.5 + 17) / 4))
 
 
 def test_a_stage_1_with_one_length_of_stage_2_is_no_line() -> None:
@@ -234,6 +254,20 @@ def test_a_seed_that_one_start_lacks_moves_no_curve(found: StepMap) -> None:
     pictures = [plots.step_curves(one, 64, measures=["miou_val"]) for one in (found, more)]
     assert pictures[0].alt == pictures[1].alt
     assert "64 labelled images" in pictures[0].figure.axes[0].get_title()
+
+
+def test_a_seed_that_one_length_lacks_bends_no_curve(found: StepMap) -> None:
+    added = {
+        (kind, 64, pretrain, SHORT): {
+            **found.runs[kind, 64, pretrain, SHORT],
+            7: {**found.runs[kind, 64, pretrain, SHORT][0], "miou_val": 99.0},
+        }
+        for kind, _, pretrain, finetune in found.runs
+        if finetune == SHORT
+    }
+    more = replace(found, runs={**found.runs, **added})
+    pictures = [plots.step_curves(one, 64, measures=["miou_val"]) for one in (found, more)]
+    assert pictures[0].alt == pictures[1].alt
 
 
 def test_a_press_shows_what_is_behind_the_cell(found: StepMap, results: Path) -> None:

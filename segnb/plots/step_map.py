@@ -23,7 +23,7 @@ from segnb.plots.style import (
 )
 from segnb.results.method import Mark, Method
 from segnb.results.step_map import RIVALS, Cell, Rival, StepMap
-from segnb.results.table import MEASURE_NAMES, Measure, Summary, summarise
+from segnb.results.table import MEASURE_NAMES, Measure, Summary, shared_seeds, summarise
 
 #: Losses are orange and gains blue, which all kinds of colour vision tell apart; zero is white.
 _COLOURS = LinearSegmentedColormap.from_list("gain", [ORANGE, "#ffffff", BLUE])
@@ -146,7 +146,8 @@ def step_curves(
 ) -> Picture:
     """MIoU against the steps of stage 2, from scratch and after either stage 1; a panel a measure.
 
-    A point is the mean over the seeds that were run for all points above and below it.
+    A curve is the mean over the seeds that all points have. Points of fewer than three seeds take
+    none from the others, but only from those above and below them.
 
     Args:
         found: The map.
@@ -162,17 +163,15 @@ def step_curves(
         figure = new_figure(WIDTH, 3.3)
         panels = figure.subplots(1, len(measures), squeeze=False)[0]
         for axes, measure in zip(panels, measures, strict=True):
-            curves: dict[str, dict[int, Summary]] = {}
-            for steps2 in all_steps:
-                values = {
+            values = {
+                steps2: {
                     name: held
                     for name, kind, steps1, _ in series
                     if (held := found.values(kind, labelled, steps1, steps2, measure=measure))
                 }
-                shared = set.intersection(*map(set, values.values())) if values else set()
-                for name, held in values.items():
-                    mean = summarise(held[seed] for seed in shared or held)
-                    curves.setdefault(name, {})[steps2] = mean
+                for steps2 in all_steps
+            }
+            curves = _means(values)
             for name, _, _, mark in series:
                 if curve := curves.get(name):
                     _curve(axes, name, curve, mark)
@@ -189,6 +188,18 @@ def step_curves(
             axes.set_title(panel_title(title, 1 / len(measures)))
         legend_below(figure, panels)
         return Picture(figure, alt.strip())
+
+
+def _means(values: dict[int, dict[str, dict[int, float]]]) -> dict[str, dict[int, Summary]]:
+    """By curve and steps, means over the same seeds; ``values`` is by steps, curve and seed."""
+    everywhere = shared_seeds(set(held) for at in values.values() for held in at.values())
+    curves: dict[str, dict[int, Summary]] = {}
+    for steps, at in values.items():
+        shared = set.intersection(*map(set, at.values())) if at else set()
+        for name, held in at.items():
+            seeds = shared & everywhere or shared or set(held)
+            curves.setdefault(name, {})[steps] = summarise(held[seed] for seed in sorted(seeds))
+    return curves
 
 
 def _series(pretrain: Sequence[int]) -> list[tuple[str, str, int, Mark]]:

@@ -142,8 +142,9 @@ def step_map(rows: Iterable[Row], *, dataset: str, tier: Tier) -> StepMap:
     """The map of one data set and tier.
 
     It takes the runs of the preset's recipe in the official form across images, with any number
-    of steps, labels and seed. Of several arithmetics it takes the one with most cells, and of
-    several data the newest.
+    of steps, labels and seed. A seed's runs with one number of labels are all of one arithmetic,
+    so a gain never pairs two: of several, the one with most runs of a stage 1 is taken. Of several
+    data, the newest are.
 
     Raises:
         ConfigError: No two lengths of stage 2 can be compared.
@@ -168,13 +169,11 @@ def step_map(rows: Iterable[Row], *, dataset: str, tier: Tier) -> StepMap:
             chosen.append((row, position))
     newest = {id(row) for row in by_data([row for row, _ in chosen])[-1]} if chosen else set()
     chosen = [(row, position) for row, position in chosen if id(row) in newest]
-    # Whoever ran a map ran it in one arithmetic: the one with most cells.
-    cells = {(row.get("precision"), position[1:]) for row, position in chosen if position[2]}
-    arithmetic = Counter(precision for precision, _ in cells).most_common(1)
+    arithmetic = _arithmetic(chosen)
     runs: dict[_Position, dict[int, Row]] = {}
     fractions = {}
     for row, position in chosen:
-        if arithmetic and row.get("precision") == arithmetic[0][0]:
+        if row.get("precision") == arithmetic[position[1], int(row["seed"])]:
             runs.setdefault(position, {})[int(row["seed"])] = row
             fractions[position[1]] = float(row["fraction"])
     # One length of stage 2 alone is no line of a map.
@@ -190,6 +189,19 @@ def step_map(rows: Iterable[Row], *, dataset: str, tier: Tier) -> StepMap:
             "official` adds one"
         )
     return found
+
+
+def _arithmetic(chosen: Sequence[tuple[Row, _Position]]) -> dict[tuple[int, int], str | None]:
+    """The arithmetic that is taken, by number of labelled images and seed."""
+    everywhere = Counter(row.get("precision") for row, position in chosen if position[2])
+    held: dict[tuple[int, int], Counter[str | None]] = {}
+    for row, position in chosen:
+        counts = held.setdefault((position[1], int(row["seed"])), Counter())
+        counts[row.get("precision")] += bool(position[2])
+    return {
+        one: max(counts, key=lambda name: (counts[name], everywhere[name]))
+        for one, counts in held.items()
+    }
 
 
 def step_table(found: StepMap, *, measures: Sequence[Measure]) -> str:

@@ -182,6 +182,16 @@ def groups(rows: Iterable[Row], measure: str = "miou_val") -> list[Group]:
     return sorted(found, key=lambda group: (group.method.order, group.labelled))
 
 
+def shared_seeds(held: Iterable[set[int]], *, fewest: int = _FEWEST_SEEDS) -> set[int]:
+    """The seeds that all sets hold; a set of fewer than ``fewest`` takes none from the others.
+
+    If every set is so small, the seeds in all of the largest.
+    """
+    sets = list(held)
+    enough = min(fewest, max(map(len, sets), default=0))
+    return set.intersection(*(one for one in sets if len(one) >= enough)) if sets else set()
+
+
 def same_seeds(
     rows: Iterable[Row], measure: str = "miou_val", *, fewest: int = _FEWEST_SEEDS
 ) -> list[Row]:
@@ -206,8 +216,7 @@ def same_seeds(
         recipes = held.setdefault(int(row["labelled"]), {})
         recipes.setdefault(recipe_identity(row), set()).add(int(row["seed"]))
     for recipes in held.values():
-        enough = min(fewest, max(map(len, recipes.values())))
-        shared = set.intersection(*(one for one in recipes.values() if len(one) >= enough))
+        shared = shared_seeds(recipes.values(), fewest=fewest)
         for name, seeds in recipes.items():
             recipes[name] = seeds & shared or seeds
     return [
