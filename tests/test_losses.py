@@ -604,8 +604,6 @@ def test_no_gradient_wanted(form):
 @pytest.mark.parametrize("form", FORMS)
 def test_gradient_of_one_set_alone(form):
     function, features = forms()[form]
-    if len(features) == 1:
-        pytest.skip("one set")
     for wanted in range(len(features)):
         grads = []
         for backend in BACKENDS:
