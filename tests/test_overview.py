@@ -77,6 +77,20 @@ def test_a_study_may_vary_one_field_more() -> None:
         comparable(rows, varied={"temperature": (0.2,)})
 
 
+def test_the_page_says_which_means_do_not_compare() -> None:
+    alike = [
+        row(BASE.replace(method=method, seed=seed), 30.0 + 10 * seed)
+        for method in ("ce", "contrastive", "ce_pretrained")
+        for seed in range(6 if method == "ce" else 3)
+    ]
+    others = [row(BASE.replace(method="ce_long", seed=s), 31.0 + 10 * s) for s in range(3, 6)]
+    said = tables([*alike, *others])
+    assert "| cross-entropy, same compute | 3 (others) | 71.0" in said
+    assert "its gains can be compared, its means can't" in said
+    assert "| cross-entropy, same compute | 3 | +1.0" in said.partition("Gains, paired")[2]
+    assert "(others)" not in tables(alike)
+
+
 def test_values_that_a_method_does_not_use_keep_no_row_out() -> None:
     asked: dict[str, Any] = {"encoder": ("tu-resnet34",), "pretrain.lr": (0.03,)}
     lite = BASE.replace(encoder="tu-resnet34")

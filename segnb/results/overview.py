@@ -16,6 +16,7 @@ from segnb.results import ledger
 from segnb.results.method import Method, recipe_of
 from segnb.results.table import (
     MEASURE_NAMES,
+    OTHER_SEEDS,
     Measure,
     MeasuredSplit,
     Row,
@@ -117,13 +118,19 @@ def _of_one(
                 lines = brief_table(these, measure=measure)
                 parts.append(f"{title}, {MEASURE_NAMES[measure]} (%)\n\n{lines}")
         elif classes is None:
-            parts.append(f"{title}\n\n{results_table(these, measures=measures)}")
+            results = results_table(these, measures=measures)
+            parts.append(f"{title}\n\n{results}")
             held = [row for row in these if has(row, measures)]
             measure = next(m for m in measures if any(has(row, [m]) for row in held))
             if apart := len(held) - len(same_seeds(held, measure)):
                 parts.append(
                     f"Means are over the seeds that the methods share; {counted(apart, 'run')} "
                     f"with other seeds {'count' if apart > 1 else 'counts'} in the gains alone."
+                )
+            if OTHER_SEEDS in results:
+                parts.append(
+                    f"Where the number of seeds is marked {OTHER_SEEDS}, a method has none of the "
+                    "seeds that the rest share: its gains can be compared, its means can't."
                 )
             with contextlib.suppress(ConfigError):  # nothing to compare
                 gained = gains_table(these, measures=measures)

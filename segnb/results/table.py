@@ -36,6 +36,9 @@ MEASURE_NAMES: dict[str, str] = {
 #: With fewer runs an interval is too wide to show: Student's factor is 12.7 for two, 4.3 for three.
 _FEWEST_SEEDS = 3
 
+#: Marks a number of seeds none of which the other methods share.
+OTHER_SEEDS = "(others)"
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -183,13 +186,17 @@ def groups(rows: Iterable[Row], measure: str = "miou_val") -> list[Group]:
 
 
 def shared_seeds(held: Iterable[set[int]], *, fewest: int = _FEWEST_SEEDS) -> set[int]:
-    """The seeds that all sets hold; a set of fewer than ``fewest`` takes none from the others.
+    """The seeds that all sets hold or, if there are none, that most of them do.
 
-    If every set is so small, the seeds in all of the largest.
+    A set of fewer than ``fewest`` takes none from the others, unless all are so small.
     """
     sets = list(held)
     enough = min(fewest, max(map(len, sets), default=0))
-    return set.intersection(*(one for one in sets if len(one) >= enough)) if sets else set()
+    counts = Counter(seed for one in sets if len(one) >= enough for seed in one)
+    if not counts:
+        return set()
+    most = min(counts, key=lambda seed: (-counts[seed], seed))
+    return set.intersection(*(one for one in sets if len(one) >= enough and most in one))
 
 
 def same_seeds(
@@ -198,8 +205,8 @@ def same_seeds(
     """The rows with seeds that all methods share, at each number of labelled images.
 
     Another seed labels other images and starts from other weights, which can move an mIoU by more
-    than a method does: means over different seeds can't be compared. A recipe that shares no seed
-    keeps its own.
+    than a method does: means over different seeds can't be compared. A recipe that has none of the
+    shared seeds (:func:`shared_seeds`) keeps its own.
 
     Args:
         rows: Ledger rows of one data set and tier.
@@ -440,8 +447,9 @@ def results_table(
     """A markdown table with one line per method and number of labelled images.
 
     It shows the mean ± sample standard deviation over the seeds that the methods share
-    (:func:`same_seeds`) and, from three seeds on, the 95 % Student-t interval of the mean. A
-    measure that no run has is left out.
+    (:func:`same_seeds`) and, from three seeds on, the 95 % Student-t interval of the mean. The
+    number of seeds is marked ``(others)`` where a method has none of those. A measure that no run
+    has is left out.
 
     Raises:
         ConfigError: See :func:`groups`.
@@ -455,15 +463,30 @@ def results_table(
     for measure in tables:
         head += [MEASURE_NAMES[measure], "95 % interval"]
     keys = {key: group for table in tables.values() for key, group in table.items()}
+    apart = {key for table in tables.values() for key in _apart(table)}
     lines = []
     for key in sorted(keys, key=lambda key: (key[0], key[1].order)):
         seeds = max(len(table[key].values) for table in tables.values() if key in table)
-        cells = [_labelled_name(keys[key]), keys[key].method.name, str(seeds)]
+        counted = _seeds_cell(seeds, apart=key in apart)
+        cells = [_labelled_name(keys[key]), keys[key].method.name, counted]
         for table in tables.values():
             summary = table[key].summary if key in table else None
             cells += [_mean_cell(summary), _interval_cell(summary)]
         lines.append(cells)
     return markdown(head, lines)
+
+
+def _apart(table: Mapping[tuple[int, Method], Group]) -> set[tuple[int, Method]]:
+    """The keys of the groups that have none of the seeds that most do, by labelled images."""
+    held: dict[int, list[set[int]]] = {}
+    for (labelled, _), group in table.items():
+        held.setdefault(labelled, []).append(set(group.rows))
+    shared = {labelled: shared_seeds(sets) for labelled, sets in held.items()}
+    return {key for key, group in table.items() if not set(group.rows) & shared[key[0]]}
+
+
+def _seeds_cell(seeds: int, *, apart: bool) -> str:
+    return f"{seeds} {OTHER_SEEDS}" if apart else str(seeds)
 
 
 def class_ious(group: Group, classes: int, *, split: MeasuredSplit) -> list[list[float]]:
@@ -502,13 +525,13 @@ def classes_table(
     """
     lines = []
     measure = f"miou_{split}"
-    for group in sorted(
-        groups(same_seeds(rows, measure), measure),
-        key=lambda group: (group.labelled, group.method.order),
-    ):
+    table = {(g.labelled, g.method): g for g in groups(same_seeds(rows, measure), measure)}
+    apart = _apart(table)
+    for key, group in sorted(table.items(), key=lambda one: (one[0][0], one[0][1].order)):
         ious = class_ious(group, len(class_names), split=split)
         cells = [_mean_cell(summarise(seeds) if seeds else None, digits=0) for seeds in ious]
-        lines.append([_labelled_name(group), group.method.name, str(len(group.rows)), *cells])
+        seeds = _seeds_cell(len(group.rows), apart=key in apart)
+        lines.append([_labelled_name(group), group.method.name, seeds, *cells])
     return markdown(["labelled images", "method", "seeds", *class_names], lines)
 
 
