@@ -480,12 +480,17 @@ def spearman(
     from scipy.stats import rankdata  # type: ignore[import-untyped]
 
     members = np.zeros(len(x), dtype=int) if within is None else within
-    first, second = np.zeros(len(x)), np.zeros(len(x))
-    for member in np.unique(members):
-        here = members == member
-        for values, ranks in ((x, first), (y, second)):
-            inside = rankdata(values[here])
-            ranks[here] = inside - inside.mean()
+    groups = np.unique(members, return_inverse=True)[1]
+
+    def centred_ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        # One ranking of all, group after group: within a group it differs by a constant.
+        order = np.unique(values, return_inverse=True)[1]
+        ranks = rankdata(groups * len(values) + order)
+        means = np.bincount(groups, ranks) / np.bincount(groups)
+        centred: npt.NDArray[np.float64] = ranks - means[groups]
+        return centred
+
+    first, second = centred_ranks(x), centred_ranks(y)
     scale = float(np.sqrt((first**2).sum() * (second**2).sum()))
     return float((first * second).sum() / scale) if scale > 0 else None
 
