@@ -120,8 +120,8 @@ def emulated(precision: ResolvedPrecision, device: torch.device | str) -> str | 
 def memory_format(precision: ResolvedPrecision, device: torch.device | str) -> torch.memory_format:
     """The order in memory in which convolutions train fastest.
 
-    That is channels last, but not in fp32 on a CPU without AVX-512: there, the gradients of dilated
-    convolutions have a fast kernel for contiguous maps alone.
+    That is channels last, but not in fp32 on a CPU with AVX2 alone: there, the gradients of dilated
+    convolutions have a fast kernel for contiguous maps only.
     """
     on_cpu = torch.device(device).type == "cpu"
     if on_cpu and precision == "fp32" and torch.backends.cpu.get_cpu_capability() == "AVX2":

@@ -257,6 +257,22 @@ def test_spearman() -> None:
     assert spearman(a, b, within=np.array([0, 0, 0, 1, 1, 1])) == pytest.approx(-1.0)
 
 
+def test_spearman_within_groups_is_that_of_ranks_taken_group_by_group() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        # Rounded, so that there are ties.
+        x, y = generator.normal(size=(2, 40)).round(1)
+        within = np.array([f"group {number}" for number in generator.integers(0, 6, 40)])
+        ranks = np.zeros((2, 40))
+        for group in set(within):
+            here = within == group
+            for side, values in zip(ranks, (x[here], y[here]), strict=True):
+                place = [(values < one).sum() + (values == one).sum() / 2 for one in values]
+                side[here] = np.array(place) - np.mean(place)
+        expected = (ranks[0] * ranks[1]).sum() / np.sqrt((ranks**2).sum(1).prod())
+        assert spearman(x, y, within=within) == pytest.approx(expected)
+
+
 def test_compactness_scatter_over_all_runs() -> None:
     rows = [row(20.0 + i, seed=i, fisher=float(i), silhouette=-float(i)) for i in range(5)]
     rows += [row(50.0, method="ce", fisher=None, silhouette=0.5), row(None, seed=9, fisher=3.0)]
