@@ -8,6 +8,7 @@ from segnb.axes import changed
 from segnb.errors import ConfigError
 from segnb.recipe import Recipe, Stage, preset
 from segnb.results.overview import comparable, main_methods, not_compared, tables
+from segnb.results.table import gains
 
 
 def row(recipe: Recipe, miou: float = 30.0, precision: str = "fp32") -> dict[str, Any]:
@@ -126,6 +127,27 @@ def test_a_run_repeated_in_another_arithmetic_counts_once_and_in_that_of_the_oth
     assert comparable([*rows, *far], dataset="camvid") == comparable(rows)
     assert comparable([*rows, *far])[-5:] == far
     assert rows[0] in comparable([*rows, *far])
+
+
+def test_of_a_repeated_run_the_one_in_the_arithmetic_of_its_controls_counts() -> None:
+    """Also where most runs, of other seeds or of the method itself, are in the other."""
+    methods = ("ce", "contrastive", "ce_long")
+    others = [
+        row(BASE.replace(method=method, seed=seed), precision="bf16")
+        for method in methods
+        for seed in (1, 2)
+    ]
+    others += [
+        row(BASE.replace(scope=scope), precision="bf16") for scope in ("within", "batch", "cross")
+    ]
+    twin = row(BASE.replace(method="ce"), precision="bf16")
+    asked = BASE.replace(precision="fp32")
+    own = [row(asked.replace(method=method)) for method in methods]
+    found = comparable([*own, *others, twin])
+    assert all(one in found for one in own)
+    assert twin not in found
+    paired = [gain for gain in gains(found) if gain.group.method.kind == "ce_long"]
+    assert [sorted(gain.differences) for gain in paired] == [[0, 1, 2]]
 
 
 def test_tables_show_gains_where_there_is_a_baseline() -> None:

@@ -342,22 +342,34 @@ def one_device(rows: Iterable[Row]) -> list[Row]:
 
 
 def each_run_once(rows: Iterable[AnyRow]) -> list[AnyRow]:
-    """Of several rows of one recipe and seed, keep the one in the most frequent arithmetic.
+    """Of several rows of one recipe and seed, keep the one in the arithmetic of its controls.
 
-    bf16 and fp32 can differ by more than two methods or temperatures do. Frequency is counted
-    within each data set and tier.
+    bf16 and fp32 can differ by more than two methods or temperatures do, so gains pair runs of one
+    arithmetic alone. Where its seed and labelled images have as many kinds of cross-entropy in
+    either, it is the arithmetic more frequent in the data set and tier.
     """
     rows = list(rows)
-    counts = Counter((row["dataset"], row["tier"], row.get("precision")) for row in rows)
+    counts = Counter(_arithmetic(row) for row in rows)
+    controls: dict[tuple[Any, ...], set[str]] = {}
+    for row in rows:
+        held = controls.setdefault((_arithmetic(row), row["labelled"], row["seed"]), set())
+        held.update([] if KINDS[row["method"]].stage_one else [row["method"]])
     kept: dict[tuple[Method, str, int], AnyRow] = {}
     for row in rows:
         run = (Method.of(row), recipe_identity(row), row["seed"])
         kept[run] = max(
             kept.get(run, row),
             row,
-            key=lambda one: counts[one["dataset"], one["tier"], one.get("precision")],
+            key=lambda one: (
+                len(controls[_arithmetic(one), one["labelled"], one["seed"]]),
+                counts[_arithmetic(one)],
+            ),
         )
     return list(kept.values())
+
+
+def _arithmetic(row: Row) -> tuple[str, str, str | None]:
+    return row["dataset"], row["tier"], row.get("precision")
 
 
 def beside_baselines(rows: Iterable[Row]) -> list[Row]:
