@@ -27,7 +27,8 @@ class Machine:
 
     Attributes:
         device: ``cuda``, ``mps`` or ``cpu``: the best that torch can use here.
-        name: Name of the GPU, or of the CPU.
+        name: Name of the GPU, or of the CPU with its vector unit, which servers of one name can
+            differ in.
         devices: How many devices of this kind there are (1 for ``mps`` and ``cpu``).
         memory: Bytes of memory on the device; main memory for ``mps`` and ``cpu``.
         cores: CPU cores that this process may use.
@@ -227,4 +228,7 @@ def _cpuinfo(field: str) -> str:
 
 
 def _processor_name() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
+    name = _cpuinfo("model name") or platform.processor() or platform.machine()
+    capability = torch.backends.cpu.get_cpu_capability()
+    unit = _bf16_hardware() or ("" if capability == "DEFAULT" else capability)
+    return f"{name}, {unit}" if unit else name

@@ -54,6 +54,23 @@ def test_bf16_on_a_processor_only_with_fast_hardware(
     assert describe("cpu").precision == precision
 
 
+@pytest.mark.parametrize(
+    ("flags", "capability", "name"),
+    [
+        ("avx512_bf16", "AVX512", "AMD EPYC, AVX-512 BF16"),
+        ("avx2", "AVX2", "AMD EPYC, AVX2"),
+        ("", "DEFAULT", "AMD EPYC"),
+    ],
+)
+def test_servers_of_one_name_are_told_apart_by_their_vector_unit(
+    flags: str, capability: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {"vendor_id": "AuthenticAMD", "flags": flags, "model name": "AMD EPYC"}
+    monkeypatch.setattr(device, "_cpuinfo", known.__getitem__)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert describe("cpu").name == name
+
+
 def test_a_system_without_a_list_of_flags_stays_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_file(*_: object, **__: object) -> str:
         raise FileNotFoundError("/proc/cpuinfo")

@@ -400,6 +400,10 @@ def test_cost_of_a_paused_run_does_not_count() -> None:
 def test_cost_does_not_compare_devices() -> None:
     with pytest.raises(ConfigError, match="seconds on CPU and on GPU cannot be compared"):
         cost([row(1.0), row(2.0, seed=1, device="GPU")])
+    slow = {**row(1.0), "precision": "fp32"}
+    with pytest.raises(ConfigError, match="seconds on CPU, bf16 and on CPU, fp32 cannot be"):
+        cost([slow, {**row(2.0, seed=1), "precision": "bf16"}])
+    assert "on CPU, fp32" in cost([slow]).alt
     with pytest.raises(ConfigError, match="none of the rows has the seconds"):
         cost([row(1.0, seconds=None)])
 

@@ -262,9 +262,12 @@ def test_select_keeps_methods_that_do_not_use_the_field() -> None:
         select(rows, temprature=0.07)
 
 
-def test_the_device_that_ran_most() -> None:
+def test_the_device_and_arithmetic_that_ran_most() -> None:
     rows = [{"device": name, "seed": seed} for seed, name in enumerate(("old", "new", "new"))]
     assert [row["seed"] for row in one_device(rows)] == [1, 2]
+    rows[1]["precision"] = rows[0]["precision"] = "fp32"
+    rows.append({**rows[1], "seed": 3})
+    assert [row["seed"] for row in one_device(rows)] == [1, 3]
     assert one_device([]) == []
 
 

@@ -46,6 +46,7 @@ from segnb.results.table import (
     require_rows,
     same_seeds,
     summarise,
+    timed_on,
 )
 
 Name = TypeVar("Name", bound=Hashable)
@@ -303,16 +304,16 @@ def cost(rows: Iterable[Row], *, measure: Measure = "miou_val") -> Picture:
     There is a panel for each number of labelled images. A mark is one recipe: the mean mIoU of its
     seeds at their median seconds, so that one paused run does not move it. Recipes of one method
     that differ in length are joined in the order of their cost. All rows must come from one
-    device, because seconds on two devices cannot be compared.
+    device and arithmetic, because seconds of two cannot be compared.
     """
     usable = [row for row in same_seeds(rows, measure) if row.get("seconds")]
     if not usable:
         raise ConfigError("none of the rows has the seconds of its training")
-    devices = sorted({str(row.get("device")) for row in usable})
+    devices = sorted({timed_on(row) for row in usable})
     if len(devices) > 1:
         raise ConfigError(
             f"seconds on {' and on '.join(devices)} cannot be compared; choose with "
-            f"segnb.results.table.select(rows, device={devices[0]!r})"
+            "segnb.results.table.one_device(rows)"
         )
     recipes: dict[tuple[int, Method, str], dict[int, Row]] = {}
     for row in usable:

@@ -334,11 +334,16 @@ def by_data(rows: Iterable[AnyRow]) -> list[list[AnyRow]]:
     return sorted(groups, key=lambda members: place[id(members[-1])])
 
 
-def one_device(rows: Iterable[Row]) -> list[Row]:
-    """The rows of the most frequent device: times on different devices can't be compared."""
+def one_device(rows: Iterable[AnyRow]) -> list[AnyRow]:
+    """The rows of the most frequent device and arithmetic: only their seconds can be compared."""
     rows = list(rows)
-    most = Counter(row["device"] for row in rows).most_common(1)
-    return [row for row in rows if row["device"] == most[0][0]]
+    most = Counter(map(timed_on, rows)).most_common(1)
+    return [row for row in rows if timed_on(row) == most[0][0]]
+
+
+def timed_on(row: Row) -> str:
+    """The device and the arithmetic of a row, ``"a card, bf16"``."""
+    return ", ".join(str(row[name]) for name in ("device", "precision") if row.get(name))
 
 
 def each_run_once(rows: Iterable[AnyRow]) -> list[AnyRow]:
