@@ -386,6 +386,8 @@ class Table:
         measures: Which mIoUs to show, for example that of test images from drives seen in
             training.
         brief: Show one line per number of labelled images: three methods and two gains.
+        compactness: Show how far each stage gathers the classes, and whether tighter classes go
+            along with a higher mIoU.
         steps: Show the map of steps instead: the gain by the lengths of both stages. It needs
             ``--dataset``; without ``--tier`` it shows the quick tier.
         vary: Show runs with other values of a field than the preset's, `--vary encoder
@@ -397,6 +399,7 @@ class Table:
     classes: MeasuredSplit | None = None
     measures: tuple[Measure, ...] = ("miou_val", "miou_test")
     brief: bool = False
+    compactness: bool = False
     steps: bool = False
     vary: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
     results: ResultsFolder = Path("results")
@@ -412,11 +415,17 @@ class Table:
         held = {row["dataset"] for row in rows}
         if self.dataset is not None and datasets.title(self.dataset) not in held:
             datasets.get(self.dataset)  # a wrong name is not just one without runs
+        own = {
+            "--classes": bool(self.classes),
+            "--brief": self.brief,
+            "--compactness": self.compactness,
+            "--steps": self.steps,
+        }
+        if len(asked := [flag for flag, given in own.items() if given]) > 1:
+            raise ConfigError(f"{' and '.join(asked)} each show a table of their own; choose one")
         if self.steps:
-            if self.dataset is None or self.classes or self.brief or self.vary:
-                raise ConfigError(
-                    "--steps needs --dataset, and does not go with --classes, --brief or --vary"
-                )
+            if self.dataset is None or self.vary:
+                raise ConfigError("--steps needs --dataset, and does not go with --vary")
             found = step_map(rows, dataset=self.dataset, tier=self.tier or "quick")
             print(step_table(found, measures=self.measures))
             return 0
@@ -428,6 +437,7 @@ class Table:
             classes=self.classes,
             measures=self.measures,
             brief=self.brief,
+            compactness=self.compactness,
             varied=varied,
         )
         print(text)

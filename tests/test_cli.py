@@ -349,6 +349,27 @@ def test_table_prints_the_ledger(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert cli.main(["table", "--results", str(tmp_path), "--dataset", "voc"]) == 1
 
 
+def test_tables_of_compactness(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["table", "--compactness", "--results", str(tmp_path)]
+    for seed in range(5):
+        recipe = preset("shapes", "quick").replace(method="ce", seed=seed)
+        row = ledger_row(recipe, miou_val=20.0 + seed, fraction=1 / 16)
+        ledger.add(tmp_path / "ledger.jsonl", {**row, "compactness": {}, "fisher": None})
+    assert cli.main(words) == 1
+    assert "none of these 5 runs measured compactness" in one_line(capsys)
+    for seed in range(5, 10):
+        recipe = preset("shapes", "quick").replace(method="ce", seed=seed)
+        row = ledger_row(recipe, miou_val=20.0 + seed, fraction=1 / 16)
+        measured = {"compactness": {"finetuned": {"fisher": 1.0 + seed}}, "fisher": 1.0 + seed}
+        ledger.add(tmp_path / "ledger.jsonl", {**row, **measured})
+    assert cli.main(words) == 0
+    told = capsys.readouterr().out
+    assert "6.00 to 10.00" in told
+    assert "**+1.00**" in told
+    assert cli.main([*words, "--brief"]) == 1
+    assert "--brief and --compactness each show a table of their own" in one_line(capsys)
+
+
 @pytest.mark.slow
 def test_reproduce_trains_the_three_and_draws_the_figures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -23,7 +23,6 @@ from segnb.plots import (
     label_curve,
     loss_curves,
     marks,
-    spearman,
     temperature_curve,
 )
 from segnb.recipe import Recipe, Stage
@@ -241,36 +240,6 @@ def test_sweep_rows_are_not_averaged_into_the_label_curve() -> None:
         label_curve(rows)
     (axes,) = label_curve(select(rows, temperature=0.07)).figure.axes
     assert lines(axes)[CROSS].get_ydata() == pytest.approx([44.0, 60.0])
-
-
-def test_spearman() -> None:
-    x = np.array([1.0, 2.0, 3.0, 10.0])
-    assert spearman(x, x**3) == pytest.approx(1.0)
-    assert spearman(x, -x) == pytest.approx(-1.0)
-    assert spearman(x, np.ones(4)) is None
-    # Both rise with the group, but inside each group they go against each other.
-    a = np.array([1.0, 2.0, 3.0, 11.0, 12.0, 13.0])
-    b = np.array([3.0, 2.0, 1.0, 13.0, 12.0, 11.0])
-    whole = spearman(a, b)
-    assert whole is not None
-    assert whole > 0.5
-    assert spearman(a, b, within=np.array([0, 0, 0, 1, 1, 1])) == pytest.approx(-1.0)
-
-
-def test_spearman_within_groups_is_that_of_ranks_taken_group_by_group() -> None:
-    generator = np.random.default_rng(0)
-    for _ in range(20):
-        # Rounded, so that there are ties.
-        x, y = generator.normal(size=(2, 40)).round(1)
-        within = np.array([f"group {number}" for number in generator.integers(0, 6, 40)])
-        ranks = np.zeros((2, 40))
-        for group in set(within):
-            here = within == group
-            for side, values in zip(ranks, (x[here], y[here]), strict=True):
-                place = [(values < one).sum() + (values == one).sum() / 2 for one in values]
-                side[here] = np.array(place) - np.mean(place)
-        expected = (ranks[0] * ranks[1]).sum() / np.sqrt((ranks**2).sum(1).prod())
-        assert spearman(x, y, within=within) == pytest.approx(expected)
 
 
 def test_compactness_scatter_over_all_runs() -> None:

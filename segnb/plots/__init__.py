@@ -20,7 +20,6 @@ from segnb.plots.results import (
     cost,
     gain,
     label_curve,
-    spearman,
     temperature_curve,
 )
 from segnb.plots.step_map import step_curves, step_map
@@ -58,7 +57,6 @@ __all__ = [
     "pairs_drawing",
     "predictions",
     "save",
-    "spearman",
     "step_curves",
     "step_map",
     "styled",

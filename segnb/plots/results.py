@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 
 from segnb.errors import ConfigError
@@ -32,6 +31,13 @@ from segnb.plots.style import (
     panel_grid,
     panel_title,
     styled,
+)
+from segnb.results.compactness import (
+    COMPACTNESS_NAMES,
+    FEWEST_RUNS,
+    RANKED_AMONG,
+    STAGES,
+    correlation,
 )
 from segnb.results.method import Baseline, Mark, Method
 from segnb.results.table import (
@@ -53,22 +59,6 @@ Name = TypeVar("Name", bound=Hashable)
 
 #: Points of a curve: a position, and one value per seed.
 Line = list[tuple[float, list[float]]]
-
-#: Compactness numbers of a row, and their titles.
-COMPACTNESS_NAMES: dict[str, str] = {
-    "intra": "intra-class variance",
-    "inter": "inter-class distance",
-    "fisher": "Fisher ratio",
-    "silhouette": "silhouette",
-    "knn_miou": "nearest neighbours, mIoU %",
-    "probe_miou": "linear probe, mIoU %",
-}
-
-#: Stages at which a row measures compactness, and their titles.
-_STAGES = {"initial": "before", "pretrained": "stage 1", "finetuned": "stage 2"}
-
-#: Fewer runs are ordered by chance too often to give a correlation.
-_FEWEST_RUNS = 5
 
 #: Room beside the outermost numbers of labelled images, as a factor.
 _BESIDE = 1.35
@@ -271,7 +261,7 @@ def compactness_stages(rows: Iterable[Row]) -> Picture:
     for name, title in COMPACTNESS_NAMES.items():
         for group in found:
             line: Line = []
-            for step, stage in enumerate(_STAGES):
+            for step, stage in enumerate(STAGES):
                 values = [
                     row["compactness"].get(stage, {}).get(name) for row in group.rows.values()
                 ]
@@ -281,7 +271,7 @@ def compactness_stages(rows: Iterable[Row]) -> Picture:
                 panels.setdefault(title, {})[group.method] = line
     if not panels:
         raise ConfigError(f"none of the rows has {' or '.join(COMPACTNESS_NAMES)} by stage")
-    titles = [*_STAGES.values()]
+    titles = [*STAGES.values()]
     alt = f"Compactness by stage, {count} labelled images. " + _panels_in_words(
         panels,
         lambda line: ", ".join(f"{titles[int(x)]} {summarise(v).mean:.3g}" for x, v in line),
@@ -453,47 +443,15 @@ def _values_in_words(values: Collection[float]) -> str:
     return f"{summary.mean:.1f} ({seeds})"
 
 
-def _correlations(rows: Sequence[Row], name: str, measure: str) -> list[str]:
-    if len(rows) < _FEWEST_RUNS:
+def _correlations(rows: Sequence[Row], name: str, measure: Measure) -> list[str]:
+    if len(rows) < FEWEST_RUNS:
         return [f"{len(rows)} runs, too few for ρ"]
-    x = np.array([row[name] for row in rows], dtype=float)
-    y = np.array([row[measure] for row in rows], dtype=float)
-    texts = [f"ρ = {_signed(spearman(x, y))}, {len(rows)} runs"]
-    within = np.array([f"{row['labelled']} {Method.of(row)}" for row in rows])
-    if len(np.unique(within)) > 1:
-        texts.append(f"within labels and method ρ = {_signed(spearman(x, y, within=within))}")
+    overall = correlation(rows, name, measure=measure, among="all runs")
+    texts = [f"ρ = {_signed(overall.rho)}, {overall.runs} runs"]
+    if len({RANKED_AMONG["equal labels and method"](row) for row in rows}) > 1:
+        alike = correlation(rows, name, measure=measure)
+        texts.append(f"within labels and method ρ = {_signed(alike.rho)}")
     return texts
-
-
-def spearman(
-    x: npt.NDArray[np.float64],
-    y: npt.NDArray[np.float64],
-    *,
-    within: npt.NDArray[Any] | None = None,
-) -> float | None:
-    """Spearman's rank correlation; ``None`` where one side is constant.
-
-    Args:
-        x: ``[N]``.
-        y: ``[N]``.
-        within: A group for each point; ranks are taken and centred within each group.
-    """
-    from scipy.stats import rankdata  # type: ignore[import-untyped]
-
-    members = np.zeros(len(x), dtype=int) if within is None else within
-    groups = np.unique(members, return_inverse=True)[1]
-
-    def centred_ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        # One ranking of all, group after group: within a group it differs by a constant.
-        order = np.unique(values, return_inverse=True)[1]
-        ranks = rankdata(groups * len(values) + order)
-        means = np.bincount(groups, ranks) / np.bincount(groups)
-        centred: npt.NDArray[np.float64] = ranks - means[groups]
-        return centred
-
-    first, second = centred_ranks(x), centred_ranks(y)
-    scale = float(np.sqrt((first**2).sum() * (second**2).sum()))
-    return float((first * second).sum() / scale) if scale > 0 else None
 
 
 def _signed(value: float | None) -> str:

@@ -13,6 +13,7 @@ from segnb.axes import changed, value_of
 from segnb.errors import ConfigError
 from segnb.recipe import Recipe, flat, preset
 from segnb.results import ledger
+from segnb.results.compactness import correlations_table, ranges_table
 from segnb.results.method import Method, recipe_of
 from segnb.results.table import (
     MEASURE_NAMES,
@@ -46,6 +47,7 @@ def tables(
     classes: MeasuredSplit | None = None,
     measures: Sequence[Measure] = ("miou_val", "miou_test"),
     brief: bool = False,
+    compactness: bool = False,
     varied: Varied = _NOTHING,
 ) -> str:
     """The comparison of methods for each data set and tier, in Markdown.
@@ -60,10 +62,12 @@ def tables(
         classes: Show the IoU of each class on this split instead of mIoU and gains.
         measures: Show these mIoUs; rows that have none of them are left out.
         brief: Show one line per number of labelled images, with the last measure that has values.
+        compactness: Show how far each stage gathers the classes, and how that goes along with the
+            measures.
         varied: Fields with other values than the preset's; see :func:`comparable`.
 
     Raises:
-        ConfigError: Nothing to show.
+        ConfigError: There is nothing to show.
     """
     fields = [f"miou_{classes}"] if classes else measures
 
@@ -83,7 +87,11 @@ def tables(
             classes,
             measures,
             brief,
+            compactness,
         )
+    if not parts:
+        lacking = "measured compactness" if compactness else "has a baseline to compare with"
+        raise ConfigError(f"none of these {len(chosen)} runs {lacking}")
     return "\n\n".join(parts)
 
 
@@ -100,6 +108,7 @@ def _of_one(
     classes: MeasuredSplit | None,
     measures: Sequence[Measure],
     brief: bool,
+    compactness: bool,
 ) -> list[str]:
     """The tables of one data set and tier; each of several fingerprints has its own."""
 
@@ -112,7 +121,15 @@ def _of_one(
         title = heading
         if len(found) > 1:
             title += f", data {number} of {len(found)} (files differ; the newest last)"
-        if brief:
+        if compactness:
+            if ranges := ranges_table(these):
+                parts.append(f"{title}, Fisher ratio (lowest to highest)\n\n{ranges}")
+            if ranked := correlations_table(these, measures=measures):
+                parts.append(
+                    "Rank correlation with mIoU, in brackets what chance gives, bold beyond it:"
+                    f"\n\n{ranked}"
+                )
+        elif brief:
             measure = [m for m in measures if any(has(row, [m]) for row in these)][-1]
             with contextlib.suppress(ConfigError):  # nothing to compare
                 lines = brief_table(these, measure=measure)
