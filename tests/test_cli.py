@@ -347,6 +347,10 @@ def test_table_prints_the_ledger(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "20.0" in told
     assert "25.0" in told
     assert cli.main(["table", "--results", str(tmp_path), "--dataset", "voc"]) == 1
+    one_line(capsys)
+    # Without the contrastive method, one line with three methods cannot be had.
+    assert cli.main(["table", "--results", str(tmp_path), "--brief"]) == 1
+    assert "none of these 2 runs has a baseline to compare with" in one_line(capsys)
 
 
 def test_tables_of_compactness(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

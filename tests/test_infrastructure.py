@@ -346,7 +346,7 @@ def test_tables_come_from_the_ledger(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", readme.PAGES, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_quoted_intervals_stand_in_a_table(path: Path) -> None:
+def test_quoted_intervals_and_correlations_stand_in_a_table(path: Path) -> None:
     tables = "".join(page.read_text(encoding="utf-8") for page in readme.PAGES)
     quoted = readme.unbacked(path.read_text(encoding="utf-8"), tables)
     assert quoted == [], "no table of the pages holds these"
@@ -357,6 +357,12 @@ def test_a_drifted_interval_is_seen() -> None:
     told = "0.8 ahead (-1.1\n  to +2.6), the other behind (-2.6 to +1.1). Fisher 2.2 to 3.9.\n"
     assert readme.unbacked(told + table, table) == []
     assert readme.unbacked("0.8 ahead (-1.1 to\n+2.7)\n" + table, table) == ["-1.1 to +2.7"]
+
+
+def test_a_drifted_correlation_is_seen() -> None:
+    table = "<!-- begin: segnb table -->\n| **-0.41** (0.26) | +0.31 (0.34) |\n<!-- end -->\n"
+    assert readme.unbacked("It is -0.41 there (+0.31 here), with a rate of 0.05.\n", table) == []
+    assert readme.unbacked("It is -0.29, a gain of +1.3 apart.\n" + table, table) == ["-0.29"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from segnb.recipe import Recipe
 from segnb.results.compactness import (
     correlation,
     correlations_table,
-    ranges_table,
+    fisher_table,
     spearman,
 )
 
@@ -79,7 +79,7 @@ def test_runs_whose_cells_are_labelled_otherwise_are_not_ranked_together() -> No
     rows += [row(40.0 - i, 11.0 + i, seed=5 + i, cell_rule="aligned corners") for i in range(5)]
     assert correlation(rows, "fisher", among="equal labels").rho > 0.4  # type: ignore[operator]
     assert correlation(rows, "fisher").rho == pytest.approx(-1.0)
-    table = ranges_table([{**one, "compactness": {"finetuned": one}} for one in rows])
+    table = fisher_table([{**one, "compactness": {"finetuned": one}} for one in rows])
     assert "| at its middle | 5 | – | – | 1.00 to 5.00 |" in table
     assert "| aligned corners | 5 | – | – | 11.00 to 15.00 |" in table
 
@@ -124,4 +124,4 @@ def test_the_table_leaves_out_what_too_few_runs_have() -> None:
     assert "| 6 | **+1.00**" in table
     assert "silhouette" not in table
     assert correlations_table(rows[:3], measures=("miou_val",)) == ""
-    assert ranges_table(rows) == ""
+    assert fisher_table(rows) == ""

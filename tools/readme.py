@@ -7,7 +7,7 @@ A block names the command whose output it holds::
     <!-- end -->
 
 ``python tools/readme.py`` writes every block of the pages again; a test compares them. Another one
-looks whether an interval that the text around the blocks quotes stands in one of them.
+looks whether an interval or a correlation that the text around the blocks quotes stands in one.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ _BLOCK = re.compile(
     re.DOTALL,
 )
 
+
+#: A rank correlation. Gains have one decimal, values of a recipe no sign.
+_CORRELATION = re.compile(r"(?<![\w.])[+-]\d\.\d\d(?!\d)")
 
 #: An interval of gains: one of its ends has a sign. Ranges of other numbers have none.
 _INTERVAL = re.compile(r"(?P<low>[+-]?\d+\.\d)\s+to\s+(?P<high>[+-]?\d+\.\d)")
@@ -80,13 +83,16 @@ def refresh(text: str, output_of: Callable[[str], str] = run) -> str:
 
 
 def unbacked(text: str, tables: str) -> list[str]:
-    """Intervals of gains that a text quotes and no table holds, as they stand in the text.
+    """Intervals of gains, and correlations, that a text quotes and no table holds.
 
     "A behind B by -1 to 3" is backed by a table's "B over A -3 to 1".
 
     Args:
         text: Markdown; what stands in its own blocks is not asked for.
-        tables: Markdown in whose blocks the intervals should stand.
+        tables: Markdown in whose blocks they should stand.
+
+    Returns:
+        Each as it stands in the text.
     """
 
     def intervals(of: str) -> list[tuple[str, float, float]]:
@@ -95,11 +101,13 @@ def unbacked(text: str, tables: str) -> list[str]:
     blocks = "".join(match["body"] for match in _BLOCK.finditer(tables))
     held = {(low, high) for _, low, high in intervals(blocks)}
     held |= {(-high, -low) for low, high in held}
+    own = _BLOCK.sub("", text)
+    correlations = set(_CORRELATION.findall(blocks))
     return [
         " ".join(quoted.split())
-        for quoted, low, high in intervals(_BLOCK.sub("", text))
+        for quoted, low, high in intervals(own)
         if set("+-") & set(quoted) and (low, high) not in held
-    ]
+    ] + [quoted for quoted in _CORRELATION.findall(own) if quoted not in correlations]
 
 
 def main() -> int:

@@ -88,9 +88,9 @@ def spearman(
         within: A group for each point; ranks are taken and centred within each group.
     """
     groups = _numbered(within, len(x))
-    first, second = _centred_ranks(x, groups), _centred_ranks(y, groups)
-    scale = float((first**2).sum() * (second**2).sum()) ** 0.5
-    return float(first @ second / scale) if scale > 0 else None
+    first, second = _ranks(x, groups), _ranks(y, groups)
+    # Rounded, so that the order of a machine's sums decides no digit that a table shows.
+    return round(float(first @ second), 9) if first.any() and second.any() else None
 
 
 def correlation(
@@ -111,17 +111,15 @@ def correlation(
     held = [row for row in rows if row.get(name) is not None and row.get(measure) is not None]
     x, y = (np.array([row[key] for row in held], dtype=float) for key in (name, measure))
     within = np.array([RANKED_AMONG[among](row) for row in held])
+    rho = spearman(x, y, within=within)
     groups = _numbered(within, len(held))
-    first, second = _centred_ranks(x, groups), _centred_ranks(y, groups)
-    scale = float((first**2).sum() * (second**2).sum()) ** 0.5
-    if not scale:
-        return Correlation(rho=None, chance=0.0, runs=len(held))
+    first, second = _ranks(x, groups), _ranks(y, groups)
     # Sorted by group and then by chance, each shuffle is an order of the runs within their groups.
     keys = groups + np.random.default_rng(0).random((_SHUFFLES, len(held)))
     shuffled = np.empty_like(keys)
     shuffled[:, np.argsort(groups, kind="stable")] = second[np.argsort(keys, axis=1)]
-    chance = float(np.quantile(np.abs(shuffled @ first) / scale, 0.95))
-    return Correlation(rho=float(first @ second / scale), chance=chance, runs=len(held))
+    chance = round(float(np.quantile(np.abs(shuffled @ first), 0.95)), 9)
+    return Correlation(rho=rho, chance=chance, runs=len(held))
 
 
 def correlations_table(rows: Sequence[Row], *, measures: Sequence[Measure]) -> str:
@@ -145,22 +143,18 @@ def correlations_table(rows: Sequence[Row], *, measures: Sequence[Measure]) -> s
     return markdown(head, lines) if lines else ""
 
 
-def ranges_table(rows: Sequence[Row], *, name: str = "fisher") -> str:
-    """The lowest and highest value of a compactness number after each stage, method by method.
-
-    Args:
-        rows: The ledger's.
-        name: Key of :data:`COMPACTNESS_NAMES`.
+def fisher_table(rows: Sequence[Row]) -> str:
+    """The lowest and highest Fisher ratio after each stage, method by method.
 
     Returns:
-        Markdown; empty if no run has the number.
+        Markdown; empty if no run has it.
     """
     found: dict[tuple[int, Method, str | None], dict[str, list[float]]] = {}
     for row in rows:
         key = row["labelled"], Method.of(row), row.get("cell_rule")
         for stage, values in (row.get("compactness") or {}).items():
-            if values.get(name) is not None:
-                found.setdefault(key, {}).setdefault(stage, []).append(values[name])
+            if values.get("fisher") is not None:
+                found.setdefault(key, {}).setdefault(stage, []).append(values["fisher"])
     lines = []
     for labelled, method, rule in sorted(
         found, key=lambda key: (key[0], key[1].order, key[2] or "")
@@ -179,9 +173,10 @@ def _numbered(within: npt.NDArray[Any] | None, count: int) -> npt.NDArray[np.int
     return groups
 
 
-def _centred_ranks(
+def _ranks(
     values: npt.NDArray[np.float64], groups: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
+    """Ranks, centred within each group, of length 1 as a vector; zeros if nothing varies."""
     from scipy.stats import rankdata  # type: ignore[import-untyped]
 
     # One ranking of all, group after group: within a group it differs by a constant.
@@ -189,7 +184,7 @@ def _centred_ranks(
     ranks = rankdata(groups * len(values) + order)
     means = np.bincount(groups, ranks) / np.bincount(groups)
     centred: npt.NDArray[np.float64] = ranks - means[groups]
-    return centred
+    return centred / (np.linalg.norm(centred) or 1.0)
 
 
 def _cell(found: Correlation) -> str:

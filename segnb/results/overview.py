@@ -13,7 +13,7 @@ from segnb.axes import changed, value_of
 from segnb.errors import ConfigError
 from segnb.recipe import Recipe, flat, preset
 from segnb.results import ledger
-from segnb.results.compactness import correlations_table, ranges_table
+from segnb.results.compactness import correlations_table, fisher_table
 from segnb.results.method import Method, recipe_of
 from segnb.results.table import (
     MEASURE_NAMES,
@@ -122,8 +122,8 @@ def _of_one(
         if len(found) > 1:
             title += f", data {number} of {len(found)} (files differ; the newest last)"
         if compactness:
-            if ranges := ranges_table(these):
-                parts.append(f"{title}, Fisher ratio (lowest to highest)\n\n{ranges}")
+            if fisher := fisher_table(these):
+                parts.append(f"{title}, Fisher ratio (lowest to highest)\n\n{fisher}")
             if ranked := correlations_table(these, measures=measures):
                 parts.append(
                     "Rank correlation with mIoU, in brackets what chance gives, bold beyond it:"

@@ -614,7 +614,7 @@ def brief_table(rows: Iterable[Row], *, measure: Measure) -> str:
         measure: Which mIoU.
 
     Raises:
-        ConfigError: See :func:`gains`.
+        ConfigError: See :func:`gains`; or none of these runs is of ``contrastive``.
     """
     ours = Method(kind="contrastive", form="official", scope="cross")
     names: tuple[Baseline, ...] = ("cross-entropy", "the same compute")
@@ -622,6 +622,8 @@ def brief_table(rows: Iterable[Row], *, measure: Measure) -> str:
     for gain in gains(rows, measure):
         if gain.group.method == ours and gain.baseline in names:
             held.setdefault(gain.group.labelled, {})[gain.baseline] = gain
+    if not held:
+        raise ConfigError(f"no run of {ours} stands beside its baselines")
     body = []
     for _, over in sorted(held.items()):
         first, *others = over.values()
