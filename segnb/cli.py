@@ -27,7 +27,8 @@ from segnb import datasets
 from segnb.errors import SegnbError
 from segnb.methods import MethodName
 from segnb.recipe import DatasetName, Form, Recipe, Scope, Tier, preset
-from segnb.results.table import MEASURE_NAMES, Measure, MeasuredSplit
+from segnb.results.overview import Shown
+from segnb.results.table import MEASURE_NAMES, Measure
 
 if TYPE_CHECKING:
     from segnb.experiments.tasks import Executor
@@ -382,25 +383,21 @@ class Table:
     Attributes:
         dataset: Only this data set.
         tier: Only this tier.
-        classes: Show the IoU of each class on this split, instead of mIoU and gains.
+        show: Which table. comparison: means and gains of every method. brief: one line per number
+            of labelled images, with three methods and two gains. classes: the IoU of each class.
+            compactness: how far each stage gathers the classes, and whether tighter classes go
+            along with a higher mIoU. steps: the gain by the lengths of both stages, which needs
+            ``--dataset``; without ``--tier`` it is of the quick tier.
         measures: Which mIoUs to show, for example that of test images from drives seen in
-            training.
-        brief: Show one line per number of labelled images: three methods and two gains.
-        compactness: Show how far each stage gathers the classes, and whether tighter classes go
-            along with a higher mIoU.
-        steps: Show the map of steps instead: the gain by the lengths of both stages. It needs
-            ``--dataset``; without ``--tier`` it shows the quick tier.
+            training. ``brief`` and ``classes`` show the last one that has values.
         vary: Show runs with other values of a field than the preset's, `--vary encoder
             tu-tf_efficientnet_lite0`; repeat for more fields.
     """
 
     dataset: DatasetName | None = None
     tier: Tier | None = None
-    classes: MeasuredSplit | None = None
+    show: Shown | Literal["steps"] = "comparison"
     measures: tuple[Measure, ...] = ("miou_val", "miou_test")
-    brief: bool = False
-    compactness: bool = False
-    steps: bool = False
     vary: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
     results: ResultsFolder = Path("results")
 
@@ -415,17 +412,9 @@ class Table:
         held = {row["dataset"] for row in rows}
         if self.dataset is not None and datasets.title(self.dataset) not in held:
             datasets.get(self.dataset)  # a wrong name is not just one without runs
-        own = {
-            "--classes": bool(self.classes),
-            "--brief": self.brief,
-            "--compactness": self.compactness,
-            "--steps": self.steps,
-        }
-        if len(asked := [flag for flag, given in own.items() if given]) > 1:
-            raise ConfigError(f"{' and '.join(asked)} each show a table of their own; choose one")
-        if self.steps:
+        if self.show == "steps":
             if self.dataset is None or self.vary:
-                raise ConfigError("--steps needs --dataset, and does not go with --vary")
+                raise ConfigError("--show steps needs --dataset, and does not go with --vary")
             found = step_map(rows, dataset=self.dataset, tier=self.tier or "quick")
             print(step_table(found, measures=self.measures))
             return 0
@@ -434,10 +423,8 @@ class Table:
             rows,
             dataset=self.dataset,
             tier=self.tier,
-            classes=self.classes,
+            show=self.show,
             measures=self.measures,
-            brief=self.brief,
-            compactness=self.compactness,
             varied=varied,
         )
         print(text)

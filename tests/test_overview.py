@@ -164,17 +164,19 @@ def test_seeds_that_not_all_methods_have_are_told() -> None:
     assert "other seeds" not in tables(rows[1:4] + rows[5:])
 
 
-def test_tables_of_classes_are_of_the_split_that_was_asked_for() -> None:
+def test_tables_of_classes_are_of_the_last_split_that_has_values() -> None:
     camvid = row(BASE) | {"miou_test": 20.0, "iou": {"val": [50.0] * 11, "test": [40.0] * 11}}
     voc = row(preset("voc-animals", "quick")) | {"iou": {"val": [60.0] * 8}}
-    text = tables([camvid, voc], classes="test")
+    text, of_voc = tables([camvid, voc], show="classes").split("**voc-animals**")
     assert text.startswith("**camvid**, quick tier, IoU on test, %")
     assert "| sky | building |" in text
     assert "| 40 | 40 |" in text
-    assert "voc-animals" not in text  # the labels of its test split are not public
-    assert "| 60 | 60 |" in tables([camvid, voc], classes="val")
+    # The labels of its test split are not public.
+    assert of_voc.startswith(", quick tier, IoU on val, %")
+    assert "| 60 | 60 |" in of_voc
+    assert "| 50 | 50 |" in tables([camvid, voc], show="classes", measures=["miou_val"])
     with pytest.raises(ConfigError, match="none of these runs has miou_test"):
-        tables([voc], classes="test")
+        tables([voc], show="classes", measures=["miou_test"])
 
 
 def test_the_main_methods_are_three_and_the_loss_is_the_one_most_runs_have() -> None:

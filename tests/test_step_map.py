@@ -209,11 +209,11 @@ def test_the_table_ends_with_what_fewer_labels_change(found: StepMap) -> None:
 
 
 def test_the_command_prints_the_table(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["table", "--steps", "--results", str(results)]
+    words = ["table", "--show", "steps", "--results", str(results)]
     assert cli.main([*words, "--dataset", "shapes", "--tier", "smoke"]) == 0
     assert "+13.5 (+12.3 to +14.7)" in capsys.readouterr().out
     assert cli.main(words) != 0
-    assert "--steps needs --dataset" in capsys.readouterr().err
+    assert "--show steps needs --dataset" in capsys.readouterr().err
 
 
 def test_the_heat_map_shows_every_cell_and_marks_the_chosen(found: StepMap) -> None:

@@ -335,7 +335,7 @@ if rows:
     print(f"{len(rows)} runs, since {min(r['started'] for r in rows)[:10]}")
     try:
         print(f"{len(overview.comparable(rows))} of them use the presets' own recipes:")
-        display(Markdown(overview.tables(rows, brief=True)))
+        display(Markdown(overview.tables(rows, show="brief")))
     except SegnbError as error:
         print(error)
 else:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from segnb import datasets
 from segnb.axes import changed, value_of
@@ -38,16 +38,20 @@ Varied: TypeAlias = Mapping[str, Collection[Any] | None]
 
 _NOTHING: Varied = MappingProxyType({})
 
+#: What tables can say of a set of runs: the means and gains of every method; one line per number of
+#: labelled images with three methods and two gains; the IoU of each class; how far each stage
+#: gathers the classes, and whether tighter classes go along with a higher mIoU. ``brief`` and
+#: ``classes`` show the last of the measures that has values.
+Shown: TypeAlias = Literal["comparison", "brief", "classes", "compactness"]
+
 
 def tables(
     rows: Sequence[ledger.Row],
     *,
     dataset: str | None = None,
     tier: str | None = None,
-    classes: MeasuredSplit | None = None,
+    show: Shown = "comparison",
     measures: Sequence[Measure] = ("miou_val", "miou_test"),
-    brief: bool = False,
-    compactness: bool = False,
     varied: Varied = _NOTHING,
 ) -> str:
     """The comparison of methods for each data set and tier, in Markdown.
@@ -59,39 +63,27 @@ def tables(
         rows: The ledger.
         dataset: Only this data set.
         tier: Only this tier.
-        classes: Show the IoU of each class on this split instead of mIoU and gains.
+        show: What the tables say of these runs; see :data:`Shown`.
         measures: Show these mIoUs; rows that have none of them are left out.
-        brief: Show one line per number of labelled images, with the last measure that has values.
-        compactness: Show how far each stage gathers the classes, and how that goes along with the
-            measures.
         varied: Fields with other values than the preset's; see :func:`comparable`.
 
     Raises:
         ConfigError: There is nothing to show.
     """
-    fields = [f"miou_{classes}"] if classes else measures
-
-    def has(row: Row, names: Sequence[str]) -> bool:
-        # Not every data set has a test split with public labels.
-        return any(row.get(name) is not None for name in names)
-
     found = comparable(rows, dataset=dataset, tier=tier, varied=varied)
-    chosen = [row for row in found if has(row, fields)]
+    chosen = [row for row in found if _has(row, measures)]
     if not chosen:
-        raise ConfigError(f"none of these runs has {' or '.join(fields)}")
+        raise ConfigError(f"none of these runs has {' or '.join(measures)}")
     parts: list[str] = []
     for name, size in sorted({(row["dataset"], row["tier"]) for row in chosen}):
-        parts += _of_one(
-            ", ".join([f"**{name}**, {size} tier", *map(_said, varied.items())]),
-            select(chosen, dataset=name, tier=size),
-            classes,
-            measures,
-            brief,
-            compactness,
-        )
+        title = ", ".join([f"**{name}**, {size} tier", *map(_said, varied.items())])
+        data = by_data(select(chosen, dataset=name, tier=size))
+        for number, these in enumerate(data, 1):
+            which = f", data {number} of {len(data)} (files differ; the newest last)"
+            parts += _PARTS[show](title + which * (len(data) > 1), these, measures)
     if not parts:
-        lacking = "measured compactness" if compactness else "has a baseline to compare with"
-        raise ConfigError(f"none of these {len(chosen)} runs {lacking}")
+        lacking = {"brief": "has a baseline to compare with", "compactness": "measured compactness"}
+        raise ConfigError(f"none of these {len(chosen)} runs {lacking[show]}")
     return "\n\n".join(parts)
 
 
@@ -102,61 +94,71 @@ def _said(varied: tuple[str, Collection[Any] | None]) -> str:
     return f"{name} {' or '.join(words)}"
 
 
-def _of_one(
-    heading: str,
-    rows: Sequence[Row],
-    classes: MeasuredSplit | None,
-    measures: Sequence[Measure],
-    brief: bool,
-    compactness: bool,
-) -> list[str]:
-    """The tables of one data set and tier; each of several fingerprints has its own."""
+def _has(row: Row, measures: Sequence[Measure]) -> bool:
+    return any(row.get(measure) is not None for measure in measures)
 
-    def has(row: Row, names: Sequence[str]) -> bool:
-        return any(row.get(name) is not None for name in names)
 
-    parts: list[str] = []
-    found = by_data(rows)
-    for number, these in enumerate(found, 1):
-        title = heading
-        if len(found) > 1:
-            title += f", data {number} of {len(found)} (files differ; the newest last)"
-        if compactness:
-            if fisher := fisher_table(these):
-                parts.append(f"{title}, Fisher ratio (lowest to highest)\n\n{fisher}")
-            if ranked := correlations_table(these, measures=measures):
-                parts.append(
-                    "Rank correlation with mIoU, in brackets what chance gives, bold beyond it:"
-                    f"\n\n{ranked}"
-                )
-        elif brief:
-            measure = [m for m in measures if any(has(row, [m]) for row in these)][-1]
-            with contextlib.suppress(ConfigError):  # nothing to compare
-                lines = brief_table(these, measure=measure)
-                parts.append(f"{title}, {MEASURE_NAMES[measure]} (%)\n\n{lines}")
-        elif classes is None:
-            results = results_table(these, measures=measures)
-            parts.append(f"{title}\n\n{results}")
-            held = [row for row in these if has(row, measures)]
-            measure = next(m for m in measures if any(has(row, [m]) for row in held))
-            if apart := len(held) - len(same_seeds(held, measure)):
-                parts.append(
-                    f"Means are over the seeds that the methods share; {counted(apart, 'run')} "
-                    f"with other seeds {'count' if apart > 1 else 'counts'} in the gains alone."
-                )
-            if OTHER_SEEDS in results:
-                parts.append(
-                    f"Where the number of seeds is marked {OTHER_SEEDS}, a method has none of the "
-                    "seeds that the rest share: its gains can be compared, its means can't."
-                )
-            with contextlib.suppress(ConfigError):  # nothing to compare
-                gained = gains_table(these, measures=measures)
-                parts.append("Gains, paired by seed (95 % interval):\n\n" + gained)
-        else:
-            names = datasets.info(recipe_of(these[0]).dataset).class_names
-            by_class = classes_table(these, names, split=classes)
-            parts.append(f"{title}, IoU on {classes}, %\n\n{by_class}")
+def _held(rows: Sequence[Row], measures: Sequence[Measure]) -> list[Measure]:
+    """The measures that any row has: not every data set has a test split with public labels."""
+    return [measure for measure in measures if any(_has(row, [measure]) for row in rows)]
+
+
+def _comparison(title: str, rows: Sequence[Row], measures: Sequence[Measure]) -> list[str]:
+    results = results_table(rows, measures=measures)
+    parts = [f"{title}\n\n{results}"]
+    held = [row for row in rows if _has(row, measures)]
+    if apart := len(held) - len(same_seeds(held, _held(held, measures)[0])):
+        parts.append(
+            f"Means are over the seeds that the methods share; {counted(apart, 'run')} "
+            f"with other seeds {'count' if apart > 1 else 'counts'} in the gains alone."
+        )
+    if OTHER_SEEDS in results:
+        parts.append(
+            f"Where the number of seeds is marked {OTHER_SEEDS}, a method has none of the "
+            "seeds that the rest share: its gains can be compared, its means can't."
+        )
+    with contextlib.suppress(ConfigError):  # nothing to compare
+        gained = gains_table(rows, measures=measures)
+        parts.append("Gains, paired by seed (95 % interval):\n\n" + gained)
     return parts
+
+
+def _brief(title: str, rows: Sequence[Row], measures: Sequence[Measure]) -> list[str]:
+    measure = _held(rows, measures)[-1]
+    with contextlib.suppress(ConfigError):  # nothing to compare
+        lines = brief_table(rows, measure=measure)
+        return [f"{title}, {MEASURE_NAMES[measure]} (%)\n\n{lines}"]
+    return []
+
+
+def _classes(title: str, rows: Sequence[Row], measures: Sequence[Measure]) -> list[str]:
+    measure = _held(rows, measures)[-1]
+    split = next(one for one in get_args(MeasuredSplit) if f"miou_{one}" == measure)
+    names = datasets.info(recipe_of(rows[0]).dataset).class_names
+    return [f"{title}, IoU on {split}, %\n\n{classes_table(rows, names, split=split)}"]
+
+
+def _compactness(title: str, rows: Sequence[Row], measures: Sequence[Measure]) -> list[str]:
+    parts = []
+    if fisher := fisher_table(rows):
+        parts.append(f"{title}, Fisher ratio (lowest to highest)\n\n{fisher}")
+    if ranked := correlations_table(rows, measures=measures):
+        legend = "Rank correlation with mIoU, in brackets what chance gives, bold beyond it:"
+        parts.append(f"{legend}\n\n{ranked}")
+    return parts
+
+
+#: What writes the tables of one data set, tier and fingerprint, from its title, rows and measures.
+_PARTS: Mapping[Shown, Callable[[str, Sequence[Row], Sequence[Measure]], list[str]]] = (
+    MappingProxyType(
+        {
+            "comparison": _comparison,
+            "brief": _brief,
+            "classes": _classes,
+            "compactness": _compactness,
+        }
+    )
+)
 
 
 #: Fields of a recipe that may differ between compared runs. Precision is one of them, because
