@@ -17,6 +17,7 @@ from segnb.recipe import DatasetName, Tier
 from segnb.results import ledger, previews, table
 from segnb.results.method import Method, recipe_of
 from segnb.results.overview import comparable, main_methods
+from segnb.results.starts import starts
 from segnb.results.step_map import step_map
 from segnb.training.log import LogRow, read_log
 
@@ -160,7 +161,8 @@ def ledger_figures(
 
     Returns:
         Curves and gains over the number of labelled images on every measured split; the
-        temperature and the map of steps, where they were varied; cost, compactness, and the
+        temperature and the map of steps, where they were varied; both starts, where some runs
+        start from ImageNet; cost, compactness, and the
         comparison at the number of labelled images that most methods were run with.
 
     Raises:
@@ -195,6 +197,12 @@ def ledger_figures(
                 figures[f"step_map_{split}"] = plots.step_map(found, measure=measure)
         for count in found.axis(0):
             figures[f"step_curves_{count}"] = plots.step_curves(found, count)
+    with contextlib.suppress(ConfigError):  # no run from ImageNet
+        both = starts(held, dataset=title, tier=tier)
+        for measure in get_args(table.Measure):
+            if any(row.get(measure) is not None for row in both):
+                split = measure.removeprefix("miou_")
+                figures[f"starts_{split}"] = plots.starts(both, measure=measure)
     return {
         **figures,
         "cost": plots.cost(table.beside_baselines(table.one_device(rows))),

@@ -22,6 +22,7 @@ from segnb.plots.results import (
     label_curve,
     temperature_curve,
 )
+from segnb.plots.starts import starts
 from segnb.plots.step_map import step_curves, step_map
 from segnb.plots.style import (
     Picture,
@@ -57,6 +58,7 @@ __all__ = [
     "pairs_drawing",
     "predictions",
     "save",
+    "starts",
     "step_curves",
     "step_map",
     "styled",

@@ -234,7 +234,7 @@ def not_compared(
             continue
         if not _is_preset(recipe, varied):
             counts[where] += 1
-            fields.setdefault(where, Counter()).update(_own_fields(recipe, varied))
+            fields.setdefault(where, Counter()).update(own_fields(recipe, varied))
     return "; ".join(
         f"{counts[where]} of {where[0]} at {where[1]} with other values than "
         f"{'asked' if varied else 'its preset'} for "
@@ -243,8 +243,13 @@ def not_compared(
     )
 
 
-def _own_fields(recipe: Recipe, varied: Varied) -> list[str]:
-    """The fields, of those that its method uses, in which a recipe is not as asked."""
+def own_fields(recipe: Recipe, varied: Varied = _NOTHING) -> list[str]:
+    """The fields, of those that its method uses, in which a recipe is not as asked.
+
+    Args:
+        recipe: The recipe.
+        varied: See :func:`comparable`; without it, the preset is what is asked.
+    """
     same = flat(preset(recipe.dataset, recipe.tier).to_dict())
     used = {
         name: value
