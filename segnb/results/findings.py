@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from segnb.errors import ConfigError
-from segnb.results.method import Method
+from segnb.results.method import Baseline, Method
 from segnb.results.table import (
     MEASURE_NAMES,
     Gain,
@@ -13,6 +13,7 @@ from segnb.results.table import (
     Row,
     Summary,
     gains,
+    groups,
     one_of_each_method,
     summarise,
 )
@@ -52,6 +53,54 @@ def gains_found(
             where = MEASURE_NAMES[measure]
             sentences.append(f"Over {_over(baseline)}, in {where}: {_verdicts(here)}.")
     return _sentences(sentences, "No gain can be computed from these rows yet.")
+
+
+def starts_found(rows: Iterable[Row], *, measure: Measure = "miou_test") -> str:
+    """What ImageNet is worth beside stage 1, and what stage 1 adds to it, by number of labels."""
+    rows = list(rows)
+    mious = {(g.method, g.labelled): g.values for g in groups(rows, measure)}
+    try:
+        found = gains(rows, measure)
+    except ConfigError:
+        found = []
+    points = {
+        (gain.group.labelled, gain.group.method.kind, gain.group.method.imagenet, gain.baseline): (
+            _points(gain.differences.values())
+        )
+        for gain in found
+    }
+    sentences = []
+    for labelled in sorted({labelled for _, labelled in mious}):
+        cold, warm = (
+            mious.get((Method(kind="ce", imagenet=imagenet), labelled), {})
+            for imagenet in (False, True)
+        )
+        shared = warm.keys() & cold.keys()
+        if not shared:
+            continue
+        said = [
+            f"With {labelled} labelled images ({MEASURE_NAMES[measure]}), a start from ImageNet is "
+            f"worth {_points(warm[seed] - cold[seed] for seed in shared)} to cross-entropy"
+        ]
+        for kind, imagenet, baseline, words in _STARTS:
+            if point := points.get((labelled, kind, imagenet, baseline)):
+                said.append(f"{words} {point}")
+        sentences.append(f"{'; '.join(said)}.")
+    return _sentences(sentences, "No run from ImageNet stands beside one from scratch here.")
+
+
+#: Kind, whether from ImageNet, baseline, and the words before the gain of the one over the other.
+_STARTS: tuple[tuple[str, bool, Baseline, str], ...] = (
+    ("contrastive", False, "cross-entropy", "stage 1 from scratch is worth"),
+    (
+        "contrastive",
+        False,
+        "cross-entropy from ImageNet",
+        "which leaves it, beside cross-entropy from ImageNet, at",
+    ),
+    ("contrastive", True, "cross-entropy", "on top of ImageNet, stage 1 is worth"),
+    ("ce_long", True, "cross-entropy", "and the same compute of cross-entropy"),
+)
 
 
 def classes_found(
@@ -127,6 +176,13 @@ def _verdict(summary: Summary) -> str:
 
 def _over(baseline: str) -> str:
     return {"cross-entropy": "the same fine-tuning"}.get(baseline, baseline)
+
+
+def _points(values: Iterable[float]) -> str:
+    """``+2.0 points (+0.5 to +3.6)``."""
+    summary = summarise(values)
+    interval = "" if summary.interval is None else " ({:+.1f} to {:+.1f})".format(*summary.interval)
+    return f"{summary.mean:+.1f} points{interval}"
 
 
 def _way(points: float) -> str:
