@@ -377,6 +377,13 @@ def test_the_ledgers_figures_are_those_that_its_rows_allow(
     with_study = report.ledger_figures(rows, results, **wanted)
     assert "0.5 99.0" in with_study["temperature_val"].alt
     assert "99.0" not in with_study["label_curve_val"].alt
+    assert "starts_test" not in with_study
+    # So has a start from ImageNet.
+    warm = tiny_recipe(encoder_weights="imagenet")
+    rows.append({**rows[0], "recipe": warm.to_dict(), "recipe_hash": warm.hash, "miou_test": 88.0})
+    with_start = report.ledger_figures(rows, results, **wanted)
+    assert "from ImageNet 88.0" in with_start["starts_test"].alt
+    assert "88.0" not in with_start["label_curve_test"].alt
     alone = report.ledger_figures(rows[:1], results, **wanted)
     assert "gain_val" not in alone
     with pytest.raises(ConfigError, match="no runs"):
