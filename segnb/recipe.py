@@ -7,6 +7,7 @@ on the same machine give the same numbers. Every ledger row holds its recipe's h
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -322,7 +323,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; :meth:`from_dict` turns them back into the same recipe."""
-        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        plain: dict[str, Any] = _plain(self)
         return plain
 
     @classmethod
@@ -333,11 +334,11 @@ class Recipe:
             DataError: There is no such data set.
             ValueError: An unknown field, or a value of another type or out of range.
         """
-        hints = typing.get_type_hints(cls)
+        hints, of_stage = _field_types()
         _known(values, hints, "recipe")
         for stage in ("pretrain", "finetune"):
             if isinstance(inner := values.get(stage), dict):
-                _known(inner, typing.get_type_hints(Stage), "stage")
+                _known(inner, of_stage, "stage")
                 if "steps" not in inner:
                     raise ValueError(f"recipe: {stage} has no steps")
         try:
@@ -346,7 +347,7 @@ class Recipe:
             raise ValueError(f"recipe: {error}") from None
         return cls(**{name: _revive(hints[name], value) for name, value in values.items()})
 
-    @property
+    @functools.cached_property
     def hash(self) -> str:
         """Ten hex digits over everything that can change this method's result.
 
@@ -398,6 +399,19 @@ class Recipe:
             else:
                 words += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
         return shlex.join(words)
+
+
+@functools.cache
+def _field_types() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Types of the fields of a recipe and of a stage; looking them up takes a millisecond."""
+    return typing.get_type_hints(Recipe), typing.get_type_hints(Stage)
+
+
+def _plain(value: Any) -> Any:
+    """A recipe or one of its values in JSON types."""
+    if isinstance(value, (Recipe, Stage)):
+        return {one.name: _plain(getattr(value, one.name)) for one in dataclasses.fields(value)}
+    return list(map(_plain, value)) if isinstance(value, tuple) else value
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:

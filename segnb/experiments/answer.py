@@ -104,13 +104,13 @@ class PairedGain:
         Folds share training images, so they vary too little; the variance is corrected for that
         (Nadeau and Bengio, *Inference for the Generalization Error*, 2003).
         """
-        from scipy.stats import t  # type: ignore[import-untyped]
+        from scipy.special import stdtrit  # type: ignore[import-untyped]
 
         count = len(self.differences)
         if count < FEWEST_REPEATS:
             return None
         variance = statistics.variance(self.differences) * (1 / count + self.overlap)
-        half = float(t.ppf(0.975, count - 1)) * math.sqrt(variance)
+        half = float(stdtrit(count - 1, 0.975)) * math.sqrt(variance)
         return self.mean - half, self.mean + half
 
     @property
