@@ -65,6 +65,7 @@ def starts(rows: Iterable[Row], *, measure: Measure = "miou_test") -> Picture:
                     textcoords="offset points",
                     ha="center",
                     bbox={"color": "white", "pad": 0.5},  # the dashed line runs behind it
+                    zorder=2,
                     fontsize=7.5,
                     color=QUIET,
                 )
