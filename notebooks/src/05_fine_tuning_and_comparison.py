@@ -10,7 +10,8 @@
 # - swap the head for a classifier and see what the network knows before fine-tuning,
 # - compare the method with two baselines, one of which gets exactly the same compute,
 # - see the gap between training and validation images that the paper sets out to close,
-# - find out on a map where gains of "more than 20 points" and of "nothing" both come from.
+# - find out on a map where gains of "more than 20 points" and of "nothing" both come from,
+# - see what stage 1 is worth beside a start from ImageNet.
 #
 # Time: a few minutes on two processor cores, for three short trainings.
 
@@ -22,6 +23,7 @@
 # @title Imports
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -40,6 +42,7 @@ from segnb.notebook import announce, live_dataset, project_path, tier
 from segnb.recipe import preset
 from segnb.results import findings, ledger, overview, table
 from segnb.results.method import Method
+from segnb.results.starts import starts
 from segnb.results.step_map import step_map
 from segnb.training import Session
 from segnb.training.log import read_log
@@ -374,6 +377,38 @@ if the_map is not None:
 if the_map is not None:
     for part in cell_parts(the_map, cells[0], RESULTS).values():
         display(Markdown(part) if isinstance(part, str) else part)
+
+# %% [markdown]
+# ## And a start from ImageNet?
+#
+# The abstract makes a second claim: in many settings, pretraining with the contrastive loss matches
+# or beats a start from ImageNet, without a single extra image. Most of us have such weights at hand,
+# so it matters. The ledger holds one network from both starts. It is another one than above, because
+# it had to come with its weights; stage 1 is half as long and stage 2 has 400 steps.
+#
+# **Predict first.** Where does stage 1 from scratch end: level with cross-entropy from ImageNet,
+# halfway, or close to where it began?
+
+# %%
+both = {}
+for name in (LEDGER_DATASET, "voc-animals"):
+    with suppress(ConfigError):  # none of these runs starts from ImageNet
+        both[name] = starts(held, dataset=name, tier="quick")
+if not both:
+    print("The ledger holds no run from ImageNet on these data yet.")
+for name, these in both.items():
+    last = "miou_test" if any(row.get("miou_test") for row in these) else "miou_val"
+    display(Markdown(f"**{name}**"), plots.starts(these, measure=last))
+    display(Markdown(findings.starts_found(these, measure=last)))
+
+# %% [markdown]
+# **How to read it.** Full marks start from scratch, open ones from ImageNet; the dashed line is
+# cross-entropy from ImageNet. To stand in for ImageNet, a full mark would have to reach the line.
+# To add to ImageNet, the open diamond would have to stand right of the line, and to be worth its
+# compute, right of the open square.
+#
+# One network, small images and a short stage 1: the paper trained far longer, at full resolution.
+# In this regime the answer is plain. If your encoder has ImageNet weights, start from them.
 
 # %% [markdown]
 # ## Exercise 1: spot the unfair control
