@@ -373,6 +373,9 @@ def test_commands_of_results_run_their_recipes(path: Path) -> None:
     assert rows, f"{path} holds no rows"
     for row in rows:
         assert commands.refresh(row) == row, "run: python tools/commands.py"
+    # Parsing takes long: of commands that differ in the seed alone, one stands for all.
+    alike = {re.sub(r" --seed \d+", "", row["command"]): row for row in rows}
+    for row in alike.values():
         words = shlex.split(row["command"])
         assert _parse(Run, words[1], words[2:]).recipe.hash == row["recipe_hash"]
 
