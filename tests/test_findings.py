@@ -59,9 +59,9 @@ def test_a_start_from_imagenet_is_told_beside_stage_1() -> None:
         rows += three(34.5 + seed, 34.0 + seed, 36.0 + seed, seed=seed, encoder_weights="imagenet")
     assert findings.starts_found(rows, measure="miou_val") == (
         "With 18 labelled images (mIoU, val), a start from ImageNet is worth +14.0 points (+14.0 "
-        "to +14.0) to cross-entropy; stage 1 from scratch is worth +2.0 points (+2.0 to +2.0); "
-        "which leaves it, beside cross-entropy from ImageNet, at -12.0 points (-12.0 to -12.0); "
-        "on top of ImageNet, stage 1 is worth +0.5 points (+0.5 to +0.5); and the same compute of "
+        "to +14.0) to cross-entropy. Stage 1 from scratch is worth +2.0 points (+2.0 to +2.0); "
+        "beside cross-entropy from ImageNet it stands at -12.0 points (-12.0 to -12.0). "
+        "On top of ImageNet, stage 1 is worth +0.5 points (+0.5 to +0.5), and the same compute of "
         "cross-entropy +2.0 points (+2.0 to +2.0)."
     )
     cold = [one for one in rows if not Method.of(one).imagenet]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_overview import row
 
 from segnb import plots
 from segnb.axes import changed
@@ -18,19 +19,6 @@ LITE = changed(
     preset("camvid", "quick"),
     {"fraction": 1.0, "encoder": "tu-tf_efficientnet_lite0", "pretrain.steps": 800},
 )
-
-
-def row(recipe: Recipe, miou: float) -> dict[str, Any]:
-    names = ("dataset", "tier", "method", "form", "scope", "fraction", "seed")
-    return {
-        **{name: getattr(recipe, name) for name in names},
-        "labelled": round(recipe.fraction * 367),
-        "miou_val": None,
-        "miou_test": miou,
-        "precision": "fp32",
-        "recipe": recipe.to_dict(),
-        "recipe_hash": recipe.hash,
-    }
 
 
 def study(base: Recipe, *, level: float, rate: float = 0.03) -> list[dict[str, Any]]:
@@ -64,12 +52,12 @@ def test_without_a_run_from_imagenet_there_is_nothing_to_compare() -> None:
     with pytest.raises(ConfigError, match="no contrastive run on camvid at quick"):
         starts(cold, dataset="camvid", tier="quick")
     with pytest.raises(ConfigError, match="none of the runs starts from ImageNet"):
-        plots.starts(cold)
+        plots.starts(cold, measure="miou_val")
 
 
 def test_the_figure_has_a_panel_for_each_number_of_labels_and_marks_imagenet() -> None:
     rows = study(LITE, level=20.0) + study(LITE.replace(fraction=1 / 8), level=15.0)
-    picture = plots.starts(rows)
+    picture = plots.starts(rows, measure="miou_val")
     few, many = picture.figure.axes
     assert [axes.get_title() for axes in (few, many)] == [
         "46 labelled images",

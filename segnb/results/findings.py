@@ -78,28 +78,28 @@ def starts_found(rows: Iterable[Row], *, measure: Measure = "miou_test") -> str:
         shared = warm.keys() & cold.keys()
         if not shared:
             continue
-        said = [
+        said = (
             f"With {labelled} labelled images ({MEASURE_NAMES[measure]}), a start from ImageNet is "
             f"worth {_points(warm[seed] - cold[seed] for seed in shared)} to cross-entropy"
-        ]
+        )
         for kind, imagenet, baseline, words in _STARTS:
             if point := points.get((labelled, kind, imagenet, baseline)):
-                said.append(f"{words} {point}")
-        sentences.append(f"{'; '.join(said)}.")
+                said += f"{words} {point}"
+        sentences.append(f"{said}.")
     return _sentences(sentences, "No run from ImageNet stands beside one from scratch here.")
 
 
 #: Kind, whether from ImageNet, baseline, and the words before the gain of the one over the other.
 _STARTS: tuple[tuple[str, bool, Baseline, str], ...] = (
-    ("contrastive", False, "cross-entropy", "stage 1 from scratch is worth"),
+    ("contrastive", False, "cross-entropy", ". Stage 1 from scratch is worth"),
     (
         "contrastive",
         False,
         "cross-entropy from ImageNet",
-        "which leaves it, beside cross-entropy from ImageNet, at",
+        "; beside cross-entropy from ImageNet it stands at",
     ),
-    ("contrastive", True, "cross-entropy", "on top of ImageNet, stage 1 is worth"),
-    ("ce_long", True, "cross-entropy", "and the same compute of cross-entropy"),
+    ("contrastive", True, "cross-entropy", ". On top of ImageNet, stage 1 is worth"),
+    ("ce_long", True, "cross-entropy", ", and the same compute of cross-entropy"),
 )
 
 
