@@ -181,7 +181,7 @@ def ledger_figures(
     figures: dict[str, Picture] = {}
     for measure in get_args(table.Measure):
         if any(row.get(measure) is not None for row in rows):
-            split = measure.removeprefix("miou_")
+            split = table.SPLITS[measure]
             figures[f"label_curve_{split}"] = plots.label_curve(rows, measure=measure)
             with contextlib.suppress(ConfigError):  # no baseline yet
                 figures[f"gain_{split}"] = plots.gain(rows, measure=measure)
@@ -193,7 +193,7 @@ def ledger_figures(
         found = step_map(held, dataset=dataset, tier=tier)
         for measure in get_args(table.Measure):
             if any(found.values("contrastive", *cell, measure=measure) for cell in found.cells):
-                split = measure.removeprefix("miou_")
+                split = table.SPLITS[measure]
                 figures[f"step_map_{split}"] = plots.step_map(found, measure=measure)
         for count in found.axis(0):
             figures[f"step_curves_{count}"] = plots.step_curves(found, count)
@@ -201,7 +201,7 @@ def ledger_figures(
         both = starts(held, dataset=title, tier=tier)
         for measure in get_args(table.Measure):
             if any(row.get(measure) is not None for row in both):
-                split = measure.removeprefix("miou_")
+                split = table.SPLITS[measure]
                 figures[f"starts_{split}"] = plots.starts(both, measure=measure)
     return {
         **figures,

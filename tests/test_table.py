@@ -310,7 +310,7 @@ def test_classes_table() -> None:
         "| 18 (1/16) | contrastive (paper, cross) | 2 | 41 ± 1 | – | 9 ± 1 |",
         "| 367 (all) | cross-entropy | 1 | 25 | – | 0 |",
     ]
-    assert "| 9 ± 1 | – | 41 ± 1 |" in classes_table(rows, names, split="test")
+    assert "| 9 ± 1 | – | 41 ± 1 |" in classes_table(rows, names, measure="miou_test")
     with pytest.raises(ConfigError, match="IoU of 3 classes where there should be 2"):
         classes_table(rows, names[:2])
 

@@ -23,7 +23,8 @@ from segnb.plots.style import (
     styled,
 )
 from segnb.results.table import (
-    MeasuredSplit,
+    SPLITS,
+    Measure,
     Row,
     class_ious,
     groups,
@@ -108,7 +109,7 @@ def loss_curves(logs: Mapping[Series, Sequence[Mapping[str, Any]]]) -> Picture:
 
 
 def iou_per_class(
-    rows: Iterable[Row], info: DatasetInfo, *, split: MeasuredSplit = "val"
+    rows: Iterable[Row], info: DatasetInfo, *, measure: Measure = "miou_val"
 ) -> Picture:
     """IoU of each class, one row per class, methods side by side.
 
@@ -118,22 +119,22 @@ def iou_per_class(
     Args:
         rows: Ledger rows with one number of labelled images.
         info: The data set of the rows.
-        split: The split whose IoU is shown.
+        measure: The mIoU whose classes are told apart.
 
     Raises:
         ConfigError: See :func:`segnb.results.table.groups`; or the rows have several numbers of
             labelled images.
     """
-    measure = f"miou_{split}"
     found = groups(same_seeds(rows, measure), measure)
     labelled = one_count(found)
-    values = {group.method: class_ious(group, info.num_classes, split=split) for group in found}
+    values = {group.method: class_ious(group, info.num_classes, measure=measure) for group in found}
     last = [*values][-1]
     order = sorted(
         range(info.num_classes),
         key=lambda c: summarise(values[last][c]).mean if values[last][c] else -1.0,
     )
     drawn_as = marks(values)
+    split = SPLITS[measure]
     alt = f"IoU of each class of {info.name} on {split}, {labelled} labelled images. " + " ".join(
         f"{info.class_names[c]}: "
         + ", ".join(

@@ -6,7 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 from segnb import datasets
 from segnb.axes import changed, value_of
@@ -18,8 +18,8 @@ from segnb.results.method import Method, recipe_of
 from segnb.results.table import (
     MEASURE_NAMES,
     OTHER_SEEDS,
+    SPLITS,
     Measure,
-    MeasuredSplit,
     Row,
     brief_table,
     by_data,
@@ -133,9 +133,9 @@ def _brief(title: str, rows: Sequence[Row], measures: Sequence[Measure]) -> list
 
 def _classes(title: str, rows: Sequence[Row], measures: Sequence[Measure]) -> list[str]:
     measure = _held(rows, measures)[-1]
-    split = next(one for one in get_args(MeasuredSplit) if f"miou_{one}" == measure)
     names = datasets.info(recipe_of(rows[0]).dataset).class_names
-    return [f"{title}, IoU on {split}, %\n\n{classes_table(rows, names, split=split)}"]
+    lines = classes_table(rows, names, measure=measure)
+    return [f"{title}, IoU on {SPLITS[measure]}, %\n\n{lines}"]
 
 
 def _compactness(title: str, rows: Sequence[Row], measures: Sequence[Measure]) -> list[str]:

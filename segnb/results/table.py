@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar, get_args
 
 from segnb.errors import ConfigError
@@ -22,7 +23,6 @@ from segnb.results.method import Baseline, Method, recipe_of
 Row = Mapping[str, Any]
 AnyRow = TypeVar("AnyRow", bound=Row)
 Measure = Literal["miou_val", "miou_test", "miou_test_seen", "miou_test_unseen", "miou_held_out"]
-MeasuredSplit = Literal["val", "test", "test_seen", "test_unseen", "held_out"]
 
 #: Titles of the measures.
 MEASURE_NAMES: dict[str, str] = {
@@ -32,6 +32,17 @@ MEASURE_NAMES: dict[str, str] = {
     "miou_test_unseen": "mIoU, test, other drives",
     "miou_held_out": "mIoU, drive held out of train",
 }
+
+#: The split of each measure, as a row's ``iou`` names it.
+SPLITS: Mapping[Measure, str] = MappingProxyType(
+    {
+        "miou_val": "val",
+        "miou_test": "test",
+        "miou_test_seen": "test_seen",
+        "miou_test_unseen": "test_unseen",
+        "miou_held_out": "held_out",
+    }
+)
 
 #: With fewer runs an interval is too wide to show: Student's factor is 12.7 for two, 4.3 for three.
 _FEWEST_SEEDS = 3
@@ -507,7 +518,7 @@ def _seeds_cell(seeds: int, *, apart: bool) -> str:
     return f"{seeds} {OTHER_SEEDS}" if apart else str(seeds)
 
 
-def class_ious(group: Group, classes: int, *, split: MeasuredSplit) -> list[list[float]]:
+def class_ious(group: Group, classes: int, *, measure: Measure) -> list[list[float]]:
     """IoU of each class in percent: one list per class, one number per seed.
 
     A class that occurs in no image of the split has no IoU, so its list is empty.
@@ -515,12 +526,12 @@ def class_ious(group: Group, classes: int, *, split: MeasuredSplit) -> list[list
     Args:
         group: The runs of one method.
         classes: Number of classes in the data set.
-        split: The split.
+        measure: The mIoU whose classes are told apart.
 
     Raises:
         ConfigError: The runs have another number of classes.
     """
-    per_seed = [row["iou"][split] for row in group.rows.values()]
+    per_seed = [row["iou"][SPLITS[measure]] for row in group.rows.values()]
     for one in per_seed:
         if len(one) != classes:
             raise ConfigError(
@@ -531,7 +542,7 @@ def class_ious(group: Group, classes: int, *, split: MeasuredSplit) -> list[list
 
 
 def classes_table(
-    rows: Iterable[Row], class_names: Sequence[str], *, split: MeasuredSplit = "val"
+    rows: Iterable[Row], class_names: Sequence[str], *, measure: Measure = "miou_val"
 ) -> str:
     """A markdown table of the IoU of each class, with the lines of :func:`results_table`.
 
@@ -542,11 +553,10 @@ def classes_table(
         ConfigError: See :func:`groups` and :func:`class_ious`.
     """
     lines = []
-    measure = f"miou_{split}"
     table = {(g.labelled, g.method): g for g in groups(same_seeds(rows, measure), measure)}
     apart = _apart(table)
     for key, group in sorted(table.items(), key=lambda one: (one[0][0], one[0][1].order)):
-        ious = class_ious(group, len(class_names), split=split)
+        ious = class_ious(group, len(class_names), measure=measure)
         cells = [_mean_cell(summarise(seeds) if seeds else None, digits=0) for seeds in ious]
         seeds = _seeds_cell(len(group.rows), apart=key in apart)
         lines.append([_labelled_name(group), group.method.name, seeds, *cells])
