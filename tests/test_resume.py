@@ -227,6 +227,21 @@ def test_a_handler_that_was_set_outside_python_is_left_in_charge(
     assert true(signal.SIGINT) is before
 
 
+def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
+    """A script ignores Ctrl-C for what it starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+
+        def interrupt() -> bool:
+            os.kill(os.getpid(), signal.SIGINT)
+            return False
+
+        assert train(tiny_recipe("ce"), tmp_path, should_stop=interrupt) is not None
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_the_environment_of_accelerate_changes_no_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: Callable[..., Finished]
 ) -> None:

@@ -276,11 +276,12 @@ def _held_interrupt() -> Iterator[Callable[[], bool]]:
         return
     seen = False
     # A machine that is taken away sends SIGTERM first. ``None`` is a handler that was not set from
-    # Python, which Python can't put back, so it is left in charge.
+    # Python, which Python can't put back, so it is left in charge. A signal that is ignored stays
+    # so: a script that starts us in the background has Ctrl-C stop the script, not us.
     originals = {
         one: handler
         for one in (signal.SIGINT, signal.SIGTERM)
-        if (handler := signal.getsignal(one)) is not None
+        if (handler := signal.getsignal(one)) not in (None, signal.SIG_IGN)
     }
 
     def note(signum: int, frame: object) -> None:
