@@ -473,7 +473,10 @@ def as_markdown(results: list[Measurement], rows: list[tuple[str, str, str]]) ->
         "",
         f"Written by `python -m benchmarks.loss`. torch {torch.__version__}, {processor}, "
         "one thread on the CPU (processor time), forward and backward, "
-        f"{CHANNELS} channels, temperature {TEMPERATURE}, street-like labels, tuned malloc.",
+        f"{CHANNELS} channels, temperature {TEMPERATURE}, street-like labels, tuned malloc. "
+        '"Pixels a pair" (N) counts both sides of a comparison: 8450 is two maps of 65x65. '
+        '"Floor" is the time that the counted operations take at the machine\'s measured rate. '
+        "MiB is the extra memory at the peak.",
         "",
         "| goal | at least | measured |",
         "| --- | --- | --- |",
