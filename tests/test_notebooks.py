@@ -275,6 +275,25 @@ def test_a_changed_source_is_seen(series: Path) -> None:
     assert "9 cells, its source makes 10" in notebooks.differences(series, setup_of(series))[0]
 
 
+def test_changed_markdown_is_taken_over_and_outputs_stay(series: Path) -> None:
+    with pytest.raises(NotebookError, match="is missing; build it"):
+        notebooks.take_prose(series, setup_of(series))
+    write_as_executed(series)
+    before = nbformat.read(notebooks.target(series), as_version=4)
+    series.write_text(SOURCE.replace("# Your turn.", "# Now it is your turn."))
+    assert notebooks.differences(series, setup_of(series)) != []
+    notebooks.take_prose(series, setup_of(series))
+    assert notebooks.differences(series, setup_of(series)) == []
+    after = nbformat.read(notebooks.target(series), as_version=4)
+    codes = [[c for c in one.cells if c.cell_type == "code"] for one in (before, after)]
+    assert codes[0] == codes[1]
+    assert any("Now it is your turn." in cell.source for cell in after.cells)
+    series.write_text(SOURCE.replace("2 * x", "x + x"))
+    with pytest.raises(NotebookError, match=r"00_made.ipynb: its code has changed; build it"):
+        notebooks.take_prose(series, setup_of(series))
+    assert nbformat.read(notebooks.target(series), as_version=4) == after
+
+
 def write_as_executed(source: Path) -> None:
     notebook = notebooks.make(source, setup_of(source))
     codes = [cell for cell in notebook.cells if cell.cell_type == "code"]

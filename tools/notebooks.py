@@ -3,6 +3,7 @@
 ::
 
     python tools/notebooks.py build [NAME ...] [--tier quick]   execute and write the .ipynb
+    python tools/notebooks.py prose [NAME ...]                  take changed Markdown over
     python tools/notebooks.py check [NAME ...]                  is every .ipynb in step?
     python tools/notebooks.py run [NAME ...] --tier smoke       execute, write nothing
     python tools/notebooks.py badges OWNER/NAME                 write the repository's address
@@ -438,6 +439,24 @@ def save(notebook: NotebookNode, path: Path) -> None:
     write_atomic(path, nbformat.writes(notebook) + "\n")
 
 
+def take_prose(source: Path, setup: Path = SETUP) -> None:
+    """Take the Markdown cells of a source over into its notebook; code and outputs stay.
+
+    Raises:
+        NotebookError: There is no notebook yet, or its code differs, so its outputs may, too.
+    """
+    path = target(source)
+    if not path.is_file():
+        raise NotebookError(f"{path.name} is missing; build it")
+    notebook, saved = make(source, setup), nbformat.read(path, as_version=4)
+    ours, theirs = ([c for c in n.cells if c.cell_type == "code"] for n in (notebook, saved))
+    if [cell.source for cell in ours] != [cell.source for cell in theirs]:
+        raise NotebookError(f"{path.name}: its code has changed; build it")
+    for cell, executed in zip(ours, theirs, strict=True):
+        cell.outputs, cell.execution_count = executed.outputs, executed.execution_count
+    save(notebook, path)
+
+
 def write_badges(repo: str, setup: Path = SETUP, readme: Path = REPOSITORY / "README.md") -> None:
     """Write the repository's address into the set-up cell, the notebooks and the README.
 
@@ -472,7 +491,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tools/notebooks.py", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     words = parser.add_subparsers(dest="word", required=True)
-    for word, tier in (("build", "quick"), ("run", "smoke"), ("check", None)):
+    for word, tier in (("build", "quick"), ("run", "smoke"), ("prose", None), ("check", None)):
         each = words.add_parser(word)
         each.add_argument("names", nargs="*", help="beginnings of names; all without any")
         if tier:
@@ -489,6 +508,9 @@ def main(arguments: list[str] | None = None) -> int:
             print("\n".join(late) or f"{len(chosen)} notebooks in step")
             return int(bool(late))
         for source in chosen:
+            if options.word == "prose":
+                take_prose(source)
+                continue
             start = time.monotonic()
             notebook = make(source)
             execute(notebook, name=source.name, tier=options.tier)
