@@ -44,7 +44,7 @@ circle_film(films, temperature=0.3)
 # so the pixels spread out evenly. The **paper form** and the **official form** (the authors'
 # released code) do know the classes, and each class collects in one spot. **Cross-entropy**
 # compares every pixel with one learned vector per class (the arrows from the centre). It gathers
-# the classes too, but loses interest once a pixel is safely on the right side. The *Fisher ratio*
+# the classes too, only more slowly: compare the Fisher ratios half-way through. The *Fisher ratio*
 # measures how compact the classes are relative to the distance between them.
 #
 # Now it's your turn. Pick a pixel, move it, and see which pixels pull it and which push it. Then
@@ -60,8 +60,8 @@ Playground()
 #   the farthest?
 # - Lower τ to 0.1, then raise it to 1. Do it once more with *forces × τ* switched on. What does τ
 #   change besides the size of the forces?
-# - Choose *cross-entropy* and press *25 steps* a few times. Then do the same with the *paper form*.
-#   Which one keeps pulling?
+# - Choose *cross-entropy* and press *25 steps* a few times. Press *new pixels* and do the same with
+#   the *paper form*. Whose Fisher ratio grows faster?
 #
 # Here is the same picture without widgets, for one pixel:
 
@@ -71,7 +71,9 @@ circle_forces(scene, "paper", temperature=0.3, pixel=2)
 # %% [markdown]
 # **How to read it.** Green lines lead to the pixels that pull the ringed one, purple lines to those
 # that push it. The bars show how strongly. Its *nearest* negatives push hardest, because the
-# softmax gives them the largest shares.
+# softmax, which turns similarities into shares that add up to 1, gives them the largest shares. A
+# very near pixel of its *own* class may push a little too: it has more than its fair share already.
+# (Notebook 03 works this out.)
 #
 # ## 2 · Where this loss comes from
 #
@@ -191,7 +193,8 @@ plots.contact_sheet(list(labelled.images[:6]), list(labelled.masks[:6]), info)
 # image to image, so a few labelled images cannot cover everything that varies.
 #
 # Training takes minutes below. Here, ahead of it, is what both stages can lead to. This network
-# comes with the repository; it trained much longer, and with all labels:
+# comes with the repository. It has another encoder, and it trained much longer, with all labels (an
+# *image pass* is one image sent through the network once):
 
 # %%
 ready = kept.find(project_path("results/networks"), DATASET)
@@ -389,9 +392,9 @@ plots.embedding_maps(maps("labelled", labelled) | maps("unseen", val), info)
 # images that were never used for training. How many classes can you still make out there? Any
 # structure in the top row that is missing below was learned about those labelled images only.
 #
-# t-SNE tends to flatter, so let's put a number on the same pixels. *fisher* is the distance between
-# classes divided by their spread, so larger is better. Here it is for all three methods, on unseen
-# images:
+# t-SNE tends to flatter, so let's put a number on it, measured on the features below the head at
+# every stage. *fisher* is the distance between classes divided by their spread, so larger is
+# better. Here it is for all three methods, on unseen images:
 
 # %%
 print(f"{'':34}{'before':>9}{'stage 1':>9}{'at the end':>12}")

@@ -15,8 +15,8 @@
 
 # %% [markdown]
 # **What we need.** `segnb.datasets` loads images and masks, and `segnb.plots` draws them. One word,
-# the *tier*, sets the size of everything. It is `quick` unless the environment variable
-# `SEGNB_TIER` says otherwise.
+# the *tier*, sets the size of everything. It is `gpu` where there is a GPU and `quick` elsewhere,
+# unless the environment variable `SEGNB_TIER` says otherwise.
 
 # %% tags=["folded"]
 # @title Imports
@@ -138,9 +138,10 @@ plots.contact_sheet(list(few.images), list(few.masks), info, columns=6)
 
 # %% [markdown]
 # **How to read it.** Go through the classes in the legend one by one and count the objects of each.
-# If a class appears two or three times, that is all the network has to learn it from: one size, one
-# angle and one pair of colours each time. A network with millions of weights can simply memorise so
-# few examples. That is the overfitting the paper is about, and notebook 02 makes it visible.
+# Even in all the labelled images together, a toy appears only a few dozen times at most, each time
+# with one size, one angle and one pair of colours. That is all the network has to learn it from. A
+# network with millions of weights can simply memorise so few examples. That is the overfitting the
+# paper is about, and notebook 02 makes it visible.
 
 # %% [markdown]
 # ## Which images? Nested splits
@@ -257,11 +258,12 @@ Picture(
 
 # %% [markdown]
 # **How to read it.** On the left, three easy background classes have most of the pixels, and each
-# toy has few. A network that gets only the background right has a high *pixel accuracy* and a low
-# *mIoU*. A black tick marks the class's share in all masks. Where the bar misses the tick, the
-# labelled images show that class more or less often than the full data set does. On the right, a
-# rare class shows up in only part of the labelled images, and in each of those it has only a few
-# pixels. No class is at zero, because the order of images covers all classes first. In a sentence:
+# toy has few. A network that gets only the background right still has about two thirds of the
+# pixels right (its *pixel accuracy*), but its *mIoU* is low. A black tick marks the class's share
+# in all masks. Where the bar misses the tick, the labelled images show that class more or less
+# often than the full data set does. On the right, a rare class shows up in only part of the
+# labelled images, and in each of those it has only a few pixels. No class is at zero, because the
+# order of images covers all classes first. In a sentence:
 
 # %%
 small = np.argsort(share)[: max(1, info.num_classes - 3)]
@@ -311,7 +313,7 @@ fraction = 1 / 4
 wall(datasets.labelled_ids(train, fraction, seed=SEED))
 
 # %% [markdown]
-# **How to read it.** At a quarter, the wall is full of colour, and still three out of four masks
+# **How to read it.** At a quarter, one tile in four is in colour; the other three out of four masks
 # were never drawn. For street scenes, that saves real money: a single Cityscapes image took its
 # annotators more than an hour and a half (Cordts et al., 2016).
 
@@ -362,8 +364,9 @@ Picture(
 )
 
 # %% [markdown]
-# **How to read it.** Each mark is a frame. Where marks of *val* or *test* stand on a drive that also
-# has marks of *train*, the network is asked about a street that it has seen. In numbers:
+# **How to read it.** Each mark is a frame. Where marks of *val* or *test* stand on a drive that
+# also has marks of *train*, the network is asked about a drive that it has seen part of. In
+# numbers:
 
 # %%
 nearest = min(

@@ -143,7 +143,8 @@ pictures = WorkingSet(
 )
 
 # %% [markdown]
-# Now we train three times, for the same number of steps and from the same initial weights:
+# Now we train three times, for the same number of steps and from the same initial weights. (The
+# estimate above is for one of them.)
 #
 # - **few labels, plain**: the images as they are, apart from a random crop;
 # - **few labels, augmented**: random scale, crop and flip, as in all baselines of this project;
@@ -237,10 +238,10 @@ for name, seen in histories.items():
 
 # %% [markdown]
 # **How to read it.** The gap is training mIoU minus validation mIoU at the last look; loss and best
-# mIoU are those of validation. If the best
-# validation mIoU came long before the end, or the loss ends well above its lowest value, the
-# network spent the remaining steps memorising the training images. Stopping early would help, but
-# it takes validation labels, and labels are what we are short of.
+# mIoU are those of validation. If the best validation mIoU came long before the end, or the loss
+# ends well above its lowest value, the network spent the remaining steps memorising the training
+# images. Stopping early would lower the validation loss, though here it would hardly raise the
+# mIoU. It also takes validation labels, and labels are what we are short of.
 #
 # ## Watch it memorise
 #
@@ -370,11 +371,10 @@ Picture(
 
 # %% [markdown]
 # **How to read it.** The diagonal is what the network got right. A column that is dark in many rows
-# is a class the network falls back on. When it is unsure, cross-entropy makes it bet on whatever is
-# frequent: sand first, and among the toys one that it has seen often. Only then look for pairs.
-# Balls and swim rings are both round; towels and kites both have four corners. Is a toy mistaken
-# for one with a similar outline *more often* than its row and column suggest?
-# Here is the most frequent mistake:
+# is a class the network falls back on. When it is unsure about a toy, it bets on a few classes:
+# here on starfish, towel and sand. Only then look for pairs. Balls and swim rings are both round;
+# towels and kites both have four corners. Is a toy mistaken for one with a similar outline *more
+# often* than its row and column suggest? Here is the most frequent mistake:
 
 # %%
 wrong = fate - np.diag(np.diag(fate))

@@ -240,9 +240,9 @@ show_anchor(row, column)
 show_anchor(0.1, 0.3)
 
 # %% [markdown]
-# **How to read it.** As above. The large areas come first: telling sky from everything else takes
-# few steps. Telling a towel from a kite takes many more than we took, as the previous map shows.
-# One anchor proves little, so let's ask all of them, class by class.
+# **How to read it.** As above. The large areas come first: the sky now stands out clearly from
+# everything else. Telling a towel from a kite takes many more steps than we took, as the previous
+# map shows. One anchor proves little, so let's ask all of them, class by class.
 
 # %%
 
@@ -274,6 +274,10 @@ Markdown(
     f"({at_first[most]:.0f} to {at_last[most]:.0f} %) and {least} least "
     f"({at_first[least]:.0f} to {at_last[least]:.0f} %)."
 )
+
+# %% [markdown]
+# **How to read it.** A class can also fall. An anchor's neighbours count as keys, and in a smooth
+# area such as the sky they look alike even to an untrained network. So look at the toys.
 
 # %% [markdown]
 # ## 4 · The formula, by hand
@@ -554,8 +558,9 @@ assert math.isclose(by_hand_official, float(library), rel_tol=1e-12)
 
 # %% [markdown]
 # Agreeing with ourselves proves little. So here is a stronger test. The authors' own code, run in
-# TensorFlow in float64 on a small example (two images of 16 pixels, features equal to the labels,
-# $\tau = 1$), gives two known values. Does `segnb` reproduce them?
+# TensorFlow in float64 on a small example, gives two known values. (A batch of two images of 16
+# pixels, features equal to the labels, $\tau = 1$. For the cross-image loss, the second features
+# are twice the labels.) Does `segnb` reproduce them?
 
 # %%
 ids = torch.tensor(sorted([-2, -1] * 2 + [1] * 4 + [2] * 4 + [3] * 4)).repeat(2, 1)
@@ -660,8 +665,9 @@ Markdown(
 #
 # The scores of all pairs form a matrix that grows with the *square* of the number of pixels, which
 # means with the fourth power of the side of the feature map. Take a map of 65 x 65 cells, the
-# resolution of a DeepLab with output stride 8 on 513 x 513 pixels. Two such images have 8450 pixels
-# together. Here is the arithmetic, in float32:
+# resolution of DeepLab, a common segmentation network, on 513 x 513 pixels with output stride 8
+# (one cell for every 8 x 8 pixels). Two such images have 8450 pixels together. Here is the
+# arithmetic, in float32:
 
 # %%
 print(" map       pixels of a pair   one matrix")
@@ -915,10 +921,10 @@ Markdown(
 # %% [markdown]
 # **How to read it.** Linear memory is not linear time. All lines approach slope 2 in the end,
 # because every back end looks at every pair that matters. They differ in how much work a pair costs
-# and in whether it has to travel through memory. For very few pixels the plain form is as good as
-# any, and `auto` uses it there. Timings on a busy machine jump around, so trust the shape, and run
-# the cell again before you quote a number. `make bench` times the losses more carefully; its
-# findings are in [results/loss_benchmark.md](../results/loss_benchmark.md).
+# and in whether it has to travel through memory. With fewer pixels than shown here the plain form
+# can be faster, and on a CPU `auto` uses it there. Timings on a busy machine jump around, so trust
+# the shape, and run the cell again before you quote a number. `make bench` times the losses more
+# carefully; its findings are in [results/loss_benchmark.md](../results/loss_benchmark.md).
 
 # %% [markdown]
 # ## 10 · A small temperature

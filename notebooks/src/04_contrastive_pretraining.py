@@ -161,7 +161,8 @@ distorted_views(strength, seed)
 # ## 3 · What the loss sees
 #
 # Before its colours are distorted, each image is scaled, cropped and perhaps mirrored, together
-# with its mask. The network then computes its feature map, and the labels have to be shrunk to the
+# with its mask. The network then computes its feature map. Where the recipe sets a `loss_size`, as
+# here, the features are resized to it, which saves time. The labels then have to be shrunk to the
 # same size.
 
 # %%
@@ -430,10 +431,11 @@ embedding_maps(
 
 # %% [markdown]
 # **How to read it.** Look for regions of one colour, and nothing else. In t-SNE, neither the size
-# of an island nor the distance between two islands means anything. Nor is an island a class: those
-# of the untrained network contain all colours. Why t-SNE misleads, and what to trust instead, is
-# the subject of [06](06_embeddings_and_compactness.ipynb). Here are two numbers from that notebook,
-# measured during training: the spread within the classes, and the distance between them.
+# of an island nor the distance between two islands means anything. Nor must an island be a class:
+# the untrained network's map has clumps too, and most of them mix several colours. Why t-SNE
+# misleads, and what to trust instead, is the subject of [06](06_embeddings_and_compactness.ipynb).
+# Here are two numbers from that notebook, measured during training: the spread within the classes,
+# and the distance between them.
 
 # %%
 fitted = evaluation.sample_embeddings(
@@ -478,9 +480,9 @@ print("inter/intra", *(f"{c.fisher or math.nan:6.2f}" for c in gathered.values()
 # %% [markdown]
 # **How to read it.** Both lines are averages over validation pixels. In a tight lump, the spread is
 # small *and* so are the distances, so both may have to grow before the classes can become compact.
-# That is why it is no mistake when *intra*, which should be small, rises at first. What counts is
-# whether *inter* outgrows *intra*. Watch their ratio in the last row: neither number alone tells
-# you that the classes have separated.
+# That is why it is no mistake when *intra*, which should be small, rises; here it stays up as well.
+# What counts is whether *inter* outgrows *intra*. Watch their ratio in the last row: neither number
+# alone tells you that the classes have separated.
 #
 # ## 5 · The loss curve and its floor
 #

@@ -10,10 +10,11 @@
 # - swap the head for a classifier and see what the network knows before fine-tuning,
 # - compare the method with two baselines, one of which gets exactly the same compute,
 # - see the gap between training and validation images that the paper sets out to close,
-# - find out on a map where gains of "more than 20 points" and of "nothing" both come from,
+# - find out on a map how the gain depends on the steps of both stages,
 # - see what stage 1 is worth beside a start from ImageNet.
 #
-# Time: a few minutes on two processor cores, for three short trainings.
+# Time: about 8 minutes on two processor cores, for three short trainings; about twice as long on a
+# CPU without bf16.
 
 # %% [markdown]
 # **Imports.** `segnb.experiments.runs.run` trains a recipe, evaluates it and keeps everything in
@@ -90,8 +91,9 @@ for method, recipe in recipes.items():
 announce(recipes)
 
 # %% [markdown]
-# **While you wait.** This network comes with the repository. It went through both stages with all
-# labels and many more steps, so it shows what the procedure can do when neither is scarce:
+# **While you wait.** This network comes with the repository. It has another encoder, and it went
+# through both stages with all labels and many more steps, so it shows what the procedure can do
+# when neither is scarce:
 
 # %%
 ready = kept.find(project_path("results/networks"), DATASET)
@@ -106,8 +108,9 @@ Markdown(
 
 # %% [markdown]
 # **How to read it.** Nearly every object is found and named. Compare the three Fisher ratios: here
-# most of the gathering happens in stage 1 (notebook 06 shows which classes it gathers, and which
-# not). The rest of this notebook asks what stage 1 adds when labels are few.
+# all of the gathering happens in stage 1, and stage 2 loosens the classes a little (notebook 06
+# shows which classes it gathers, and which not). The rest of this notebook asks what stage 1 adds
+# when labels are few.
 #
 # ## Stage 1, then a new head
 #
@@ -141,11 +144,11 @@ dice = score_confusion(chance).miou
 print(f"mIoU before fine-tuning: {untaught.miou:.1f}; rolling dice would give {dice:.1f}")
 
 # %% [markdown]
-# As expected, the untrained classifier does about as well as rolling dice. The clusters may be
-# there, but they have no names. And if stage 1 only compares pixels within one image
-# (`scope="within"`), the same class can even end up in different parts of the embedding space in
-# two images. That is why the paper fine-tunes the whole network and not just the new head
-# (`freeze=True` in a recipe tries the alternative).
+# As expected, the untrained classifier does no better than rolling dice. The clusters may be there,
+# but they have no names. And if stage 1 only compares pixels within one image (`scope="within"`),
+# the same class can even end up in different parts of the embedding space in two images. That is
+# why the paper fine-tunes the whole network and not just the new head (`freeze=True` in a recipe
+# tries the alternative).
 #
 # ## Stage 2, and the baselines
 #
@@ -234,8 +237,9 @@ Markdown(
 # %% [markdown]
 # **How to read it.** The grey bar is the gap. A method can narrow it in two ways: by doing better
 # on validation images, or by doing worse on its own training images. Only the first is worth
-# anything, so look at the blue dots first. Longer training pushes the red dot to the right, so the
-# gap can grow even when the method does better on validation images.
+# anything, so look at the blue dots first. Longer training alone tends to push the red dot to the
+# right. The colour distortion works against that: it makes the training images harder to memorise.
+# *Cross-entropy, same compute* gets both.
 #
 # ## Class by class
 #
@@ -300,7 +304,9 @@ else:
 # **How to read it.** The interval says how well so few seeds pin down the mean over *all* seeds.
 # Repeat the whole experiment a hundred times, and about 95 of the hundred intervals will contain it
 # (ours may be one of the other five). With two seeds no interval is given: it would be too wide to
-# mean anything. Here are the gains as figures, first on validation images, then on test:
+# mean anything. Here are the gains as figures, first on validation images, then on test. (A figure
+# uses every seed that the two methods compared have in common, the table only those that all three
+# have, so the same gain can differ by a few tenths.)
 
 # %%
 measures = [one for one in ("miou_val", "miou_test") if any(row.get(one) for row in plain)]
@@ -320,14 +326,14 @@ for measure in measures:
 # the first panel and is gone in the second, it was bought with training time. This project always
 # shows the two side by side; that is its first rule.
 #
-# ## The map: where "more than 20 points" and "nothing" both live
+# ## The map: how the gain depends on the steps
 #
 # The paper's abstract claims more than 20 points in some settings. The table above shows one or
-# two. Both can be true, because stage 2 took 1000 steps there. What if it takes only 25? The map
-# below varies the steps of both stages and the number of labels. Each cell is the gain of a
-# contrastive stage 1. On the left, the rival is the same fine-tuning from scratch. On the right, it
-# is cross-entropy that gets the same compute: the image passes and colour distortion of stage 1,
-# then a new classifier and the same stage 2.
+# two, after 1000 steps of stage 2. Is the gain larger where stage 2 is shorter? What if it takes
+# only 25 steps? The map below varies the steps of both stages and the number of labels. Each cell
+# is the gain of a contrastive stage 1. On the left, the rival is the same fine-tuning from scratch.
+# On the right, it is cross-entropy that gets the same compute: the image passes and colour
+# distortion of stage 1, then a new classifier and the same stage 2.
 #
 # **Predict first.** Before you run the cell, write down two numbers: the gain over the same
 # fine-tuning with 25 steps of stage 2, and with 1000.
@@ -355,11 +361,13 @@ if the_map is not None:
         display(Markdown(the_map.in_words(cell, measure="miou_test")))
 
 # %% [markdown]
-# **How to read it.** Blue is a gain, orange a loss; bold means that the interval excludes zero.
-# Follow one row from left to right. With few steps of stage 2, cross-entropy from scratch has
-# barely begun, and *any* start that has seen the labels is far ahead: that is where the large gains
-# live. With many steps it catches up. The right panel asks the harder question: is the
-# *contrastive* loss a better way to spend those steps?
+# **How to read it.** Blue is a gain, orange a loss; the small number is half the width of the 95 %
+# interval, and bold means that the interval excludes zero. Follow one row from left to right. With
+# few steps of stage 2, cross-entropy from scratch has barely begun, and *any* start that has seen
+# the labels is far ahead: that is where the large gains live. With many steps it catches up. Even
+# the largest gain on this map is far below 20 points: these networks, images and runs are small.
+# The right panel asks the harder question: is the *contrastive* loss a better way to spend those
+# steps? Here it is not: nearly every cell is a loss, and no gain is clear of zero.
 #
 # **Press a cell** to see what is behind its number: curves against the steps of stage 2, masks of
 # one seed, and the embeddings. You can switch between the two rivals, and between val, test and the
@@ -382,9 +390,10 @@ if the_map is not None:
 # ## And a start from ImageNet?
 #
 # The abstract makes a second claim: in many settings, pretraining with the contrastive loss matches
-# or beats a start from ImageNet, without a single extra image. Most of us have such weights at hand,
-# so it matters. The ledger holds one network from both starts. It is another one than above, because
-# it had to come with its weights; stage 1 is half as long and stage 2 has 400 steps.
+# or beats a start from ImageNet, without a single extra image. Most of us have such weights at
+# hand, so it matters. The ledger holds one network from both starts. It is not the network used
+# above, because we needed one that comes with ImageNet weights. Stage 1 takes 800 steps, half as
+# many as in the table above, and stage 2 takes 400.
 #
 # **Predict first.** Where does stage 1 from scratch end: level with cross-entropy from ImageNet,
 # halfway, or close to where it began?
@@ -407,8 +416,9 @@ for name, these in both.items():
 # To add to ImageNet, the open diamond would have to stand right of the line, and to be worth its
 # compute, right of the open square.
 #
-# One network, small images and a short stage 1: the paper trained far longer, at full resolution.
-# In this regime the answer is plain. If your encoder has ImageNet weights, start from them.
+# One network, small images and a short stage 1. We don't know how long the paper trained, or on
+# which crops, so this does not contradict its claim. In this regime the answer is plain. If your
+# encoder has ImageNet weights, start from them.
 
 # %% [markdown]
 # ## Exercise 1: spot the unfair control

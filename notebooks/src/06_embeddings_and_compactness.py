@@ -173,7 +173,9 @@ Markdown(findings.compactness_found(kept.row_of(ready)))
 # %% [markdown]
 # **How to read it.** With enough labels and steps, every class has a region of its own, also in
 # images that took no part in training. Which classes do so already after stage 1, and which only
-# after stage 2?
+# after stage 2? In the saved pictures, sky, sea and sand do so already after stage 1; the five toys
+# are still mixed there, and only stage 2 parts them. Yet the Fisher ratio *falls* in stage 2. One
+# number can miss what a picture shows, and the other way round.
 #
 # Now the same embeddings with other seeds and other perplexities (the perplexity is roughly how
 # many neighbours count). In each picture, the first row is before training and the second after the
@@ -202,12 +204,12 @@ before_and_after(
 )
 
 # %% [markdown]
-# **How to read it.** Follow one colour along a row. Its dots stay together from seed to seed, and
-# its nearest neighbours often stay the same too: t-SNE keeps who lies next to whom. What changes is
-# where an island lies, how the whole picture is rotated, and how far apart the islands are. So
-# "road lies far from car" is a story about one seed. Starting from the principal components fixes
-# the rotation, which makes two pictures comparable, but it doesn't give the distances any more
-# meaning.
+# **How to read it.** Follow sky, sea or sand along the second row. The dots of each stay together
+# from seed to seed, and their nearest neighbours often stay the same too: t-SNE keeps who lies next
+# to whom. What changes is where an island lies, how the whole picture is rotated, and how far apart
+# the islands are. So "towel lies far from sky" is a story about one seed. Starting from the
+# principal components fixes the rotation, which makes two pictures comparable, but it doesn't give
+# the distances any more meaning.
 #
 # Now the perplexity.
 
@@ -254,8 +256,9 @@ embedding_maps({title: (xy, owner) for title, xy in maps.items()}, toy)
 
 # %% [markdown]
 # **How to read it.** In truth A and B nearly touch, and D is a wide cloud. t-SNE draws four islands
-# of roughly the same size, at roughly the same distance from each other: it evens out densities by
-# design, so that every point has the same number of neighbours. Let's put numbers on it:
+# of roughly the same size, all well apart; A and B, which nearly touch, now lie about as far apart
+# as A and C. It evens out densities by design, so that every point has the same number of
+# neighbours. Let's put numbers on it:
 
 
 # %%
@@ -379,8 +382,10 @@ def silhouette_of(embeddings: np.ndarray, labels: np.ndarray, index: int) -> flo
 # %% [markdown]
 # ### The made-up embedding again
 #
-# The numbers see what t-SNE hid: how widely D is spread, and how close A and B are. (There is only
-# one sample here, so we both fit and measure on it.)
+# These numbers come from the embedding itself, so no perplexity can change them. But they are
+# averages over the classes. D alone makes up four fifths of intra, and that A and B nearly touch is
+# lost in the mean distance. If one pair of classes matters to you, measure that pair. (There is
+# only one sample here, so we both fit and measure on it.)
 
 # %%
 known = compactness(points, owner, fit_embeddings=points, fit_labels=owner, num_classes=4, seed=0)
@@ -569,9 +574,11 @@ for place, rows in many.items():
 # **How to read it.** Each cell gives ρ and, in brackets, what chance gives. Read the *fisher* row
 # from left to right: where the value shrinks or changes sign on the way to the last column, you see
 # Simpson's paradox at work. kNN and probe are close to being an mIoU themselves, so it is no
-# surprise that they go along with it, and it says nothing about compactness. Six numbers are six
-# tries, so one may well pass by luck. What holds on one data set need not hold on the next. And a
-# correlation across runs is not a cause. In one sentence:
+# surprise that they go along with it, and it says nothing about compactness. Look at *intra* too:
+# on CamVid, within labels and method, runs with *looser* classes have the higher mIoU, against the
+# paper's *therefore*, while inter goes its way. The Fisher ratio divides one by the other, and
+# little is left. Six numbers are six tries, so one may well pass by luck. What holds on one data
+# set need not hold on the next. And a correlation across runs is not a cause. In one sentence:
 
 # %%
 lines = []

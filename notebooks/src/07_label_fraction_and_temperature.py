@@ -124,9 +124,11 @@ Markdown(sweep_overview(sweep))
 # chosen point. Predictions follow, then embeddings, which take some seconds the first time. If a
 # point has no contrastive run, the explorer says so and shows the baselines it has.
 #
-# **Run** trains the chosen point here, in its own folder. **Stop** finishes the current step and
-# writes a checkpoint; the button then reads *Go on*. You can even restart the kernel in between.
-# Only one training runs at a time, and errors show up here in red.
+# **Run** trains the chosen point here, in its own folder. On a processor it trains on the drawn
+# scenes and with fewer steps, so don't compare its mIoU with the ledger's numbers for street
+# images. **Stop** finishes the current step and writes a checkpoint; the button then reads *Go on*.
+# You can even restart the kernel in between. Only one training runs at a time, and errors show up
+# here in red.
 
 # %%
 whole = preset(DATASET, TIER)
@@ -139,10 +141,11 @@ explorer
 # a bar, drawn from three seeds on, is the 95 % interval of the mean. Look at the baselines first: a
 # contrastive line that lies above `cross-entropy` but not above `cross-entropy, same compute` says
 # that longer training helps, not that contrast does. Where intervals overlap widely, the ledger
-# hasn't decided yet. Two seeds decide nothing: their interval would be too wide to draw. In the
-# curve over τ, the level lines are the baselines, which have no τ; their intervals are at the right
-# edge. The embedding maps are a way of looking, not a measurement: notebook 06 explains what they
-# can't show.
+# hasn't decided yet. Two seeds decide nothing: their interval would be too wide to draw. The curve
+# over τ uses only the seeds that every τ was run with, so a mean there may differ from the table.
+# Its level lines are the baselines, which have no τ; from three shared seeds on, their intervals
+# are at the right edge. The embedding maps are a way of looking, not a measurement: notebook 06
+# explains what they can't show.
 #
 # **Without sliders.** Here is the same with plain variables: the recipe of a point, and what the
 # ledger says about it. If you are reading without running the notebook, this is the version you
@@ -216,9 +219,14 @@ if the_map is not None:
             display(Markdown(the_map.in_words(best[0], measure=measure)))
 
 # %% [markdown]
-# **How to read it.** The same cell has two numbers, and both are true. If you can fine-tune for
-# only a few dozen steps, starting from a stage 1 that was trained once and shared, you live on the
-# left panel. If you have one compute budget for everything, you live on the right one.
+# **How to read it.** The same cell has two numbers, and both are true. On the left, the rival has
+# no stage 1: this is what a shared start is worth to someone who can fine-tune for only a few dozen
+# steps. On the right, the rival's stage 1 is cross-entropy on the same images, with as many image
+# passes (so twice as many steps as the curves' legend says), then a new classifier and the same
+# stage 2: this is what the contrastive *loss* is worth. A start trained with cross-entropy can be
+# shared just as well. Bold means that the 95 % interval excludes zero; ± is half its width. And
+# your predictions? The gain over the same fine-tuning shrinks as stage 2 gets longer, and fewer
+# labels do not raise it.
 #
 # ## Exercise 1: choose a temperature
 #
@@ -277,10 +285,11 @@ if not tried:
     print("The ledger holds at most one temperature: nothing to choose from yet.")
 
 # %% [markdown]
-# **How to read it.** A seed can move the mIoU more than a temperature does, so means over
-# different seeds would compare images, not temperatures. Over the same seeds, the choice still
-# rests on means, and means hide their uncertainty: look back at the intervals in the curves before
-# you trust a choice between temperatures.
+# **How to read it.** A seed can move the mIoU more than a temperature does, so means over different
+# seeds would compare images, not temperatures. Over the same seeds, the choice still rests on
+# means, and means hide their uncertainty: look back at the dots in the curve over τ before you
+# trust the choice. Where there are only two seeds, no interval can be drawn, and a lead of half a
+# point decides nothing.
 
 # %% [markdown]
 # ## Exercise 2: the two ends of τ

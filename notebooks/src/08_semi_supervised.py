@@ -10,7 +10,8 @@
 # step by step. We train, *look at the pseudo-labels and their errors*, choose a threshold and run
 # the second round. Then we compare, with a baseline that gets the second round's compute too.
 #
-# Time: about ten minutes on two processor cores, mostly for three short trainings.
+# Time: about ten minutes on two processor cores, mostly for three short trainings; about twice as
+# long on a CPU without bf16.
 
 # %% [markdown]
 # **Imports.** The stages are plain functions that take a network and a set of images, so a second
@@ -247,7 +248,10 @@ judge(check_pseudo_quality, pseudo_quality)
 # ## Choosing a threshold
 #
 # Here are your two numbers over all unlabelled images, for many thresholds. In real use there is no
-# truth for these images; you would hold out some labelled ones and measure there.
+# truth for these images; you would hold out some labelled ones and measure there. The curves don't
+# choose for you: a stricter threshold is more accurate but leaves less to learn from. This notebook
+# keeps `THRESHOLD`. To choose, run round two with several thresholds and take the one with the best
+# mIoU on validation images.
 
 # %%
 truths = [
@@ -427,8 +431,8 @@ Markdown(
 # %% [markdown]
 # **How to read it.** The first difference says whether the pseudo-labels did any good, the second
 # whether they were worth their compute. A second round *can* lose: look back at the bars to see
-# which classes it had next to nothing to learn from. One seed tells you no more than the direction;
-# two runs with different seeds may well be a few points apart.
+# which classes it learned from mostly wrong labels. One seed can't even be trusted for the
+# direction: two runs with different seeds may well be a few points apart.
 #
 # And here is what the three predict on the same validation images:
 
@@ -476,14 +480,17 @@ for dataset, size in sorted({(row["dataset"], row["tier"]) for row in held}):
 # %% [markdown]
 # **How to read it.** First compare pseudo-labels with the contrastive run they started from: same
 # form, same scope. Then compare them with cross-entropy of the *compute of two rounds*, which is
-# what pseudo-labels took.
+# what pseudo-labels took. On CamVid the second round has not paid: its means are below those of the
+# first round, and further below those of cross-entropy, on val and on test. The intervals overlap,
+# so three seeds don't settle by how much.
 #
 # ## Summary
 #
 # - Pseudo-labels turn unlabelled images into training images, errors included.
 # - Look at them before you train on them: coverage, accuracy, and which classes the errors hit.
 # - A threshold trades coverage for accuracy; confident mistakes pass any threshold.
-# - Two rounds cost two rounds. Give the baseline the same, or the comparison is worth nothing.
+# - Two rounds cost two rounds. Give the baseline the same, or the comparison is worth nothing. With
+#   it, pseudo-labels have not paid here so far.
 #
 # **Where to go next.** All of this on real images, on larger machines, with runs that survive an
 # interruption: [09 · Real data at scale](09_real_data_at_scale.ipynb)

@@ -275,10 +275,10 @@ for name, dtype in (("fp16", torch.float16), ("fp32", torch.float32)):
     print(f"  smallest probability {(exponentials / total).min():.3g}")
 
 # %% [markdown]
-# **How to read it.** An `inf` is an overflow. No single exponential has to be too large; the *sum*
-# of a row gets there first. A probability of 0 is the opposite, an underflow: its logarithm is
-# -inf, and multiplying that by the 0 that drops a negative from the sum is not a number. Either one
-# is enough.
+# **How to read it.** An `inf` is an overflow. In fp16, a single exponential is already too large
+# here; with more keys, the *sum* of a row can overflow before any of its terms does. A probability
+# of 0 is the opposite, an underflow: its logarithm is -inf, and multiplying that by the 0 that
+# drops a negative from the sum is not a number. Either one is enough.
 #
 # **The repair.** $\log\sum_k e^{x_k} = m + \log\sum_k e^{x_k - m}$ with $m = \max_k x_k$: no
 # exponent is above 0, and no logarithm is taken of a 0. That is `torch.logsumexp`. Before it, the

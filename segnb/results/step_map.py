@@ -1,7 +1,7 @@
 """The map of steps: what stage 1 is worth, by labels, its own length and that of stage 2.
 
-"More than 20 points" and "none" can both be true of one method. It depends on how many steps each
-stage takes, and on what it is compared with. The map holds the runs that differ in these alone.
+Many points and none can both be true of one method. It depends on how many steps each stage takes,
+and on what it is compared with. The map holds the runs that differ in these alone.
 """
 
 from __future__ import annotations
