@@ -65,7 +65,7 @@ def in_notebooks() -> Iterator[tuple[str, list[str]]]:
     for source in sorted((REPOSITORY / "notebooks" / "src").glob("[0-9]*.py")):
         text = source.read_text(encoding="utf-8").replace("\n# ", " ")
         text = re.sub(r"\{(\w+)\}", lambda hole: FILLED.get(hole[1], hole[0]), text)
-        text = text.replace('\\\\\\n"\nwhole += "', "")  # one line in two strings
+        text = text.replace('\\\\\\n"\nline += "', "")  # one line in two strings
         for words in given(text):
             yield source.name, words
 
@@ -107,7 +107,7 @@ def test_notebooks_print_commands_for_a_cell() -> None:
         for line in text.splitlines():
             if re.search(r"(print|\+ )\(?.*\bsegnb (run|sweep|predict|fetch|table) ", line):
                 assert "command(" in line or "!segnb" in line, f"{source.name}: {line}"
-        for call in re.finditer(r"command\((\w+\.command\(\)|whole)[^\n]*", text):
+        for call in re.finditer(r"command\((\w+\.command\(\)|line)[^\n]*", text):
             assert "runs=" in call[0], f"{source.name}: {call[0]}"
             assert "results=" in call[0], f"{source.name}: {call[0]}"
 

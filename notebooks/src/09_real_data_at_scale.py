@@ -64,7 +64,8 @@ RUNS = project_path("runs") / "scale"  # this notebook's own runs and small ledg
 # %% [markdown]
 # ## What is here
 #
-# First the machine. On Colab, choose *Runtime → Change runtime type → T4 GPU* and run this again.
+# First the machine. On Colab, choose *Runtime → Change runtime type → T4 GPU*. That starts a new
+# session, so run the notebook again from the top.
 
 # %%
 machine = describe()
@@ -261,9 +262,9 @@ for name, size in (("camvid", "colab"), ("voc", "paper"), ("cityscapes", "paper"
 # what it has.
 
 # %%
-whole = f"segnb sweep --dataset {WANTED} --tier colab --methods ce ce_long contrastive \\\n"
-whole += "  --fractions 0.03125 0.0625 0.125 --seeds 0 1 2"
-print(notebook.command(whole, runs=RUNS, results=RUNS))
+line = f"segnb sweep --dataset {WANTED} --tier colab --methods ce ce_long contrastive \\\n"
+line += "  --fractions 0.03125 0.0625 0.125 --seeds 0 1 2"
+print(notebook.command(line, runs=RUNS, results=RUNS))
 
 # %% [markdown]
 # ## A sweep on many machines
@@ -379,11 +380,13 @@ for name, size in sorted({(r["dataset"], r["tier"]) for r in rows}):
 
 # %% [markdown]
 # **How to read them.** Take them in this order. *How many labels is the method worth?* Read the
-# label curve sideways. *Is the gain still there at equal compute?* Read the gain panels from left
-# to right; a bar across zero is undecided. *Does the temperature matter?* The level lines are the
-# baselines, which have none. *What did a point of mIoU cost?* The seconds are those of the machine
-# that ran most of the runs. *Do compact embeddings go with good segmentation?* Each mark is a run;
-# look at the correlation within labels and method, since more labels help both.
+# label curve sideways: from a point of the contrastive line, go right at the same height until you
+# meet cross-entropy. So many labels it is worth. *Is the gain still there at equal compute?* Read
+# the gain panels from left to right; a bar across zero is undecided. *Does the temperature matter?*
+# The level lines are the baselines, which have none. *What did a point of mIoU cost?* The seconds
+# are those of the machine that ran most of the runs, and they vary with what else ran there; "same
+# compute" means the same number of image passes. *Do compact embeddings go with good segmentation?*
+# Each mark is a run; look at the correlation within labels and method, since more labels help both.
 #
 # A large mark is a mean over seeds, a small dot is a single seed, and a bar, from three seeds on, is
 # the interval of the mean. A large mark without dots is a single run: the beginning of a comparison,
