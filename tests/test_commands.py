@@ -107,7 +107,7 @@ def test_notebooks_print_commands_for_a_cell() -> None:
         for line in text.splitlines():
             if re.search(r"(print|\+ )\(?.*\bsegnb (run|sweep|predict|fetch|table) ", line):
                 assert "command(" in line or "!segnb" in line, f"{source.name}: {line}"
-        for call in re.finditer(r"command\((\w+\.command\(\)|line)[^\n]*", text):
+        for call in re.finditer(r"command\((\w+\.command\(\)|line,)[^\n]*", text):
             assert "runs=" in call[0], f"{source.name}: {call[0]}"
             assert "results=" in call[0], f"{source.name}: {call[0]}"
 
