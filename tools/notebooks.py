@@ -507,10 +507,11 @@ def main(arguments: list[str] | None = None) -> int:
             late = [fault for source in chosen for fault in differences(source)]
             print("\n".join(late) or f"{len(chosen)} notebooks in step")
             return int(bool(late))
-        for source in chosen:
-            if options.word == "prose":
+        if options.word == "prose":
+            for source in chosen:
                 take_prose(source)
-                continue
+            return 0
+        for source in chosen:
             start = time.monotonic()
             notebook = make(source)
             execute(notebook, name=source.name, tier=options.tier)

@@ -204,12 +204,12 @@ before_and_after(
 )
 
 # %% [markdown]
-# **How to read it.** Follow sky, sea or sand along the second row. The dots of each stay together
-# from seed to seed, and their nearest neighbours often stay the same too: t-SNE keeps who lies next
-# to whom. What changes is where an island lies, how the whole picture is rotated, and how far apart
-# the islands are. So "towel lies far from sky" is a story about one seed. Starting from the
-# principal components fixes the rotation, which makes two pictures comparable, but it doesn't give
-# the distances any more meaning.
+# **How to read it.** In the saved picture, follow sky, sea or sand along the second row. The dots
+# of each stay together from seed to seed, and their nearest neighbours often stay the same too:
+# t-SNE keeps who lies next to whom. What changes is where an island lies, how the whole picture is
+# rotated, and how far apart the islands are. So "towel lies far from sky" is a story about one
+# seed. Starting from the principal components fixes the rotation, which makes two pictures
+# comparable, but it doesn't give the distances any more meaning.
 #
 # Now the perplexity.
 

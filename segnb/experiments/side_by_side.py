@@ -329,7 +329,8 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
 def _interrupted_by_sigterm() -> Iterator[None]:
     """SIGTERM, which a machine that is taken away sends, does what Ctrl-C does."""
     before = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread() or before is None:
+    left = before in (None, signal.SIG_IGN)  # set outside Python, or ignored by who started us
+    if left or threading.current_thread() is not threading.main_thread():
         yield
         return
 
