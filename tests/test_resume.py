@@ -188,6 +188,8 @@ def test_a_run_in_a_thread_is_stopped_by_another(tmp_path: Path) -> None:
 
 
 def run_from_the_command_line(words: list[str], errors: Path) -> None:
+    # A suite that was started in the background ignores Ctrl-C, and its children with it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with errors.open("w") as stream:
         os.dup2(stream.fileno(), 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -205,6 +207,7 @@ def test_a_signal_leaves_a_run_that_goes_on(tmp_path: Path, sent: signal.Signals
         time.sleep(0.02)
     os.kill(child.pid, sent)
     child.join(timeout=60)
+    child.kill()  # if it goes on all the same
     assert child.exitcode == 130, errors.read_text()
     said = errors.read_text()
     assert "Traceback" not in said
